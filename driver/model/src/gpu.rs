@@ -1,0 +1,139 @@
+//! One GPU, and all that a node has of them.
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{DeviceName, GpuUuid, PciAddress};
+
+/// An amount of memory in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Memory(u64);
+
+impl Memory {
+    /// So many bytes.
+    pub const fn from_bytes(bytes: u64) -> Self {
+        Self(bytes)
+    }
+
+    /// In bytes.
+    pub const fn bytes(self) -> u64 {
+        self.0
+    }
+}
+
+/// As a Kubernetes quantity: the largest binary unit that divides it, as the API server itself writes it.
+impl fmt::Display for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const UNITS: [(&str, u32); 6] = [("Ei", 60), ("Pi", 50), ("Ti", 40), ("Gi", 30), ("Mi", 20), ("Ki", 10)];
+        let unit = UNITS.iter().find(|(_, bits)| self.0 != 0 && self.0 % (1 << bits) == 0);
+        match unit {
+            Some((name, bits)) => write!(f, "{}{name}", self.0 >> bits),
+            None => write!(f, "{}", self.0),
+        }
+    }
+}
+
+/// CUDA compute capability (nvmlDeviceGetCudaComputeCapability).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ComputeCapability {
+    /// 9 on Hopper.
+    pub major: u32,
+    /// 0 on Hopper.
+    pub minor: u32,
+}
+
+/// A GPU that answers, with what NVML and sysfs say of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Gpu {
+    /// nvmlDeviceGetUUID.
+    pub uuid: GpuUuid,
+    /// nvmlDeviceGetPciInfo.
+    pub pci: PciAddress,
+    /// NVML's index; it changes when GPUs come and go.
+    pub index: u32,
+    /// N in /dev/nvidiaN (nvmlDeviceGetMinorNumber); it need not be the index.
+    pub minor: u32,
+    /// nvmlDeviceGetName, for example `NVIDIA H100 80GB HBM3`.
+    pub product_name: String,
+    /// nvmlDeviceGetBrand, for example `Nvidia`; `Unknown` where this build doesn't know the number.
+    pub brand: String,
+    /// nvmlDeviceGetArchitecture, for example `Hopper`; `Unknown` where this build doesn't know the number.
+    pub architecture: String,
+    /// nvmlDeviceGetCudaComputeCapability.
+    pub compute_capability: ComputeCapability,
+    /// The memory that the hardware has (nvmlDeviceGetMemoryInfo_v2, total).
+    pub memory: Memory,
+    /// nvmlSystemGetDriverVersion, as the driver writes it.
+    pub driver_version: String,
+    /// The CUDA version that the driver supports (nvmlSystemGetCudaDriverVersion_v2).
+    pub cuda_driver_version: String,
+    /// The PCIe root complex, for example `pci0000:40`; the first such element of the device's path in sysfs.
+    pub pcie_root: Option<String>,
+    /// The NUMA node from sysfs; none where the kernel says -1.
+    pub numa_node: Option<u32>,
+}
+
+impl Gpu {
+    /// The name under which the whole GPU is published.
+    pub fn whole_name(&self) -> DeviceName {
+        DeviceName::whole(self.pci)
+    }
+}
+
+/// A GPU which the driver lists but which doesn't answer as it should.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BrokenGpu {
+    /// NVML's index.
+    pub index: u32,
+    /// Where it sits, if it says so.
+    pub pci: Option<PciAddress>,
+    /// Which question it failed to answer, and how.
+    pub reason: String,
+}
+
+/// What a node has, in the order of PCI addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Inventory {
+    gpus: Vec<Gpu>,
+    broken: Vec<BrokenGpu>,
+}
+
+impl Inventory {
+    /// Sorts, so that the same hardware always gives the same inventory.
+    pub fn new(mut gpus: Vec<Gpu>, mut broken: Vec<BrokenGpu>) -> Self {
+        gpus.sort_by_key(|gpu| gpu.pci);
+        broken.sort_by_key(|gpu| gpu.index);
+        Self { gpus, broken }
+    }
+
+    /// The GPUs that answer.
+    pub fn gpus(&self) -> &[Gpu] {
+        &self.gpus
+    }
+
+    /// The GPUs that don't.
+    pub fn broken(&self) -> &[BrokenGpu] {
+        &self.broken
+    }
+
+    /// The GPU that is published under a whole device's name.
+    pub fn whole(&self, name: &DeviceName) -> Option<&Gpu> {
+        self.gpus.iter().find(|gpu| gpu.whole_name() == *name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_written_in_the_largest_unit_that_divides_it() {
+        assert_eq!(Memory::from_bytes(80 << 30).to_string(), "80Gi");
+        assert_eq!(Memory::from_bytes(81_559 << 20).to_string(), "81559Mi");
+        assert_eq!(Memory::from_bytes(1_000_001).to_string(), "1000001");
+        assert_eq!(Memory::from_bytes(0).to_string(), "0");
+    }
+}

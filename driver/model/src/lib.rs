@@ -1,0 +1,17 @@
+//! What a node's GPUs are: plain types without I/O, Kubernetes or unsafe code.
+//!
+//! ```text
+//! NVML, sysfs ──> Inventory { gpus: Vec<Gpu>, broken: Vec<BrokenGpu> } ──> offer, plan
+//! ```
+//! Every identity is a type of its own, so that a GPU's UUID can't be taken for a device's name.
+#![forbid(unsafe_code)]
+
+mod gpu;
+mod name;
+mod pci;
+mod version;
+
+pub use gpu::{BrokenGpu, ComputeCapability, Gpu, Inventory, Memory};
+pub use name::{DeviceName, GpuUuid, InvalidDeviceName, InvalidGpuUuid};
+pub use pci::{InvalidPciAddress, PciAddress};
+pub use version::semver;

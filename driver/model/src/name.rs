@@ -1,0 +1,159 @@
+//! The names that outlive a reboot: a published device's name and a GPU's UUID.
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::PciAddress;
+
+/// A device's name in a ResourceSlice: a DNS label, unique in its pool (KEP-4381).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct DeviceName(String);
+
+/// The text is no DNS label.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no device name: a name has 1 to 63 of a-z, 0-9 and '-', and begins and ends with a letter or digit")]
+pub struct InvalidDeviceName(String);
+
+impl DeviceName {
+    /// The whole GPU at an address.
+    ///
+    /// It comes from the place and not from NVML's index, so that it survives reboots and reordering. A display
+    /// controller is function 0 of its slot, hence the function is left out unless it is another one.
+    pub fn whole(pci: PciAddress) -> Self {
+        let (domain, bus, device) = (pci.domain(), pci.bus(), pci.device());
+        match pci.function() {
+            0 => Self(format!("gpu-{domain:04x}-{bus:02x}-{device:02x}")),
+            function => Self(format!("gpu-{domain:04x}-{bus:02x}-{device:02x}-{function:x}")),
+        }
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for DeviceName {
+    type Err = InvalidDeviceName;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        let body = text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        if text.len() <= 63 && body && edge(text.bytes().next()) && edge(text.bytes().last()) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidDeviceName(text.to_owned()))
+        }
+    }
+}
+
+impl fmt::Display for DeviceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl TryFrom<String> for DeviceName {
+    type Error = InvalidDeviceName;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<DeviceName> for String {
+    fn from(name: DeviceName) -> Self {
+        name.0
+    }
+}
+
+/// A GPU's UUID as NVML gives it: `GPU-` and 36 characters (nvmlDeviceGetUUID).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct GpuUuid(String);
+
+/// The text is no GPU UUID.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no GPU UUID: it begins with \"GPU-\" and has up to 64 letters, digits and '-'")]
+pub struct InvalidGpuUuid(String);
+
+impl GpuUuid {
+    /// The UUID as text, with its prefix.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for GpuUuid {
+    type Err = InvalidGpuUuid;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let rest = text.strip_prefix("GPU-").unwrap_or_default();
+        let plain = rest.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        if !rest.is_empty() && plain && text.len() <= 64 {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidGpuUuid(text.to_owned()))
+        }
+    }
+}
+
+impl fmt::Display for GpuUuid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl TryFrom<String> for GpuUuid {
+    type Error = InvalidGpuUuid;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<GpuUuid> for String {
+    fn from(uuid: GpuUuid) -> Self {
+        uuid.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_whole_gpu_is_named_after_its_place() {
+        assert_eq!(DeviceName::whole("0000:41:00.0".parse().unwrap()).as_str(), "gpu-0000-41-00");
+        assert_eq!(DeviceName::whole("10000:0a:1f.1".parse().unwrap()).as_str(), "gpu-10000-0a-1f-1");
+    }
+
+    #[test]
+    fn names_that_could_leave_a_directory_are_refused() {
+        for text in ["", "..", "a/b", "-a", "a-", "A", "a.b", &"a".repeat(64)] {
+            assert!(text.parse::<DeviceName>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_uuid_keeps_its_prefix_and_nothing_strange() {
+        assert!("GPU-a669635e-6dfb-38a3-2f06-448166423d32".parse::<GpuUuid>().is_ok());
+        for text in ["GPU-", "a669635e", "MIG-a669635e", "GPU-a/../b", "GPU-a\n"] {
+            assert!(text.parse::<GpuUuid>().is_err(), "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_address_gives_a_valid_name_of_its_own(a in "[0-9a-f]{4}:[0-9a-f]{2}:0[0-9a-f]\\.[0-7]",
+                                                       b in "[0-9a-f]{4}:[0-9a-f]{2}:0[0-9a-f]\\.[0-7]") {
+            let (a, b): (PciAddress, PciAddress) = (a.parse().unwrap(), b.parse().unwrap());
+            let (name_a, name_b) = (DeviceName::whole(a), DeviceName::whole(b));
+            prop_assert!(name_a.as_str().parse::<DeviceName>().is_ok());
+            prop_assert_eq!(name_a == name_b, a == b);
+        }
+    }
+}
