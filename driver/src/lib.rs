@@ -1,0 +1,1 @@
+//! The node agent: finds GPUs, publishes them, and prepares resource claims.

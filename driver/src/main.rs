@@ -1,0 +1,2 @@
+//! Wires the node agent.
+fn main() {}

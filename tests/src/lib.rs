@@ -1,0 +1,2 @@
+//! Testbed, suites, playground and xtask.
+pub mod tasks;
