@@ -1,0 +1,1 @@
+//! The runtime of a Kubernetes DRA driver's node plugin, for any vendor.

@@ -1,0 +1,1 @@
+//! A thread that owns libnvidia-ml and answers with plain data.

@@ -1,0 +1,1 @@
+//! The opaque parameters that users write in claims and classes.

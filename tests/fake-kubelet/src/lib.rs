@@ -1,0 +1,1 @@
+//! A stand-in for the kubelet's side of the DRA protocol.

@@ -1,0 +1,1 @@
+//! A libnvidia-ml double with the NVML C ABI, described by profile files.
