@@ -1,0 +1,1 @@
+//! Publishes what a node offers as ResourceSlices and keeps them so.
