@@ -1,2 +1,6 @@
 //! Testbed, suites, playground and xtask.
+pub mod debian;
+mod digest;
+pub mod image;
+pub mod runtime;
 pub mod tasks;

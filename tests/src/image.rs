@@ -1,0 +1,169 @@
+//! Writes a container image of a shell and a C library, so that pods run without a registry.
+//!
+//! It is an OCI image layout in one tar file (<https://github.com/opencontainers/image-spec>, image-layout.md). The C
+//! library is the toolbox's, newer than any program built on this machine, at the places that loaders look for it; such
+//! programs and libraries, mounted by CDI, run in it. Its command sleeps until told to end, also as the first process of
+//! a pod, so the same image serves as the pod's sandbox.
+use std::{
+    fs::{self, File},
+    io,
+    path::Path,
+    process::Command,
+};
+
+use serde_json::{Value, json};
+use tar::{Builder, EntryType, Header};
+
+use crate::{debian::Toolbox, digest::sha256};
+
+/// The image's name in containerd.
+pub const REFERENCE: &str = "localhost/aliquot/shell:1";
+
+/// As the first process of a pod it gets no default action for SIGTERM, hence the trap.
+const SLEEP: &str = "trap 'exit 0' TERM INT; while :; do sleep 3600 & wait $!; done";
+const DIRECTORIES: [(&str, u32); 10] = [
+    ("dev", 0o755),
+    ("etc", 0o755),
+    ("proc", 0o555),
+    ("root", 0o700),
+    ("sys", 0o555),
+    ("tmp", 0o1777),
+    ("usr", 0o755),
+    ("usr/bin", 0o755),
+    ("usr/lib", 0o755),
+    ("usr/lib64", 0o755),
+];
+/// What mounts, and programs, name by its older place; as Debian has it since 12.
+const MERGED: [(&str, &str); 4] = [
+    ("bin", "usr/bin"),
+    ("sbin", "usr/bin"),
+    ("lib", "usr/lib"),
+    ("lib64", "usr/lib64"),
+];
+const LIBRARIES: [&str; 7] = [
+    "libc.so.6",
+    "libdl.so.2",
+    "libgcc_s.so.1",
+    "libm.so.6",
+    "libpthread.so.0",
+    "librt.so.1",
+    "libstdc++.so.6",
+];
+
+/// Writes the image to `to`.
+pub fn write(toolbox: &Toolbox, to: &Path) -> io::Result<()> {
+    let mut blobs = Blobs(Builder::new(File::create(to)?));
+    let layer = blobs.add("application/vnd.oci.image.layer.v1.tar", &layer(toolbox)?)?;
+    let config = json!({
+        "architecture": architecture(),
+        "os": "linux",
+        "config": {
+            "Env": ["PATH=/usr/local/bin:/usr/bin:/bin"],
+            "Entrypoint": ["/bin/sh", "-c", SLEEP],
+        },
+        "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]},
+    });
+    let config = blobs.add(
+        "application/vnd.oci.image.config.v1+json",
+        config.to_string().as_bytes(),
+    )?;
+    let kind = "application/vnd.oci.image.manifest.v1+json";
+    let manifest = json!({"schemaVersion": 2, "mediaType": kind, "config": config, "layers": [layer]});
+    let mut manifest = blobs.add(kind, manifest.to_string().as_bytes())?;
+    manifest["platform"] = json!({"architecture": architecture(), "os": "linux"});
+    manifest["annotations"] = json!({"io.containerd.image.name": REFERENCE});
+    let index = json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.index.v1+json",
+        "manifests": [manifest],
+    });
+    add_file(&mut blobs.0, "index.json", index.to_string().as_bytes(), 0o644)?;
+    add_file(&mut blobs.0, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#, 0o644)?;
+    blobs.0.into_inner().map(drop)
+}
+
+/// The architecture as Go, and therefore OCI, names it.
+pub(crate) fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+/// A layout under construction, whose contents are named by their digests.
+struct Blobs(Builder<File>);
+
+impl Blobs {
+    /// Adds a blob and returns its descriptor.
+    fn add(&mut self, media_type: &str, content: &[u8]) -> io::Result<Value> {
+        let digest = sha256(content);
+        add_file(&mut self.0, &format!("blobs/sha256/{digest}"), content, 0o644)?;
+        Ok(json!({"mediaType": media_type, "digest": format!("sha256:{digest}"), "size": content.len()}))
+    }
+}
+
+/// The file system: an uncompressed tar.
+fn layer(toolbox: &Toolbox) -> io::Result<Vec<u8>> {
+    let mut tar = Builder::new(Vec::new());
+    for (path, mode) in DIRECTORIES {
+        add(&mut tar, path, EntryType::Directory, mode, &[])?;
+    }
+    for (link, target) in MERGED {
+        add_link(&mut tar, link, target)?;
+    }
+    let accounts = b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n";
+    add_file(&mut tar, "etc/passwd", accounts, 0o644)?;
+    add_shell(&mut tar, &toolbox.program("busybox"))?;
+    add_libraries(&mut tar, &toolbox.lib())?;
+    tar.into_inner()
+}
+
+fn add_shell(tar: &mut Builder<Vec<u8>>, busybox: &Path) -> io::Result<()> {
+    add_file(tar, "usr/bin/busybox", &fs::read(busybox)?, 0o755)?;
+    let list = Command::new(busybox).arg("--list").output()?;
+    let applets = String::from_utf8_lossy(&list.stdout);
+    for applet in applets.lines().filter(|name| *name != "busybox") {
+        add_link(tar, &format!("usr/bin/{applet}"), "busybox")?;
+    }
+    Ok(())
+}
+
+fn add_libraries(tar: &mut Builder<Vec<u8>>, from: &Path) -> io::Result<()> {
+    let home = format!("usr/lib/{}-linux-gnu", std::env::consts::ARCH);
+    add(tar, &home, EntryType::Directory, 0o755, &[])?;
+    for name in LIBRARIES {
+        add_file(tar, &format!("{home}/{name}"), &fs::read(from.join(name))?, 0o644)?;
+    }
+    let loader = crate::debian::loader(from).map_err(io::Error::other)?;
+    // Where programs look for it: fixed by each architecture's calling convention.
+    let place = match std::env::consts::ARCH {
+        "x86_64" => "usr/lib64",
+        _ => "usr/lib",
+    };
+    let path = format!("{place}/{}", loader.display());
+    add_file(tar, &path, &fs::read(from.join(&loader))?, 0o755)
+}
+
+fn add_file<W: io::Write>(tar: &mut Builder<W>, path: &str, content: &[u8], mode: u32) -> io::Result<()> {
+    add(tar, path, EntryType::Regular, mode, content)
+}
+
+fn add_link<W: io::Write>(tar: &mut Builder<W>, path: &str, target: &str) -> io::Result<()> {
+    let mut header = header(EntryType::Symlink, 0o777, 0);
+    tar.append_link(&mut header, path, target)
+}
+
+fn add<W: io::Write>(tar: &mut Builder<W>, path: &str, kind: EntryType, mode: u32, content: &[u8]) -> io::Result<()> {
+    let mut header = header(kind, mode, content.len());
+    tar.append_data(&mut header, path, content)
+}
+
+/// Owned by root and of no time, so that the same files are the same image.
+fn header(kind: EntryType, mode: u32, size: usize) -> Header {
+    let mut header = Header::new_ustar();
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_size(size as u64);
+    header
+}

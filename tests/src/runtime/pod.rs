@@ -1,0 +1,184 @@
+//! Pods: a sandbox and its containers, all of the one image.
+use std::collections::BTreeMap;
+
+use super::{
+    Error,
+    cri::{
+        Client, answer,
+        proto::{
+            CdiDevice, ContainerConfig, ContainerMetadata, ContainerState, ContainerStatusRequest,
+            CreateContainerRequest, ExecSyncRequest, ImageSpec, LinuxContainerConfig, LinuxContainerSecurityContext,
+            LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption, PodSandboxConfig,
+            PodSandboxMetadata, RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest,
+            StopPodSandboxRequest,
+        },
+    },
+};
+use crate::image::REFERENCE;
+
+/// Seconds until a command in a container is given up.
+const EXEC: i64 = 60;
+
+/// What a container gets.
+#[derive(Debug, Clone, Default)]
+pub struct ContainerSpec {
+    /// Its name in the pod.
+    pub name: String,
+    /// Qualified CDI names (`vendor/class=device`), as the kubelet passes them on.
+    pub cdi_devices: Vec<String>,
+    /// Whether it gets every device and capability that there is.
+    pub privileged: bool,
+}
+
+/// What a command in a container did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// Its exit status.
+    pub status: i32,
+    /// Its standard output; what was no UTF-8 is replaced.
+    pub stdout: String,
+    /// Its standard error, likewise.
+    pub stderr: String,
+}
+
+/// A pod whose containers were started.
+#[derive(Debug)]
+pub struct Pod {
+    client: Client,
+    sandbox: String,
+    containers: BTreeMap<String, String>,
+}
+
+impl Pod {
+    pub(super) async fn run(
+        client: Client,
+        group: &str,
+        name: &str,
+        containers: &[ContainerSpec],
+    ) -> Result<Self, Error> {
+        let privileged = containers.iter().any(|container| container.privileged);
+        let config = sandbox_config(group, name, privileged);
+        let request = RunPodSandboxRequest {
+            config: Some(config.clone()),
+        };
+        let response = answer("RunPodSandbox", client.runtime().run_pod_sandbox(request).await)?;
+        let mut pod = Self {
+            client,
+            sandbox: response.pod_sandbox_id,
+            containers: BTreeMap::new(),
+        };
+        for container in containers {
+            if let Err(error) = pod.start(&config, container).await {
+                // The first error is the one that tells; containerd's end removes what is left.
+                let _ = pod.remove().await;
+                return Err(error);
+            }
+        }
+        Ok(pod)
+    }
+
+    /// Runs a command in a container and waits for its end, for a minute.
+    pub async fn exec(&self, container: &str, command: &[&str]) -> Result<Output, Error> {
+        let request = ExecSyncRequest {
+            container_id: self.id(container)?.to_owned(),
+            cmd: command.iter().map(|&word| word.to_owned()).collect(),
+            timeout: EXEC,
+        };
+        let response = answer("ExecSync", self.client.runtime().exec_sync(request).await)?;
+        Ok(Output {
+            status: response.exit_code,
+            stdout: String::from_utf8_lossy(&response.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&response.stderr).into_owned(),
+        })
+    }
+
+    /// Whether a container runs, and has not ended.
+    pub async fn is_running(&self, container: &str) -> Result<bool, Error> {
+        let container_id = self.id(container)?.to_owned();
+        let request = ContainerStatusRequest { container_id };
+        let response = answer("ContainerStatus", self.client.runtime().container_status(request).await)?;
+        Ok(response
+            .status
+            .is_some_and(|status| status.state() == ContainerState::ContainerRunning))
+    }
+
+    /// Ends the pod's containers and removes it.
+    pub async fn remove(self) -> Result<(), Error> {
+        let mut runtime = self.client.runtime();
+        let pod_sandbox_id = self.sandbox;
+        let request = StopPodSandboxRequest {
+            pod_sandbox_id: pod_sandbox_id.clone(),
+        };
+        answer("StopPodSandbox", runtime.stop_pod_sandbox(request).await)?;
+        let request = RemovePodSandboxRequest { pod_sandbox_id };
+        answer("RemovePodSandbox", runtime.remove_pod_sandbox(request).await).map(drop)
+    }
+
+    fn id(&self, container: &str) -> Result<&str, Error> {
+        let id = self.containers.get(container).map(String::as_str);
+        id.ok_or_else(|| Error::NoContainer(container.to_owned()))
+    }
+
+    async fn start(&mut self, sandbox: &PodSandboxConfig, spec: &ContainerSpec) -> Result<(), Error> {
+        let mut runtime = self.client.runtime();
+        let request = CreateContainerRequest {
+            pod_sandbox_id: self.sandbox.clone(),
+            config: Some(container_config(spec)),
+            sandbox_config: Some(sandbox.clone()),
+        };
+        let container_id = answer("CreateContainer", runtime.create_container(request).await)?.container_id;
+        self.containers.insert(spec.name.clone(), container_id.clone());
+        let request = StartContainerRequest { container_id };
+        answer("StartContainer", runtime.start_container(request).await).map(drop)
+    }
+}
+
+/// The machine's network, which needs no plugin; process and IPC namespaces of each container's own.
+fn namespaces() -> NamespaceOption {
+    NamespaceOption {
+        network: NamespaceMode::Node.into(),
+        pid: NamespaceMode::Container.into(),
+        ipc: NamespaceMode::Pod.into(),
+    }
+}
+
+fn sandbox_config(group: &str, name: &str, privileged: bool) -> PodSandboxConfig {
+    PodSandboxConfig {
+        metadata: Some(PodSandboxMetadata {
+            name: name.to_owned(),
+            uid: uuid::Uuid::new_v4().to_string(),
+            namespace: "default".to_owned(),
+            attempt: 0,
+        }),
+        linux: Some(LinuxPodSandboxConfig {
+            cgroup_parent: format!("/{group}"),
+            security_context: Some(LinuxSandboxSecurityContext {
+                namespace_options: Some(namespaces()),
+                privileged,
+            }),
+        }),
+    }
+}
+
+fn container_config(spec: &ContainerSpec) -> ContainerConfig {
+    ContainerConfig {
+        metadata: Some(ContainerMetadata {
+            name: spec.name.clone(),
+            attempt: 0,
+        }),
+        image: Some(ImageSpec {
+            image: REFERENCE.to_owned(),
+        }),
+        linux: Some(LinuxContainerConfig {
+            security_context: Some(LinuxContainerSecurityContext {
+                privileged: spec.privileged,
+                namespace_options: Some(namespaces()),
+            }),
+        }),
+        cdi_devices: spec
+            .cdi_devices
+            .iter()
+            .map(|name| CdiDevice { name: name.clone() })
+            .collect(),
+    }
+}
