@@ -48,7 +48,7 @@ pub enum Unavailable {
     Failed {
         /// The program and its first argument.
         command: String,
-        /// The end of what it wrote.
+        /// The error that it wrote.
         said: String,
     },
     /// The packages have no C library loader where this architecture's should be.
@@ -186,6 +186,7 @@ fn configuration(scratch: &Path) -> String {
         APT::Install-Recommends \"false\";\n\
         APT::Update::Error-Mode \"any\";\n\
         Acquire::Languages \"none\";\n\
+        Acquire::Retries \"1\";\n\
         Acquire::http::Timeout \"20\";\n\
         Acquire::https::Timeout \"20\";\n"
 }
@@ -268,7 +269,9 @@ fn output(command: &mut Command) -> Result<String, Unavailable> {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    let last = said.lines().rev().find(|line| !line.trim().is_empty());
+    // apt names the cause in its first error, and what came of it in the last.
+    let errors = said.lines().find(|line| line.starts_with("E: "));
+    let last = errors.or_else(|| said.lines().rev().find(|line| !line.trim().is_empty()));
     let first = command.get_args().next().unwrap_or_default();
     Err(Unavailable::Failed {
         command: format!("{} {}", command.get_program().display(), first.display()),

@@ -5,6 +5,7 @@ use std::{
     io::Read,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
+    sync::LazyLock,
 };
 
 use aliquot_tests::{
@@ -20,17 +21,19 @@ type TestResult = Result<(), Box<dyn Error>>;
 const DEVICE: (u32, u32) = (10, 237);
 
 /// The packages, or `None` where this machine cannot have or run them, said on standard error.
-fn toolbox() -> Option<Toolbox> {
-    let why = if rustix::process::geteuid().is_root() {
+fn toolbox() -> Option<&'static Toolbox> {
+    static TOOLBOX: LazyLock<Result<Toolbox, String>> = LazyLock::new(|| {
+        if !rustix::process::geteuid().is_root() {
+            return Err("containerd needs root".to_owned());
+        }
         let target = Path::new(env!("CARGO_TARGET_TMPDIR"))
             .parent()
             .expect("tmp is in target");
-        match Packages::fetch(target) {
-            Ok(toolbox) => return Some(toolbox),
-            Err(error) => error.to_string(),
-        }
-    } else {
-        "containerd needs root".to_owned()
+        Packages::fetch(target).map_err(|error| error.to_string())
+    });
+    let why = match &*TOOLBOX {
+        Ok(toolbox) => return Some(toolbox),
+        Err(why) => why,
     };
     assert!(std::env::var_os("ALIQUOT_NO_SKIP").is_none(), "cannot run: {why}");
     eprintln!("SKIPPED: {why}");
@@ -91,7 +94,7 @@ async fn shell(pod: &Pod, container: &str, line: &str) -> Result<(i32, String), 
 #[tokio::test]
 async fn a_container_has_its_device_and_another_in_the_pod_has_not() -> TestResult {
     let Some(toolbox) = toolbox() else { return Ok(()) };
-    let node = Node::start(&toolbox).await?;
+    let node = Node::start(toolbox).await?;
     let pod = node.pod().await?;
 
     let seen = shell(&pod, "with", "stat -c '%t:%T' /dev/thing0; echo $THING").await?;
@@ -112,7 +115,7 @@ async fn a_container_has_its_device_and_another_in_the_pod_has_not() -> TestResu
 #[tokio::test]
 async fn a_program_of_this_machine_that_cdi_mounts_runs() -> TestResult {
     let Some(toolbox) = toolbox() else { return Ok(()) };
-    let node = Node::start(&toolbox).await?;
+    let node = Node::start(toolbox).await?;
     let pod = node.pod().await?;
     let (status, list) = shell(&pod, "with", "suite --list").await?;
     assert!(
@@ -125,7 +128,7 @@ async fn a_program_of_this_machine_that_cdi_mounts_runs() -> TestResult {
 #[tokio::test]
 async fn an_unknown_device_fails_the_pod_by_its_name() -> TestResult {
     let Some(toolbox) = toolbox() else { return Ok(()) };
-    let node = Node::start(&toolbox).await?;
+    let node = Node::start(toolbox).await?;
     let container = ContainerSpec {
         name: "main".to_owned(),
         cdi_devices: vec!["example.com/thing=two".to_owned()],
@@ -147,7 +150,7 @@ async fn an_unknown_device_fails_the_pod_by_its_name() -> TestResult {
 #[tokio::test]
 async fn a_privileged_container_has_every_device() -> TestResult {
     let Some(toolbox) = toolbox() else { return Ok(()) };
-    let node = Node::start(&toolbox).await?;
+    let node = Node::start(toolbox).await?;
     let container = ContainerSpec {
         name: "main".to_owned(),
         privileged: true,
@@ -162,7 +165,7 @@ async fn a_privileged_container_has_every_device() -> TestResult {
 #[tokio::test]
 async fn a_dropped_containerd_leaves_no_process_mount_or_control_group() -> TestResult {
     let Some(toolbox) = toolbox() else { return Ok(()) };
-    let node = Node::start(&toolbox).await?;
+    let node = Node::start(toolbox).await?;
     let pod = node.pod().await?;
     let socket = node.containerd.socket().to_owned();
     let group = control_groups()?.join(node.containerd.control_group());

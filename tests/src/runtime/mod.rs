@@ -90,7 +90,8 @@ pub struct Containerd {
 impl Containerd {
     /// Starts containerd with its files in `dir` and CDI specs from `cdi_dir` alone, and imports [the image](image).
     ///
-    /// Neither directory may be below `/run`. `dir` stays, for its log, and is the caller's to remove.
+    /// Neither directory may be below `/run`, and `dir` must be where programs may run (no `noexec`). It stays, for its
+    /// log, and is the caller's to remove.
     pub async fn start(toolbox: &Toolbox, dir: &Path, cdi_dir: &Path) -> Result<Self, Error> {
         if !rustix::process::geteuid().is_root() {
             return Err(Error::NotRoot);
