@@ -5,7 +5,9 @@ use std::{
     io::Read,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
+    process::{Command, Stdio},
     sync::LazyLock,
+    time::{Duration, Instant},
 };
 
 use aliquot_tests::{
@@ -26,9 +28,7 @@ fn toolbox() -> Option<&'static Toolbox> {
         if !rustix::process::geteuid().is_root() {
             return Err("containerd needs root".to_owned());
         }
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR"))
-            .parent()
-            .expect("tmp is in target");
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("tmp is in target");
         Packages::fetch(target).map_err(|error| error.to_string())
     });
     let why = match &*TOOLBOX {
@@ -78,10 +78,7 @@ impl Node {
             cdi_devices: vec!["example.com/thing=one".to_owned()],
             privileged: false,
         };
-        let without = ContainerSpec {
-            name: "without".to_owned(),
-            ..ContainerSpec::default()
-        };
+        let without = ContainerSpec { name: "without".to_owned(), ..ContainerSpec::default() };
         Ok(self.containerd.run_pod("pod", &[with, without]).await?)
     }
 }
@@ -118,10 +115,7 @@ async fn a_program_of_this_machine_that_cdi_mounts_runs() -> TestResult {
     let node = Node::start(toolbox).await?;
     let pod = node.pod().await?;
     let (status, list) = shell(&pod, "with", "suite --list").await?;
-    assert!(
-        status == 0 && list.contains("that_cdi_mounts_runs: test"),
-        "{status} {list}"
-    );
+    assert!(status == 0 && list.contains("that_cdi_mounts_runs: test"), "{status} {list}");
     Ok(())
 }
 
@@ -134,16 +128,8 @@ async fn an_unknown_device_fails_the_pod_by_its_name() -> TestResult {
         cdi_devices: vec!["example.com/thing=two".to_owned()],
         privileged: false,
     };
-    let error = node
-        .containerd
-        .run_pod("pod", &[container])
-        .await
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.starts_with("CreateContainer: ") && error.contains("example.com/thing=two"),
-        "{error}"
-    );
+    let error = node.containerd.run_pod("pod", &[container]).await.unwrap_err().to_string();
+    assert!(error.starts_with("CreateContainer: ") && error.contains("example.com/thing=two"), "{error}");
     Ok(())
 }
 
@@ -151,11 +137,7 @@ async fn an_unknown_device_fails_the_pod_by_its_name() -> TestResult {
 async fn a_privileged_container_has_every_device() -> TestResult {
     let Some(toolbox) = toolbox() else { return Ok(()) };
     let node = Node::start(toolbox).await?;
-    let container = ContainerSpec {
-        name: "main".to_owned(),
-        privileged: true,
-        ..ContainerSpec::default()
-    };
+    let container = ContainerSpec { name: "main".to_owned(), privileged: true, ..ContainerSpec::default() };
     let pod = node.containerd.run_pod("pod", &[container]).await?;
     let (_, opened) = shell(&pod, "main", "mknod /tmp/thing0 c 10 237 && : </tmp/thing0").await?;
     assert!(!opened.contains("not permitted"), "{opened}");
@@ -183,6 +165,46 @@ async fn a_dropped_containerd_leaves_no_process_mount_or_control_group() -> Test
     let mounts = fs::read_to_string("/proc/self/mountinfo")?;
     assert!(!mounts.contains(path.to_str().expect("a temporary directory's path is UTF-8")));
     dir.close()?;
+    Ok(())
+}
+
+/// Names the directory of a suite that is to be killed, in the process that is to be it.
+const VICTIM: &str = "ALIQUOT_RUNTIME_VICTIM";
+
+#[tokio::test]
+async fn a_killed_suite_takes_its_containerd_along() -> TestResult {
+    let Some(toolbox) = toolbox() else { return Ok(()) };
+    if let Some(dir) = std::env::var_os(VICTIM) {
+        let dir = PathBuf::from(dir);
+        let containerd = Containerd::start(toolbox, &dir.join("containerd"), &dir.join("cdi")).await?;
+        let _pod = containerd.run_pod("pod", &[ContainerSpec::default()]).await?;
+        fs::write(dir.join("runs"), "")?;
+        return std::future::pending().await;
+    }
+    let dir = tempfile::tempdir()?;
+    let mut suite = Command::new(std::env::current_exe()?)
+        .arg("a_killed_suite_takes_its_containerd_along")
+        .env(VICTIM, dir.path())
+        .stdout(Stdio::null())
+        .spawn()?;
+    let path = dir.path().canonicalize()?;
+    within_seconds(20, || Ok(path.join("runs").exists())).await?;
+    assert!(!processes_of(&path)?.is_empty());
+
+    suite.kill()?;
+
+    suite.wait()?;
+    within_seconds(5, || Ok(processes_of(&path)?.is_empty())).await
+}
+
+async fn within_seconds(limit: u64, condition: impl Fn() -> Result<bool, Box<dyn Error>>) -> TestResult {
+    let deadline = Instant::now() + Duration::from_secs(limit);
+    while !condition()? {
+        if Instant::now() > deadline {
+            return Err(format!("not so within {limit} s").into());
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     Ok(())
 }
 

@@ -6,11 +6,7 @@ use crate::image::{REFERENCE, architecture};
 /// The configuration file's text, in containerd's version 3 of it.
 pub(super) fn text(crun: &Path, dir: &Path, cdi_dir: &Path, socket: &Path) -> String {
     let quote = |path: &Path| toml_string(&path.to_string_lossy());
-    let (root, state, none) = (
-        quote(&dir.join("root")),
-        quote(&dir.join("state")),
-        quote(&dir.join("none")),
-    );
+    let (root, state, none) = (quote(&dir.join("root")), quote(&dir.join("state")), quote(&dir.join("none")));
     let (socket, cdi, crun) = (quote(socket), quote(cdi_dir), quote(crun));
     let platform = toml_string(&format!("linux/{}", architecture()));
     let image = toml_string(REFERENCE);

@@ -45,16 +45,12 @@ impl Client {
     }
 
     pub(super) async fn version(&self) -> Result<VersionResponse, Error> {
-        let request = VersionRequest {
-            version: "v1".to_owned(),
-        };
+        let request = VersionRequest { version: "v1".to_owned() };
         answer("Version", self.runtime().version(request).await)
     }
 
     pub(super) async fn has_image(&self, reference: &str) -> Result<bool, Error> {
-        let image = Some(ImageSpec {
-            image: reference.to_owned(),
-        });
+        let image = Some(ImageSpec { image: reference.to_owned() });
         let mut images = ImageServiceClient::new(self.channel.clone());
         let response = images.image_status(ImageStatusRequest { image }).await;
         Ok(answer("ImageStatus", response)?.image.is_some())
@@ -63,8 +59,5 @@ impl Client {
 
 /// The message of a response, or the error of the call.
 pub(super) fn answer<T>(call: &'static str, response: Result<Response<T>, Status>) -> Result<T, Error> {
-    response.map(Response::into_inner).map_err(|status| Error::Call {
-        call,
-        status: Box::new(status),
-    })
+    response.map(Response::into_inner).map_err(|status| Error::Call { call, status: Box::new(status) })
 }

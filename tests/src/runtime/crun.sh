@@ -6,5 +6,6 @@ for word; do
 	[ "${previous-}" != --bundle ] || bundle=$word
 	previous=$word
 done
-[ -z "$bundle" ] || sed -i 's/"cpu":{"shares":[0-9]*},\{0,1\}//' "$bundle/config.json"
+shares='"cpu":{"shares":[0-9]*}'
+[ -z "$bundle" ] || sed -i "s/,$shares//; s/$shares,//; s/{$shares}/{}/" "$bundle/config.json"
 exec crun "$@"

@@ -5,11 +5,12 @@
 //! one is killed. Pods use the machine's network.
 mod config;
 mod cri;
+mod crun;
 mod pod;
 
 use std::{
     fs, io,
-    os::unix::{ffi::OsStrExt, fs::PermissionsExt},
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -24,7 +25,6 @@ use crate::{
 };
 
 const INIT: &str = include_str!("init.sh");
-const CRUN: &str = include_str!("crun.sh");
 /// containerd answers within 0.1 s; a loaded machine of two cores takes a few times that.
 const START: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(20);
@@ -103,21 +103,13 @@ impl Containerd {
             return Err(Error::LongPath(socket));
         }
         let (config, log) = (dir.join("config.toml"), dir.join("containerd.log"));
-        let crun = dir.join("crun.sh");
-        fs::write(&crun, CRUN).map_err(io_error(crun.display()))?;
-        fs::set_permissions(&crun, fs::Permissions::from_mode(0o755)).map_err(io_error(crun.display()))?;
+        let crun = crun::install(&dir).map_err(io_error("crun.sh"))?;
         let text = config::text(&crun, &dir, &cdi_dir, &socket);
         fs::write(&config, text).map_err(io_error(config.display()))?;
         let group = format!("aliquot-{}", uuid::Uuid::new_v4().simple());
         let init = spawn_init(toolbox, &config, &log, &group)?;
         let client = cri::Client::new(&socket);
-        let mut containerd = Self {
-            init,
-            client,
-            socket,
-            log,
-            group,
-        };
+        let mut containerd = Self { init, client, socket, log, group };
         containerd.answers().await?;
         containerd.import(toolbox, &dir.join("image.tar")).await?;
         Ok(containerd)

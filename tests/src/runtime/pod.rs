@@ -58,15 +58,9 @@ impl Pod {
     ) -> Result<Self, Error> {
         let privileged = containers.iter().any(|container| container.privileged);
         let config = sandbox_config(group, name, privileged);
-        let request = RunPodSandboxRequest {
-            config: Some(config.clone()),
-        };
+        let request = RunPodSandboxRequest { config: Some(config.clone()) };
         let response = answer("RunPodSandbox", client.runtime().run_pod_sandbox(request).await)?;
-        let mut pod = Self {
-            client,
-            sandbox: response.pod_sandbox_id,
-            containers: BTreeMap::new(),
-        };
+        let mut pod = Self { client, sandbox: response.pod_sandbox_id, containers: BTreeMap::new() };
         for container in containers {
             if let Err(error) = pod.start(&config, container).await {
                 // The first error is the one that tells; containerd's end removes what is left.
@@ -97,18 +91,14 @@ impl Pod {
         let container_id = self.id(container)?.to_owned();
         let request = ContainerStatusRequest { container_id };
         let response = answer("ContainerStatus", self.client.runtime().container_status(request).await)?;
-        Ok(response
-            .status
-            .is_some_and(|status| status.state() == ContainerState::ContainerRunning))
+        Ok(response.status.is_some_and(|status| status.state() == ContainerState::ContainerRunning))
     }
 
     /// Ends the pod's containers and removes it.
     pub async fn remove(self) -> Result<(), Error> {
         let mut runtime = self.client.runtime();
         let pod_sandbox_id = self.sandbox;
-        let request = StopPodSandboxRequest {
-            pod_sandbox_id: pod_sandbox_id.clone(),
-        };
+        let request = StopPodSandboxRequest { pod_sandbox_id: pod_sandbox_id.clone() };
         answer("StopPodSandbox", runtime.stop_pod_sandbox(request).await)?;
         let request = RemovePodSandboxRequest { pod_sandbox_id };
         answer("RemovePodSandbox", runtime.remove_pod_sandbox(request).await).map(drop)
@@ -152,33 +142,21 @@ fn sandbox_config(group: &str, name: &str, privileged: bool) -> PodSandboxConfig
         }),
         linux: Some(LinuxPodSandboxConfig {
             cgroup_parent: format!("/{group}"),
-            security_context: Some(LinuxSandboxSecurityContext {
-                namespace_options: Some(namespaces()),
-                privileged,
-            }),
+            security_context: Some(LinuxSandboxSecurityContext { namespace_options: Some(namespaces()), privileged }),
         }),
     }
 }
 
 fn container_config(spec: &ContainerSpec) -> ContainerConfig {
     ContainerConfig {
-        metadata: Some(ContainerMetadata {
-            name: spec.name.clone(),
-            attempt: 0,
-        }),
-        image: Some(ImageSpec {
-            image: REFERENCE.to_owned(),
-        }),
+        metadata: Some(ContainerMetadata { name: spec.name.clone(), attempt: 0 }),
+        image: Some(ImageSpec { image: REFERENCE.to_owned() }),
         linux: Some(LinuxContainerConfig {
             security_context: Some(LinuxContainerSecurityContext {
                 privileged: spec.privileged,
                 namespace_options: Some(namespaces()),
             }),
         }),
-        cdi_devices: spec
-            .cdi_devices
-            .iter()
-            .map(|name| CdiDevice { name: name.clone() })
-            .collect(),
+        cdi_devices: spec.cdi_devices.iter().map(|name| CdiDevice { name: name.clone() }).collect(),
     }
 }
