@@ -28,7 +28,8 @@ fn toolbox() -> Option<&'static Toolbox> {
         if !rustix::process::geteuid().is_root() {
             return Err("containerd needs root".to_owned());
         }
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("tmp is in target");
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent();
+        let target = target.ok_or("the build has no target directory")?;
         Packages::fetch(target).map_err(|error| error.to_string())
     });
     let why = match &*TOOLBOX {
