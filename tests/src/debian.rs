@@ -18,12 +18,7 @@ use crate::digest::sha256;
 /// What apt is asked for; it adds what these depend on.
 const PACKAGES: [&str; 4] = ["containerd", "crun", "busybox-static", "patchelf"];
 /// Linked against the packages' C library, by their place below the packages' root.
-const PROGRAMS: [&str; 4] = [
-    "usr/bin/containerd",
-    "usr/bin/containerd-shim-runc-v2",
-    "usr/bin/ctr",
-    "usr/bin/crun",
-];
+const PROGRAMS: [&str; 4] = ["usr/bin/containerd", "usr/bin/containerd-shim-runc-v2", "usr/bin/ctr", "usr/bin/crun"];
 const BUSYBOX: &str = "usr/bin/busybox";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// Debian's address for those who named none, <https://www.debian.org/mirror/list>.
@@ -95,9 +90,7 @@ impl Packages {
     /// Unpacks them below `target_dir`, once: later calls return what the first one left, and calls at the
     /// same time wait for it. Takes seconds and a network.
     pub fn fetch(target_dir: &Path) -> Result<Toolbox, Unavailable> {
-        let home = std::path::absolute(target_dir)
-            .map_err(within(target_dir))?
-            .join("debian");
+        let home = std::path::absolute(target_dir).map_err(within(target_dir))?.join("debian");
         let dir = home.join(stamp(&home));
         if dir.is_dir() {
             return Ok(Toolbox { dir });
@@ -140,10 +133,7 @@ fn download(scratch: &Path) -> Result<PathBuf, Unavailable> {
     for dir in ["state/lists/partial", "cache/archives/partial"] {
         fs::create_dir_all(scratch.join(dir)).map_err(within(scratch))?;
     }
-    write(
-        "sources.list",
-        &format!("deb [signed-by={KEYRING}] {} sid main\n", mirror()),
-    )?;
+    write("sources.list", &format!("deb [signed-by={KEYRING}] {} sid main\n", mirror()))?;
     // An empty list of what is installed: every dependency is downloaded, whatever the machine has.
     write("state/status", "")?;
     write("apt.conf", &configuration(scratch))?;
@@ -160,10 +150,8 @@ fn download(scratch: &Path) -> Result<PathBuf, Unavailable> {
 /// An apt configuration that shares with the machine's only how to reach the network: proxies and the like.
 fn configuration(scratch: &Path) -> String {
     let dump = output(Command::new("apt-config").arg("dump")).unwrap_or_default();
-    let mut text: String = dump
-        .lines()
-        .filter(|line| line.starts_with("Acquire::"))
-        .fold(String::new(), |text, line| text + line + "\n");
+    let mut text: String =
+        dump.lines().filter(|line| line.starts_with("Acquire::")).fold(String::new(), |text, line| text + line + "\n");
     for key in [
         "Dir::Etc::parts",
         "Dir::Etc::main",
@@ -291,18 +279,12 @@ mod tests {
 
     #[test]
     fn without_a_debian_mirror_the_public_one_is_taken() {
-        assert_eq!(
-            choose_mirror("cdrom://debian/\nhttps://mirror.example/ubuntu/\n"),
-            MIRROR
-        );
+        assert_eq!(choose_mirror("cdrom://debian/\nhttps://mirror.example/ubuntu/\n"), MIRROR);
     }
 
     #[test]
     fn a_moved_build_directory_has_another_toolbox() {
-        assert_ne!(
-            stamp(Path::new("/a/target/debian")),
-            stamp(Path::new("/b/target/debian"))
-        );
+        assert_ne!(stamp(Path::new("/a/target/debian")), stamp(Path::new("/b/target/debian")));
     }
 
     #[test]

@@ -34,21 +34,9 @@ const DIRECTORIES: [(&str, u32); 10] = [
     ("usr/lib64", 0o755),
 ];
 /// What mounts, and programs, name by its older place; as Debian has it since 12.
-const MERGED: [(&str, &str); 4] = [
-    ("bin", "usr/bin"),
-    ("sbin", "usr/bin"),
-    ("lib", "usr/lib"),
-    ("lib64", "usr/lib64"),
-];
-const LIBRARIES: [&str; 7] = [
-    "libc.so.6",
-    "libdl.so.2",
-    "libgcc_s.so.1",
-    "libm.so.6",
-    "libpthread.so.0",
-    "librt.so.1",
-    "libstdc++.so.6",
-];
+const MERGED: [(&str, &str); 4] = [("bin", "usr/bin"), ("sbin", "usr/bin"), ("lib", "usr/lib"), ("lib64", "usr/lib64")];
+const LIBRARIES: [&str; 7] =
+    ["libc.so.6", "libdl.so.2", "libgcc_s.so.1", "libm.so.6", "libpthread.so.0", "librt.so.1", "libstdc++.so.6"];
 
 /// Writes the image to `to`.
 pub fn write(toolbox: &Toolbox, to: &Path) -> io::Result<()> {
@@ -63,10 +51,7 @@ pub fn write(toolbox: &Toolbox, to: &Path) -> io::Result<()> {
         },
         "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]},
     });
-    let config = blobs.add(
-        "application/vnd.oci.image.config.v1+json",
-        config.to_string().as_bytes(),
-    )?;
+    let config = blobs.add("application/vnd.oci.image.config.v1+json", config.to_string().as_bytes())?;
     let kind = "application/vnd.oci.image.manifest.v1+json";
     let manifest = json!({"schemaVersion": 2, "mediaType": kind, "config": config, "layers": [layer]});
     let mut manifest = blobs.add(kind, manifest.to_string().as_bytes())?;
