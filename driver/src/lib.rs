@@ -1,1 +1,58 @@
 //! The node agent: finds GPUs, publishes them, and prepares resource claims.
+//!
+//! ```text
+//! NVML ─┐
+//! sysfs ┼─> discovery ──> View ──┬─> offer ──> dra_plugin::slices ──> ResourceSlices
+//! files ┘                        │
+//!                                └──────────┐
+//! kubelet ─gRPC─> dra_plugin ─> claim: plan ─> book (intent) ─> edits ─> CDI spec ─> book (prepared) ─> answer
+//! ```
+//! `offer` and `claim::plan` are pure; discovery, the book and the spec store are the edges. The book's records are the
+//! only truth about prepared claims, and every path comes from [`roots::Roots`].
+#![forbid(unsafe_code)]
+
+pub mod args;
+pub mod claim;
+pub mod discovery;
+mod edits;
+mod events;
+mod fault;
+mod inspect;
+pub mod offer;
+pub mod roots;
+mod run;
+mod telemetry;
+
+use std::process::ExitCode;
+
+use args::{Cli, Command};
+
+/// Does what the command line says.
+pub fn main(cli: Cli) -> ExitCode {
+    let result = match cli.command {
+        Command::Run(args) => run::run(*args).map_err(|error| report(&error)),
+        Command::Inspect(args) => inspect::inspect(&args).map_err(|error| report(&error)),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(text) => {
+            eprintln!("aliquot-driver: {text}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// An error with all its causes, in one line.
+pub(crate) fn report(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text.push_str(": ");
+            text.push_str(&inner_text);
+        }
+        cause = inner.source();
+    }
+    text
+}

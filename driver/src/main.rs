@@ -1,2 +1,8 @@
 //! Wires the node agent.
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    aliquot_driver::main(aliquot_driver::args::Cli::parse())
+}

@@ -25,7 +25,7 @@ impl Memory {
 impl fmt::Display for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const UNITS: [(&str, u32); 6] = [("Ei", 60), ("Pi", 50), ("Ti", 40), ("Gi", 30), ("Mi", 20), ("Ki", 10)];
-        let unit = UNITS.iter().find(|(_, bits)| self.0 != 0 && self.0 % (1 << bits) == 0);
+        let unit = UNITS.iter().find(|(_, bits)| self.0 != 0 && self.0.is_multiple_of(1 << bits));
         match unit {
             Some((name, bits)) => write!(f, "{}{name}", self.0 >> bits),
             None => write!(f, "{}", self.0),
@@ -33,7 +33,7 @@ impl fmt::Display for Memory {
     }
 }
 
-/// CUDA compute capability (nvmlDeviceGetCudaComputeCapability).
+/// CUDA compute capability (`nvmlDeviceGetCudaComputeCapability`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ComputeCapability {
     /// 9 on Hopper.
@@ -46,27 +46,27 @@ pub struct ComputeCapability {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Gpu {
-    /// nvmlDeviceGetUUID.
+    /// `nvmlDeviceGetUUID`.
     pub uuid: GpuUuid,
-    /// nvmlDeviceGetPciInfo.
+    /// `nvmlDeviceGetPciInfo`.
     pub pci: PciAddress,
     /// NVML's index; it changes when GPUs come and go.
     pub index: u32,
-    /// N in /dev/nvidiaN (nvmlDeviceGetMinorNumber); it need not be the index.
+    /// N in /dev/nvidiaN (`nvmlDeviceGetMinorNumber`); it need not be the index.
     pub minor: u32,
-    /// nvmlDeviceGetName, for example `NVIDIA H100 80GB HBM3`.
+    /// `nvmlDeviceGetName`, for example `NVIDIA H100 80GB HBM3`.
     pub product_name: String,
-    /// nvmlDeviceGetBrand, for example `Nvidia`; `Unknown` where this build doesn't know the number.
+    /// `nvmlDeviceGetBrand`, for example `Nvidia`; `Unknown` where this build doesn't know the number.
     pub brand: String,
-    /// nvmlDeviceGetArchitecture, for example `Hopper`; `Unknown` where this build doesn't know the number.
+    /// `nvmlDeviceGetArchitecture`, for example `Hopper`; `Unknown` where this build doesn't know the number.
     pub architecture: String,
-    /// nvmlDeviceGetCudaComputeCapability.
+    /// `nvmlDeviceGetCudaComputeCapability`.
     pub compute_capability: ComputeCapability,
-    /// The memory that the hardware has (nvmlDeviceGetMemoryInfo_v2, total).
+    /// The memory that the hardware has (`nvmlDeviceGetMemoryInfo_v2`, total).
     pub memory: Memory,
-    /// nvmlSystemGetDriverVersion, as the driver writes it.
+    /// `nvmlSystemGetDriverVersion`, as the driver writes it.
     pub driver_version: String,
-    /// The CUDA version that the driver supports (nvmlSystemGetCudaDriverVersion_v2).
+    /// The CUDA version that the driver supports (`nvmlSystemGetCudaDriverVersion_v2`).
     pub cuda_driver_version: String,
     /// The PCIe root complex, for example `pci0000:40`; the first such element of the device's path in sysfs.
     pub pcie_root: Option<String>,

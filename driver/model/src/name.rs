@@ -39,9 +39,7 @@ impl FromStr for DeviceName {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
-        let body = text
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        let body = text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
         if text.len() <= 63 && body && edge(text.bytes().next()) && edge(text.bytes().last()) {
             Ok(Self(text.to_owned()))
         } else {
@@ -129,14 +127,8 @@ mod tests {
 
     #[test]
     fn a_whole_gpu_is_named_after_its_place() {
-        assert_eq!(
-            DeviceName::whole("0000:41:00.0".parse().unwrap()).as_str(),
-            "gpu-0000-41-00"
-        );
-        assert_eq!(
-            DeviceName::whole("10000:0a:1f.1".parse().unwrap()).as_str(),
-            "gpu-10000-0a-1f-1"
-        );
+        assert_eq!(DeviceName::whole("0000:41:00.0".parse().unwrap()).as_str(), "gpu-0000-41-00");
+        assert_eq!(DeviceName::whole("10000:0a:1f.1".parse().unwrap()).as_str(), "gpu-10000-0a-1f-1");
     }
 
     #[test]

@@ -45,12 +45,7 @@ impl PciAddress {
 
 impl fmt::Display for PciAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            domain,
-            bus,
-            device,
-            function,
-        } = self;
+        let Self { domain, bus, device, function } = self;
         write!(f, "{domain:04x}:{bus:02x}:{device:02x}.{function:x}")
     }
 }
@@ -106,18 +101,12 @@ mod tests {
         let nvml: PciAddress = "00000000:41:00.0".parse().unwrap();
         assert_eq!(nvml, "0000:41:00.0".parse().unwrap());
         assert_eq!(nvml.to_string(), "0000:41:00.0");
-        assert_eq!(
-            "0001:AF:1F.7".parse::<PciAddress>().unwrap().to_string(),
-            "0001:af:1f.7"
-        );
+        assert_eq!("0001:AF:1F.7".parse::<PciAddress>().unwrap().to_string(), "0001:af:1f.7");
     }
 
     #[test]
     fn a_domain_of_more_than_four_digits_is_kept() {
-        assert_eq!(
-            "10000:01:00.0".parse::<PciAddress>().unwrap().to_string(),
-            "10000:01:00.0"
-        );
+        assert_eq!("10000:01:00.0".parse::<PciAddress>().unwrap().to_string(), "10000:01:00.0");
     }
 
     proptest! {

@@ -1,1 +1,41 @@
 //! A thread that owns libnvidia-ml and answers with plain data.
+//!
+//! ```text
+//! Nvml::read ──request──> thread: open, init, ask every GPU ──Reading──> caller, or an error after the deadline
+//! ```
+//! NVML blocks for as long as the kernel driver does, for minutes when a GPU hangs. So nothing asynchronous ever calls it,
+//! and a call that is overdue costs its answer and nothing else.
+#![forbid(unsafe_code)]
+
+mod names;
+mod reading;
+mod worker;
+
+use std::path::{Path, PathBuf};
+
+pub use reading::{GpuReading, Reading};
+pub use worker::{Error, Nvml, Session};
+
+/// Directories below a driver's root where distributions put libnvidia-ml, in the order of the search.
+const DIRS: [&str; 9] = [
+    #[cfg(target_arch = "x86_64")]
+    "usr/lib/x86_64-linux-gnu",
+    #[cfg(target_arch = "aarch64")]
+    "usr/lib/aarch64-linux-gnu",
+    "usr/lib64",
+    "usr/lib",
+    #[cfg(target_arch = "x86_64")]
+    "lib/x86_64-linux-gnu",
+    #[cfg(target_arch = "aarch64")]
+    "lib/aarch64-linux-gnu",
+    "lib64",
+    "lib",
+    "usr/local/nvidia/lib64",
+    "usr/local/glibc/usr/lib",
+    "run/opengl-driver/lib",
+];
+
+/// Everywhere that the library may be below a driver's root.
+pub fn candidates(root: &Path) -> Vec<PathBuf> {
+    DIRS.iter().map(|dir| root.join(dir).join("libnvidia-ml.so.1")).collect()
+}

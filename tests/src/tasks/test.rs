@@ -7,14 +7,14 @@ use super::Error;
 
 /// Options of `cargo xtask test`.
 #[derive(Debug, Args)]
-pub struct Test {
+pub(super) struct Test {
     /// Only tests whose name contains this.
     filter: Option<String>,
 }
 
 impl Test {
     /// Builds what the suites load or start, then runs them all.
-    pub fn run(self) -> Result<(), Error> {
+    pub(super) fn run(self) -> Result<(), Error> {
         cargo(&["build", "--locked", "--workspace", "--bins", "--lib"])?;
         let mut tests = vec!["test", "--locked", "--workspace", "--no-fail-fast"];
         tests.extend(self.filter.as_deref());
@@ -27,15 +27,9 @@ fn cargo(arguments: &[&str]) -> Result<(), Error> {
     let status = Command::new(&program)
         .args(arguments)
         .status()
-        .map_err(|source| Error::Start {
-            program: program.clone(),
-            source,
-        })?;
+        .map_err(|source| Error::Start { program: program.clone(), source })?;
     if status.success() {
         return Ok(());
     }
-    Err(Error::Failed {
-        command: format!("cargo {}", arguments.join(" ")),
-        status,
-    })
+    Err(Error::Failed { command: format!("cargo {}", arguments.join(" ")), status })
 }

@@ -1,1 +1,33 @@
-//! Publishes what a node offers as ResourceSlices and keeps them so.
+//! Publishes a node's devices as `ResourceSlices` and keeps them published.
+//!
+//! ```text
+//!            Pool ──desired──> the slices that should be ──┐
+//!                                                          ├─diff──> Plan ──publisher──> API server
+//! list, watch ──mirror──> the slices that are ─────────────┘             │
+//!                  ^                                                     │
+//!                  └───────── what was stored (dropped fields) ──────────┘
+//! ```
+//!
+//! Everything left of `publisher` is pure. A driver talks to the [`Handle`] only: [`Handle::publish`] takes the whole
+//! pool, as often as the driver likes, and [`Handle::status`] says what became of it.
+mod api;
+mod debounce;
+mod desired;
+mod diff;
+mod dropped;
+mod mirror;
+mod names;
+mod pool;
+mod publisher;
+mod quantity;
+mod semantic;
+mod status;
+#[cfg(test)]
+mod testing;
+mod validate;
+
+pub use dropped::{DroppedField, Feature};
+pub use pool::{InvalidName, NodeName, Pool, PoolName};
+pub use publisher::{Handle, Publisher};
+pub use status::PublishStatus;
+pub use validate::{Fault, Faults};

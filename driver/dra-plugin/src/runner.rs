@@ -1,0 +1,220 @@
+//! Runs claims: one after the other for a UID, side by side otherwise, each to its end whoever still listens.
+use std::{
+    collections::{HashMap, VecDeque, hash_map::Entry},
+    panic::AssertUnwindSafe,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures::{FutureExt, future::BoxFuture};
+use tokio::{sync::oneshot, time::Instant};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument;
+
+use crate::{
+    backoff::Backoff,
+    claim::{ClaimRef, ClaimUid, PreparedDevice},
+    driver::{Call, Driver, FailedClaim, Failure, Operation},
+    fetch::{Fetcher, given_up},
+};
+
+/// What is left for a call that has used up its budget before the kubelet is told that it has not ended. With the default
+/// budget of 35 s, the answer is there before the kubelet's own deadline of 45 s.
+const OVERTIME: Duration = Duration::from_secs(5);
+
+/// Runs a driver's work on claims.
+pub(crate) struct Runner<D> {
+    work: Arc<Work<D>>,
+    queues: Arc<Queues>,
+    tasks: TaskTracker,
+    budget: Duration,
+}
+
+/// What claims are done with.
+struct Work<D> {
+    driver: D,
+    fetcher: Fetcher,
+}
+
+/// The work that waits for each UID; a UID without any has no entry.
+#[derive(Default)]
+struct Queues(Mutex<HashMap<ClaimUid, Queue>>);
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Job>,
+    /// Cancelled by the next unprepare: every prepare that was asked for before it.
+    prepares: CancellationToken,
+}
+
+struct Job {
+    /// Nobody listens any more after this, so that a job which has not begun by then never does.
+    worthless_from: Instant,
+    run: BoxFuture<'static, ()>,
+}
+
+impl<D: Driver> Runner<D> {
+    pub(crate) fn new(driver: D, fetcher: Fetcher, budget: Duration) -> Self {
+        Self { work: Arc::new(Work { driver, fetcher }), queues: Arc::default(), tasks: TaskTracker::new(), budget }
+    }
+
+    /// Prepares `claim` and says what containers get.
+    pub(crate) fn prepare(
+        &self,
+        claim: ClaimRef,
+    ) -> impl Future<Output = Result<Vec<PreparedDevice>, String>> + use<D> {
+        self.submit(claim, Operation::Prepare, |work, claim, call| async move { work.prepare(&claim, &call).await })
+    }
+
+    /// Unprepares `claim`, after telling a prepare of it to give up.
+    pub(crate) fn unprepare(&self, claim: ClaimRef) -> impl Future<Output = Result<(), String>> + use<D> {
+        self.submit(claim, Operation::Unprepare, |work, claim, call| async move { work.unprepare(&claim, &call).await })
+    }
+
+    /// Waits until everything that was asked for has ended, `limit` at most; then how many claims are left.
+    pub(crate) async fn finish(&self, limit: Duration) -> usize {
+        self.tasks.close();
+        if tokio::time::timeout(limit, self.tasks.wait()).await.is_ok() { 0 } else { self.tasks.len() }
+    }
+
+    /// Takes the place in the queue at once; the returned future only waits for the answer.
+    fn submit<T, F, Fut>(
+        &self,
+        claim: ClaimRef,
+        operation: Operation,
+        run: F,
+    ) -> impl Future<Output = Result<T, String>> + use<D, T, F, Fut>
+    where
+        T: Send + 'static,
+        F: FnOnce(Arc<Work<D>>, ClaimRef, Call) -> Fut,
+        Fut: Future<Output = Result<T, Failure>> + Send + 'static,
+    {
+        let mut call = Call::within(self.budget);
+        let answer_by = call.deadline + OVERTIME;
+        let (tell, told) = oneshot::channel();
+        let work = Arc::clone(&self.work);
+        let span = tracing::info_span!("claim", %operation, claim = %claim, uid = %claim.uid());
+        let uid = claim.uid().clone();
+
+        let is_new = {
+            let mut queues = self.queues.lock();
+            let (queue, is_new) = match queues.entry(uid.clone()) {
+                Entry::Occupied(entry) => (entry.into_mut(), false),
+                Entry::Vacant(entry) => (entry.insert(Queue::default()), true),
+            };
+            match operation {
+                Operation::Prepare => call.cancelled = queue.prepares.clone(),
+                Operation::Unprepare => std::mem::take(&mut queue.prepares).cancel(),
+            }
+            queue.waiting.retain(|job| job.worthless_from > Instant::now());
+            let done = run(Arc::clone(&work), claim.clone(), call);
+            let work = Arc::clone(&work);
+            let claim = claim.clone();
+            let job = async move {
+                // A panic costs this claim; the queue behind it goes on.
+                let done =
+                    AssertUnwindSafe(done).catch_unwind().await.unwrap_or_else(|_| Err(broke_off(operation, &claim)));
+                let done = done.map_err(|failure| failure.to_string());
+                if let Err(error) = &done {
+                    // Past that moment the kubelet has been told something else.
+                    work.report(&claim, operation, error, Instant::now() < answer_by);
+                }
+                let _ = tell.send(done);
+            };
+            let run = job.instrument(span.clone()).boxed();
+            queue.waiting.push_back(Job { worthless_from: answer_by, run });
+            is_new
+        };
+        if is_new {
+            self.tasks.spawn(Arc::clone(&self.queues).work_off(uid));
+        }
+
+        async move {
+            if let Ok(Ok(done)) = tokio::time::timeout_at(answer_by, told).await {
+                return done;
+            }
+            let error = format!(
+                "the {operation} of ResourceClaim {claim} has not ended in time; it goes on, and the next try finds its outcome"
+            );
+            span.in_scope(|| work.report(&claim, operation, &error, true));
+            Err(error)
+        }
+    }
+}
+
+impl Queues {
+    fn lock(&self) -> MutexGuard<'_, HashMap<ClaimUid, Queue>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does what waits for `uid`, in order, until nothing does.
+    async fn work_off(self: Arc<Self>, uid: ClaimUid) {
+        while let Some(job) = self.next(&uid) {
+            if job.worthless_from > Instant::now() {
+                job.run.await;
+            }
+        }
+    }
+
+    /// The next job of `uid`; with none its entry goes, under the same lock, so that no job can slip in between.
+    fn next(&self, uid: &ClaimUid) -> Option<Job> {
+        let mut queues = self.lock();
+        let job = queues.get_mut(uid).and_then(|queue| queue.waiting.pop_front());
+        if job.is_none() {
+            queues.remove(uid);
+        }
+        job
+    }
+}
+
+impl<D: Driver> Work<D> {
+    async fn prepare(&self, claim: &ClaimRef, call: &Call) -> Result<Vec<PreparedDevice>, Failure> {
+        retry(call, || async {
+            if call.cancelled.is_cancelled() {
+                return Err(given_up(claim));
+            }
+            if let Some(recalled) = self.driver.recall(claim).await {
+                return recalled;
+            }
+            // Fetched anew for each try: the allocation may have changed while this one waited.
+            let allocated = self.fetcher.fetch(claim, call).await?;
+            self.driver.prepare(allocated, call).await
+        })
+        .await
+    }
+
+    async fn unprepare(&self, claim: &ClaimRef, call: &Call) -> Result<(), Failure> {
+        retry(call, || self.driver.unprepare(claim)).await
+    }
+
+    fn report(&self, claim: &ClaimRef, operation: Operation, error: &str, tell_driver: bool) {
+        tracing::warn!("{operation} failed: {error}");
+        if tell_driver {
+            self.driver.failed(&FailedClaim { claim, operation, error });
+        }
+    }
+}
+
+/// Tries until success, a permanent failure, the deadline or cancellation.
+async fn retry<T, Fut: Future<Output = Result<T, Failure>>>(
+    call: &Call,
+    mut one: impl FnMut() -> Fut,
+) -> Result<T, Failure> {
+    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(4));
+    loop {
+        let failure = match one().await {
+            Err(Failure::Transient(message)) => message,
+            settled => return settled,
+        };
+        tracing::info!("trying again: {failure}");
+        if !call.pause(backoff.pause()).await {
+            return Err(Failure::Transient(failure));
+        }
+    }
+}
+
+fn broke_off(operation: Operation, claim: &ClaimRef) -> Failure {
+    Failure::Permanent(format!(
+        "internal error: the driver broke off the {operation} of ResourceClaim {claim}; its log on this node says why"
+    ))
+}

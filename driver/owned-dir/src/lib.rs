@@ -1,0 +1,266 @@
+//! A directory of small files that are written whole or not at all, held by its descriptor.
+//!
+//! Nothing is synced to disk: what is kept here ends with the boot, and a killed process doesn't lose the page cache.
+//! No link is ever followed, and a directory that somebody else may write is refused.
+#![forbid(unsafe_code)]
+
+use std::{
+    fs::File,
+    io::{self, Read as _, Write as _},
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{AtFlags, FileType, Mode, OFlags},
+    io::Errno,
+};
+
+/// A directory which only this process's user writes.
+#[derive(Debug)]
+pub struct Dir {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+/// Why a directory can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It can't be made or opened.
+    #[error("{} can't be used: {source}; it must be a directory that this process may write", path.display())]
+    Open {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Somebody else could write into it.
+    #[error("{} belongs to user {owner} with mode {mode:o}, but it must be user {us}'s and nobody else may write it: correct \
+             that, or name another directory", path.display())]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+        /// Its owner.
+        owner: u32,
+        /// Its permission bits.
+        mode: u32,
+        /// This process's user.
+        us: u32,
+    },
+    /// A file in it can't be read or written.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Who may read a file besides its owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Nobody.
+    Private,
+    /// Everybody.
+    Public,
+}
+
+impl Access {
+    fn mode(self) -> Mode {
+        let owner = Mode::RUSR | Mode::WUSR;
+        match self {
+            Self::Private => owner,
+            Self::Public => owner | Mode::RGRP | Mode::ROTH,
+        }
+    }
+}
+
+impl Dir {
+    /// Makes the directory if need be, and refuses one that is a link or that others may write.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let failed = |source: io::Error| Error::Open { path: path.to_owned(), source };
+        std::fs::create_dir_all(path).map_err(failed)?;
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| failed(errno.into()))?;
+        let stat = rustix::fs::fstat(&fd).map_err(|errno| failed(errno.into()))?;
+        let us = rustix::process::geteuid().as_raw();
+        if stat.st_uid != us || stat.st_mode & 0o022 != 0 {
+            let mode = stat.st_mode & 0o7777;
+            return Err(Error::Foreign { path: path.to_owned(), owner: stat.st_uid, mode, us });
+        }
+        Ok(Self { fd, path: path.to_owned() })
+    }
+
+    /// Where it is, for messages.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn failed(&self, name: &str) -> impl FnOnce(io::Error) -> Error {
+        let path = self.path.join(name);
+        move |source| Error::File { path, source }
+    }
+
+    /// Replaces a file whole; a link of that name is replaced and not followed.
+    ///
+    /// Two writers of one file at once had better take a lock of their own: one of them may fail.
+    pub fn write(&self, name: &str, bytes: &[u8], access: Access) -> Result<(), Error> {
+        let temporary = temporary(name);
+        let write = || -> io::Result<()> {
+            let mut file = self.create(&temporary, access)?;
+            file.write_all(bytes)?;
+            Ok(rustix::fs::renameat(&self.fd, &temporary, &self.fd, name)?)
+        };
+        write().map_err(|error| {
+            let _ = rustix::fs::unlinkat(&self.fd, &temporary, AtFlags::empty());
+            self.failed(name)(error)
+        })
+    }
+
+    fn create(&self, name: &str, access: Access) -> io::Result<File> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let open = || rustix::fs::openat(&self.fd, name, flags, access.mode());
+        let fd = match open() {
+            // Left by a process that was killed while it wrote.
+            Err(Errno::EXIST) => {
+                rustix::fs::unlinkat(&self.fd, name, AtFlags::empty())?;
+                open()?
+            }
+            other => other?,
+        };
+        if access == Access::Public {
+            // Whatever the umask says.
+            rustix::fs::fchmod(&fd, access.mode())?;
+        }
+        Ok(File::from(fd))
+    }
+
+    /// A regular file's bytes; `None` if there is none.
+    pub fn read(&self, name: &str, largest: u64) -> Result<Option<Vec<u8>>, Error> {
+        let read = || -> io::Result<Option<Vec<u8>>> {
+            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            let fd = match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
+                Ok(fd) => fd,
+                Err(Errno::NOENT) => return Ok(None),
+                Err(errno) => return Err(errno.into()),
+            };
+            if FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) != FileType::RegularFile {
+                return Err(io::Error::other("it is no regular file"));
+            }
+            let mut bytes = Vec::new();
+            File::from(fd).take(largest + 1).read_to_end(&mut bytes)?;
+            if bytes.len() as u64 > largest {
+                return Err(io::Error::other(format!("it is larger than {largest} bytes")));
+            }
+            Ok(Some(bytes))
+        };
+        read().map_err(self.failed(name))
+    }
+
+    /// Removes a file and what a killed writer left of it; one that isn't there counts as removed.
+    pub fn remove(&self, name: &str) -> Result<(), Error> {
+        for name in [&temporary(name), name] {
+            match rustix::fs::unlinkat(&self.fd, name, AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(errno) => return Err(self.failed(name)(errno.into())),
+            }
+        }
+        Ok(())
+    }
+
+    /// The names of all entries.
+    pub fn names(&self) -> Result<Vec<String>, Error> {
+        let list = || -> io::Result<Vec<String>> {
+            let mut names = Vec::new();
+            for entry in rustix::fs::Dir::read_from(&self.fd)? {
+                let name = entry?.file_name().to_string_lossy().into_owned();
+                if name != "." && name != ".." {
+                    names.push(name);
+                }
+            }
+            Ok(names)
+        };
+        list().map_err(self.failed("."))
+    }
+
+    /// Opens a file that all instances of the driver lock in turn.
+    pub fn lock_file(&self, name: &str) -> Result<File, Error> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&self.fd, name, flags, Mode::RUSR | Mode::WUSR);
+        fd.map(File::from).map_err(|errno| self.failed(name)(errno.into()))
+    }
+}
+
+/// Hidden, and with an ending that no reader of the directory looks for.
+fn temporary(name: &str) -> String {
+    format!(".{name}.tmp")
+}
+
+/// The file that an unfinished write of a killed process was for, if `name` is such a leftover's.
+pub fn unfinished(name: &str) -> Option<&str> {
+    name.strip_prefix('.')?.strip_suffix(".tmp")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use super::*;
+
+    #[test]
+    fn a_directory_that_others_may_write_is_refused() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("records");
+        std::fs::create_dir(&path).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(matches!(Dir::open(&path), Err(Error::Foreign { .. })));
+    }
+
+    #[test]
+    fn a_linked_directory_is_refused() {
+        let parent = tempfile::tempdir().unwrap();
+        std::fs::create_dir(parent.path().join("elsewhere")).unwrap();
+        symlink("elsewhere", parent.path().join("records")).unwrap();
+        assert!(matches!(Dir::open(&parent.path().join("records")), Err(Error::Open { .. })));
+    }
+
+    #[test]
+    fn a_link_in_a_files_place_is_replaced_and_never_followed() {
+        let parent = tempfile::tempdir().unwrap();
+        let victim = parent.path().join("victim");
+        std::fs::write(&victim, "precious").unwrap();
+        let dir = Dir::open(&parent.path().join("records")).unwrap();
+        symlink(&victim, parent.path().join("records/a")).unwrap();
+        assert!(dir.read("a", 100).is_err());
+        dir.write("a", b"new", Access::Private).unwrap();
+        assert_eq!(std::fs::read(&victim).unwrap(), b"precious");
+        assert_eq!(dir.read("a", 100).unwrap().unwrap(), b"new");
+    }
+
+    #[test]
+    fn a_file_that_is_too_large_or_no_file_is_an_error() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = Dir::open(&parent.path().join("records")).unwrap();
+        dir.write("a", &[b'x'; 11], Access::Private).unwrap();
+        assert!(dir.read("a", 10).is_err());
+        std::fs::create_dir(parent.path().join("records/d")).unwrap();
+        assert!(dir.read("d", 10).is_err());
+        assert!(dir.read("missing", 10).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_a_killed_writer_left_hinders_nobody_and_goes_with_the_file() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = Dir::open(&parent.path().join("records")).unwrap();
+        let leftover = parent.path().join("records/.a.tmp");
+        std::fs::write(&leftover, "half").unwrap();
+        dir.write("a", b"whole", Access::Public).unwrap();
+        assert!(!leftover.exists());
+        std::fs::write(&leftover, "half").unwrap();
+        assert_eq!(unfinished(".a.tmp"), Some("a"));
+        dir.remove("a").unwrap();
+        assert!(dir.names().unwrap().is_empty());
+        dir.remove("a").unwrap();
+    }
+}

@@ -1,0 +1,354 @@
+//! The records of all claims on this node: who holds which device.
+//!
+//! The files are the truth. The book in memory is an index of them, and another driver instance (a rolling update) may
+//! change them at any time; so each operation runs under a lock file which also counts changes: a count that isn't ours
+//! means that the index is read anew. At rest and with one instance nothing is read twice.
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs::{File, TryLockError},
+    io,
+    os::unix::fs::FileExt as _,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use aliquot_model::DeviceName;
+use dra_plugin::{ClaimRef, ClaimUid};
+
+use owned_dir::{Access, Dir};
+
+use super::record::{self, Record, State};
+
+const LOCK: &str = "lock";
+const SUFFIX: &str = ".json";
+/// A longer wait for the lock means that its holder is stopped, and not that it is slow.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_micros(200);
+
+/// Who holds what.
+#[derive(Debug)]
+pub(super) struct Book {
+    dir: Dir,
+    lock: File,
+    boot_id: String,
+    /// The count of changes that the index stands for.
+    seen: Option<u64>,
+    records: HashMap<ClaimUid, Record>,
+    /// The claim that holds a device for itself.
+    holders: BTreeMap<DeviceName, ClaimUid>,
+}
+
+/// Why the book can't do as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The directory or a file in it.
+    #[error(transparent)]
+    Dir(#[from] owned_dir::Error),
+    /// The lock that driver instances share.
+    #[error("the lock of {path} can't be taken: {source}")]
+    Lock {
+        /// The directory.
+        path: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A record can't be written as JSON.
+    #[error("a record can't be written")]
+    Encode(#[from] serde_json::Error),
+}
+
+/// What came of a reservation.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Reservation {
+    /// The devices are spoken for, and the record is on disk.
+    Held,
+    /// Another claim holds one of them.
+    Taken {
+        /// The device.
+        device: DeviceName,
+        /// Its holder.
+        by: ClaimRef,
+    },
+}
+
+impl Book {
+    /// Opens the records; those of another boot are removed, since all that they describe has ended with it.
+    pub(super) fn open(path: &Path, boot_id: String) -> Result<Self, Error> {
+        let dir = Dir::open(path)?;
+        let lock = dir.lock_file(LOCK)?;
+        let mut book = Self { dir, lock, boot_id, seen: None, records: HashMap::new(), holders: BTreeMap::new() };
+        book.locked(|book, _| book.clean())?;
+        Ok(book)
+    }
+
+    /// The claim's record.
+    pub(super) fn find(&mut self, uid: &ClaimUid) -> Result<Option<Record>, Error> {
+        self.locked(|book, _| Ok(book.records.get(uid).cloned()))
+    }
+
+    /// All records.
+    pub(super) fn all(&mut self) -> Result<Vec<Record>, Error> {
+        self.locked(|book, _| Ok(book.records.values().cloned().collect()))
+    }
+
+    /// Writes the record unless another claim holds one of its devices.
+    ///
+    /// Checking and writing happen under one lock, so of two claims (and of two driver instances) one wins.
+    pub(super) fn reserve(&mut self, record: Record) -> Result<Reservation, Error> {
+        self.locked(|book, change| {
+            for held in record.devices.iter().filter(|held| exclusive(held)) {
+                let holder = book.holders.get(&held.device).filter(|uid| *uid != record.claim.uid());
+                if let Some(other) = holder.and_then(|uid| book.records.get(uid)) {
+                    return Ok(Reservation::Taken { device: held.device.clone(), by: other.claim.clone() });
+                }
+            }
+            change.announce()?;
+            book.put(record)?;
+            Ok(Reservation::Held)
+        })
+    }
+
+    /// Marks a reserved claim as prepared.
+    pub(super) fn commit(&mut self, uid: &ClaimUid) -> Result<(), Error> {
+        self.locked(|book, change| match book.records.get(uid) {
+            Some(record) if record.state == State::Preparing => {
+                let record = Record { state: State::Prepared, ..record.clone() };
+                change.announce()?;
+                book.put(record)
+            }
+            _ => Ok(()),
+        })
+    }
+
+    /// Forgets a claim; one that isn't known counts as forgotten.
+    pub(super) fn release(&mut self, uid: &ClaimUid) -> Result<(), Error> {
+        self.locked(|book, change| {
+            change.announce()?;
+            book.dir.remove(&file_name(uid))?;
+            book.forget(uid);
+            Ok(())
+        })
+    }
+
+    fn put(&mut self, record: Record) -> Result<(), Error> {
+        self.dir.write(&file_name(record.claim.uid()), &record.encode()?, Access::Private)?;
+        self.forget(record.claim.uid());
+        self.index(record);
+        Ok(())
+    }
+
+    fn index(&mut self, record: Record) {
+        for held in record.devices.iter().filter(|held| exclusive(held)) {
+            self.holders.insert(held.device.clone(), record.claim.uid().clone());
+        }
+        self.records.insert(record.claim.uid().clone(), record);
+    }
+
+    fn forget(&mut self, uid: &ClaimUid) {
+        if let Some(record) = self.records.remove(uid) {
+            for held in record.devices {
+                if self.holders.get(&held.device) == Some(uid) {
+                    self.holders.remove(&held.device);
+                }
+            }
+        }
+    }
+
+    fn locked<T>(&mut self, act: impl FnOnce(&mut Self, &mut Change) -> Result<T, Error>) -> Result<T, Error> {
+        let path = self.dir.path().display().to_string();
+        let failed = |source| Error::Lock { path: path.clone(), source };
+        let lock = self.lock.try_clone().map_err(failed)?;
+        take(&lock).map_err(failed)?;
+        let result = (|| {
+            let mut change = Change { count: read_count(&lock).map_err(failed)?, lock: &lock, path: &path };
+            if self.seen != Some(change.count) {
+                self.load()?;
+                self.seen = Some(change.count);
+            }
+            let result = act(self, &mut change);
+            // After a failure the index may be ahead of the files: read them again next time.
+            self.seen = result.is_ok().then_some(change.count);
+            result
+        })();
+        let _ = lock.unlock();
+        result
+    }
+
+    /// Reads every record of this boot.
+    fn load(&mut self) -> Result<(), Error> {
+        self.records.clear();
+        self.holders.clear();
+        for name in self.dir.names()? {
+            let Some(uid) = name.strip_suffix(SUFFIX).and_then(|stem| ClaimUid::new(stem).ok()) else {
+                continue;
+            };
+            match self.read(&name) {
+                Ok(Some(record)) if *record.claim.uid() == uid && record.boot_id == self.boot_id => self.index(record),
+                Ok(Some(record)) if *record.claim.uid() != uid => {
+                    tracing::error!(file = %self.dir.path().join(&name).display(), claim.uid = %record.claim.uid(),
+                        "this record is another claim's; it is left alone");
+                }
+                Ok(_) => {}
+                Err(reason) => {
+                    tracing::error!(file = %self.dir.path().join(&name).display(), %reason,
+                        "this record can't be read; it is written anew when the kubelet prepares the claim again, and \
+                         removed when it unprepares it");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn read(&self, name: &str) -> Result<Option<Record>, String> {
+        let bytes = self.dir.read(name, record::LARGEST).map_err(|error| error.to_string())?;
+        bytes.map(|bytes| Record::decode(&bytes).map_err(|error| error.to_string())).transpose()
+    }
+
+    /// Removes records of other boots and what a killed process left half-written.
+    fn clean(&mut self) -> Result<(), Error> {
+        for name in self.dir.names()? {
+            let of_another_boot = name.ends_with(SUFFIX)
+                && matches!(self.read(&name), Ok(Some(record)) if record.boot_id != self.boot_id);
+            if of_another_boot || owned_dir::unfinished(&name).is_some() {
+                self.dir.remove(&name)?;
+                tracing::info!(file = name, "removed: it is of an earlier boot or was never finished");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The count of changes under the lock.
+struct Change<'a> {
+    count: u64,
+    lock: &'a File,
+    path: &'a str,
+}
+
+impl Change<'_> {
+    /// Told before the files change: a process killed in between costs others one needless reading, never a missed one.
+    fn announce(&mut self) -> Result<(), Error> {
+        let count = self.count.wrapping_add(1);
+        self.lock
+            .write_all_at(&count.to_le_bytes(), 0)
+            .map_err(|source| Error::Lock { path: self.path.to_owned(), source })?;
+        self.count = count;
+        Ok(())
+    }
+}
+
+/// Takes the lock, which another instance holds for a few file operations at most.
+fn take(lock: &File) -> io::Result<()> {
+    let end = Instant::now() + LONGEST_WAIT;
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) if Instant::now() < end => std::thread::sleep(PAUSE),
+            Err(TryLockError::WouldBlock) => {
+                return Err(io::Error::other(
+                    "another instance of the driver has held it for too long; is it stopped?",
+                ));
+            }
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
+}
+
+fn read_count(lock: &File) -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    let length = lock.read_at(&mut bytes, 0)?;
+    Ok(if length == bytes.len() { u64::from_le_bytes(bytes) } else { 0 })
+}
+
+fn file_name(uid: &ClaimUid) -> String {
+    format!("{}{SUFFIX}", uid.as_str())
+}
+
+/// Whether nobody else may hold the device: it is neither a share nor lent for administration.
+fn exclusive(held: &record::Held) -> bool {
+    !held.admin_access && held.share_id.is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::record::tests::record, *};
+
+    fn open(dir: &tempfile::TempDir) -> Book {
+        Book::open(&dir.path().join("claims"), "boot-1".into()).unwrap()
+    }
+
+    fn uid(text: &str) -> ClaimUid {
+        ClaimUid::new(text).unwrap()
+    }
+
+    #[test]
+    fn of_two_claims_for_one_device_the_second_hears_who_holds_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut book = open(&dir);
+        assert_eq!(book.reserve(record("u1", &["gpu-0"])).unwrap(), Reservation::Held);
+        let taken = book.reserve(record("u2", &["gpu-1", "gpu-0"])).unwrap();
+        assert!(
+            matches!(taken, Reservation::Taken { device, by } if device.as_str() == "gpu-0" && by.uid().as_str() == "u1")
+        );
+        assert!(book.find(&uid("u2")).unwrap().is_none());
+        book.release(&uid("u1")).unwrap();
+        assert_eq!(book.reserve(record("u2", &["gpu-1", "gpu-0"])).unwrap(), Reservation::Held);
+    }
+
+    #[test]
+    fn two_instances_see_each_others_changes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut old, mut new) = (open(&dir), open(&dir));
+        old.reserve(record("u1", &["gpu-0"])).unwrap();
+        assert!(matches!(new.reserve(record("u2", &["gpu-0"])).unwrap(), Reservation::Taken { .. }));
+        new.release(&uid("u1")).unwrap();
+        assert!(old.find(&uid("u1")).unwrap().is_none());
+        assert_eq!(old.reserve(record("u3", &["gpu-0"])).unwrap(), Reservation::Held);
+        old.commit(&uid("u3")).unwrap();
+        assert_eq!(new.find(&uid("u3")).unwrap().unwrap().state, State::Prepared);
+    }
+
+    #[test]
+    fn administration_neither_excludes_nor_is_excluded() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut book = open(&dir);
+        let mut admin = record("admin", &["gpu-0"]);
+        admin.devices[0].admin_access = true;
+        book.reserve(record("u1", &["gpu-0"])).unwrap();
+        assert_eq!(book.reserve(admin).unwrap(), Reservation::Held);
+        book.release(&uid("u1")).unwrap();
+        assert_eq!(book.reserve(record("u2", &["gpu-0"])).unwrap(), Reservation::Held);
+    }
+
+    #[test]
+    fn records_of_another_boot_are_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        open(&dir).reserve(record("u1", &["gpu-0"])).unwrap();
+        let mut book = Book::open(&dir.path().join("claims"), "boot-2".into()).unwrap();
+        assert!(book.all().unwrap().is_empty());
+        assert!(!dir.path().join("claims/u1.json").exists());
+    }
+
+    #[test]
+    fn a_broken_record_costs_its_own_claim_and_heals_when_it_is_prepared_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut book = open(&dir);
+        book.reserve(record("u1", &["gpu-0"])).unwrap();
+        book.reserve(record("u2", &["gpu-1"])).unwrap();
+        std::fs::write(dir.path().join("claims/u1.json"), "{").unwrap();
+        let mut book = open(&dir);
+        assert!(book.find(&uid("u1")).unwrap().is_none());
+        assert!(book.find(&uid("u2")).unwrap().is_some());
+        book.reserve(record("u1", &["gpu-0"])).unwrap();
+        assert!(open(&dir).find(&uid("u1")).unwrap().is_some());
+    }
+
+    #[test]
+    fn releasing_a_broken_record_removes_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut book = open(&dir);
+        std::fs::write(dir.path().join("claims/u1.json"), "garbage").unwrap();
+        book.release(&uid("u1")).unwrap();
+        assert!(!dir.path().join("claims/u1.json").exists());
+    }
+}

@@ -1,0 +1,261 @@
+//! What one claim gets: plan, reserve, write the CDI spec, commit; and the way back.
+//!
+//! ```text
+//! claim ─> plan (pure) ─> book.reserve (intent) ─> spec written ─> book.commit (prepared) ─> answer
+//!                              │ taken: wait for the holder's unprepare
+//! ```
+//! Every step can be repeated, and every state that a killed process leaves behind is one that the next call goes on
+//! from: the record is there before anything it describes, and is the last to go.
+mod book;
+mod plan;
+mod record;
+mod wait;
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use dra_plugin::{AllocatedClaim, Call, ClaimRef, Driver, Failure, PreparedDevice};
+use tokio::sync::watch;
+
+use crate::{
+    discovery::{Found, View},
+    edits::Edits,
+    fault,
+};
+use book::{Book, Reservation};
+pub use plan::Site;
+pub(crate) use record::{Held, Record};
+use record::{SCHEMA, State};
+
+/// The claims of this node.
+pub struct Claims {
+    site: Site,
+    boot_id: String,
+    book: Mutex<Book>,
+    /// Told after each release, so that a claim that waits for a device looks again.
+    released: watch::Sender<()>,
+    view: watch::Receiver<View>,
+    store: cdi_spec::Store,
+    edits: Edits,
+}
+
+/// Why the claims of this node can't be served.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The records.
+    #[error("the records of prepared claims can't be used")]
+    Book(#[from] book::Error),
+    /// The CDI directory.
+    #[error("the directory of CDI specs can't be used")]
+    Store(#[from] cdi_spec::StoreError),
+}
+
+impl Claims {
+    /// Opens the records and the CDI directory, and removes specs that no record stands behind.
+    pub fn open(
+        site: Site,
+        boot_id: String,
+        records: &Path,
+        store: cdi_spec::Store,
+        edits: Edits,
+        view: watch::Receiver<View>,
+    ) -> Result<Self, Error> {
+        let book = Book::open(records, boot_id.clone())?;
+        let claims =
+            Self { site, boot_id, book: Mutex::new(book), released: watch::Sender::new(()), view, store, edits };
+        claims.remove_orphans()?;
+        Ok(claims)
+    }
+
+    /// How many claims this node holds records of.
+    pub fn count(&self) -> usize {
+        self.book().all().map_or(0, |records| records.len())
+    }
+
+    /// Writes the specs of prepared claims that are gone from the directory: a container that starts again in its pod needs
+    /// them, and the kubelet doesn't ask for that.
+    pub async fn restore_specs(&self) {
+        let mut view = self.view.clone();
+        let Ok(View::Ready(found)) =
+            view.wait_for(|view| matches!(view, View::Ready(_))).await.map(|view| view.clone())
+        else {
+            return;
+        };
+        let records = self.book().all().unwrap_or_default();
+        for record in records.iter().filter(|record| record.state == State::Prepared && !self.has_spec(record)) {
+            if let Err(failure) = self.restore_spec(record, &found) {
+                tracing::error!(claim = %record.claim, claim.uid = %record.claim.uid(), %failure,
+                    "the CDI spec of a prepared claim is missing and can't be written");
+            }
+        }
+    }
+
+    /// A spec that is there stays as it is, since containers that start again must get what the first ones got.
+    fn has_spec(&self, record: &Record) -> bool {
+        let spec = self.store.read(&self.site.cdi_kind, record.claim.uid().as_str());
+        matches!(spec, Ok(Some(spec)) if covers(&spec, record))
+    }
+
+    fn restore_spec(&self, record: &Record, found: &Found) -> Result<(), Failure> {
+        self.write_spec(record, found)?;
+        tracing::warn!(claim = %record.claim, claim.uid = %record.claim.uid(),
+            "the CDI spec of a prepared claim was missing or damaged; written anew");
+        Ok(())
+    }
+
+    fn remove_orphans(&self) -> Result<(), Error> {
+        let mut book = self.book();
+        for spec in self.store.list(&self.site.cdi_kind)? {
+            let known =
+                dra_plugin::ClaimUid::new(spec.id.clone()).ok().map(|uid| book.find(&uid)).transpose()?.flatten();
+            if known.is_none() {
+                self.store.remove(&self.site.cdi_kind, &spec.id)?;
+                tracing::info!(file = %spec.path.display(), "removed a CDI spec that no prepared claim stands behind");
+            }
+        }
+        Ok(())
+    }
+
+    /// The book is only ever held for a few file operations, never across a wait.
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The last reading of the node's GPUs, waiting for the first one.
+    async fn found(&self, call: &Call) -> Result<Arc<Found>, Failure> {
+        let mut view = self.view.clone();
+        let first = view.wait_for(|view| *view != View::Searching);
+        let view = tokio::select! {
+            view = first => view.map_or(View::Searching, |view| view.clone()),
+            () = tokio::time::sleep(call.remaining()) => View::Searching,
+            () = call.cancelled.cancelled() => View::Searching,
+        };
+        match view {
+            View::Ready(found) => Ok(found),
+            View::Searching => Err(Failure::Transient("the node's GPUs have not been read yet".to_owned())),
+            View::Unavailable(reason) => Err(Failure::Transient(format!("the node's GPUs can't be read: {reason}"))),
+        }
+    }
+
+    /// Speaks for the devices; while another claim holds one, waits for its unprepare.
+    async fn reserve(&self, record: &Record, call: &Call) -> Result<(), Failure> {
+        let mut wait = wait::Wait::new(self.released.subscribe());
+        let mut told = false;
+        loop {
+            let reservation = self.book().reserve(record.clone()).map_err(|error| broken(&error))?;
+            match reservation {
+                Reservation::Held => return Ok(()),
+                Reservation::Taken { device, by } => {
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::info!(%device, holder = %by, holder.uid = %by.uid(),
+                            "waiting for a device that another claim still holds");
+                    }
+                    if !wait.more(call).await {
+                        return Err(Failure::Permanent(format!(
+                            "device {device} is still held by claim {by} (UID {}), whose pod has not ended on this node; \
+                             the kubelet tries again",
+                            by.uid()
+                        )));
+                    }
+                }
+            }
+        }
+    }
+
+    fn write_spec(&self, record: &Record, found: &Found) -> Result<(), Failure> {
+        let spec = self.edits.spec(&self.site.cdi_kind, record, found).map_err(|error| broken(&error))?;
+        self.store.write(record.claim.uid().as_str(), &spec).map_err(|error| broken(&error))?;
+        Ok(())
+    }
+
+    /// Undoes a reservation whose side effects failed, so that a device isn't held for nothing.
+    fn undo(&self, claim: &ClaimRef) {
+        let undone = self.remove(claim);
+        if let Err(error) = undone {
+            tracing::error!(claim = %claim, claim.uid = %claim.uid(), error = %crate::report(&error),
+                "a failed prepare can't be undone yet; the kubelet's unprepare does it");
+        }
+    }
+
+    /// The spec first: a record without a spec is still found by the next call, a spec without a record is not.
+    fn remove(&self, claim: &ClaimRef) -> Result<(), Error> {
+        fault::point("unprepare.begin");
+        self.store.remove(&self.site.cdi_kind, claim.uid().as_str())?;
+        fault::point("unprepare.spec-removed");
+        self.book().release(claim.uid())?;
+        fault::point("unprepare.released");
+        self.released.send_replace(());
+        Ok(())
+    }
+}
+
+impl Driver for Claims {
+    async fn recall(&self, claim: &ClaimRef) -> Option<Result<Vec<PreparedDevice>, Failure>> {
+        let record = match self.book().find(claim.uid()) {
+            Ok(record) => record.filter(|record| record.state == State::Prepared)?,
+            Err(error) => return Some(Err(broken(&error))),
+        };
+        if !self.has_spec(&record) {
+            // Somebody emptied the directory. Without a reading of the GPUs the claim is prepared from the beginning.
+            let View::Ready(found) = self.view.borrow().clone() else {
+                return None;
+            };
+            if let Err(failure) = self.restore_spec(&record, &found) {
+                return Some(Err(failure));
+            }
+        }
+        Some(Ok(record.answer()))
+    }
+
+    async fn prepare(&self, claim: AllocatedClaim, call: &Call) -> Result<Vec<PreparedDevice>, Failure> {
+        let found = self.found(call).await?;
+        let devices =
+            plan::plan(&claim, &found.inventory, &self.site).map_err(|fault| Failure::Permanent(fault.to_string()))?;
+        let record = Record {
+            schema: SCHEMA,
+            boot_id: self.boot_id.clone(),
+            claim: claim.claim.clone(),
+            state: State::Preparing,
+            devices,
+        };
+        fault::point("prepare.begin");
+        self.reserve(&record, call).await?;
+        fault::point("prepare.reserved");
+        if let Err(failure) = self.write_spec(&record, &found) {
+            self.undo(&record.claim);
+            return Err(failure);
+        }
+        fault::point("prepare.spec-written");
+        self.book().commit(record.claim.uid()).map_err(|error| broken(&error))?;
+        fault::point("prepare.committed");
+        tracing::info!(claim = %record.claim, claim.uid = %record.claim.uid(), devices = %names(&record), "prepared");
+        Ok(record.answer())
+    }
+
+    async fn unprepare(&self, claim: &ClaimRef) -> Result<(), Failure> {
+        self.remove(claim).map_err(|error| broken(&error))?;
+        tracing::info!(claim = %claim, claim.uid = %claim.uid(), "unprepared");
+        Ok(())
+    }
+}
+
+/// Whether a spec has every device that the record's answer names.
+fn covers(spec: &cdi_spec::Spec, record: &Record) -> bool {
+    let named = |held: &record::Held| {
+        held.cdi_id
+            .split_once('=')
+            .is_some_and(|(_, name)| spec.devices.iter().any(|device| device.name.as_str() == name))
+    };
+    record.devices.iter().all(named)
+}
+
+fn names(record: &Record) -> String {
+    record.devices.iter().map(|held| held.device.as_str()).collect::<Vec<_>>().join(",")
+}
+
+/// The node's own trouble, which may pass: a full or read-only file system, say.
+fn broken(error: &dyn std::error::Error) -> Failure {
+    Failure::Transient(crate::report(error))
+}

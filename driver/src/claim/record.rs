@@ -1,0 +1,202 @@
+//! The record of one claim: what it holds on this node, and how far preparing it got.
+//!
+//! A record file is a line of JSON and a line with the CRC-32 of its bytes. The checksum is over the bytes and not over
+//! a structure, so a field that another version added doesn't make a good record look broken.
+use aliquot_model::{DeviceName, GpuUuid};
+use dra_plugin::{ClaimRef, InvalidClaim, PreparedDevice};
+use serde::{Deserialize, Serialize};
+
+/// The schema that this build writes. Readers take any schema whose fields they find, so that a downgrade works.
+pub(super) const SCHEMA: u32 = 1;
+
+/// A larger file is none of ours: 32 devices with the longest names stay far below.
+pub(super) const LARGEST: u64 = 64 * 1024;
+
+/// One claim on this node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    /// See [`SCHEMA`].
+    pub schema: u32,
+    /// The boot under which it was written; under another one all that it describes has ended.
+    pub boot_id: String,
+    /// Whose it is.
+    #[serde(with = "claim_ref")]
+    pub claim: ClaimRef,
+    /// How far it got.
+    pub state: State,
+    /// What it holds, in the order of the allocation.
+    pub devices: Vec<Held>,
+}
+
+/// How far preparing a claim got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum State {
+    /// The devices are spoken for; the side effects may be there or not.
+    Preparing,
+    /// All side effects are there.
+    Prepared,
+}
+
+/// One device that a claim holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Held {
+    /// The request in the claim, without sub-request.
+    pub request: String,
+    /// The pool it was allocated from.
+    pub pool: String,
+    /// The device.
+    pub device: DeviceName,
+    /// The physical GPU behind it.
+    pub gpu: GpuUuid,
+    /// N in /dev/nvidiaN.
+    pub minor: u32,
+    /// Shared with whoever holds it, for administration (KEP-5018): neither excludes nor is excluded.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub admin_access: bool,
+    /// Which share of the device, where it allows several allocations (KEP-5075).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share_id: Option<String>,
+    /// The name by which the container runtime injects it.
+    pub cdi_id: String,
+}
+
+/// Why bytes are no record.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreadable {
+    /// The file ends early, or isn't text.
+    #[error("it is cut short or no text")]
+    Form,
+    /// The bytes changed after they were written.
+    #[error("its checksum is {found}, its bytes have {computed:08x}")]
+    Checksum {
+        /// In the file.
+        found: String,
+        /// Of the bytes.
+        computed: u32,
+    },
+    /// The JSON isn't a record's.
+    #[error("it is no record")]
+    Content(#[from] serde_json::Error),
+}
+
+impl Record {
+    /// The file's bytes.
+    pub fn encode(&self) -> Result<Vec<u8>, serde_json::Error> {
+        let mut bytes = serde_json::to_vec(self)?;
+        let crc = crc32fast::hash(&bytes);
+        bytes.extend_from_slice(format!("\n{crc:08x}\n").as_bytes());
+        Ok(bytes)
+    }
+
+    /// Back from the file's bytes.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Unreadable> {
+        let text = std::str::from_utf8(bytes).map_err(|_| Unreadable::Form)?;
+        let mut lines = text.split('\n');
+        let (Some(json), Some(found), Some("")) = (lines.next(), lines.next(), lines.next()) else {
+            return Err(Unreadable::Form);
+        };
+        let computed = crc32fast::hash(json.as_bytes());
+        if u32::from_str_radix(found, 16) != Ok(computed) {
+            return Err(Unreadable::Checksum { found: found.chars().take(16).collect(), computed });
+        }
+        Ok(serde_json::from_str(json)?)
+    }
+
+    /// What the kubelet is told.
+    pub fn answer(&self) -> Vec<PreparedDevice> {
+        self.devices
+            .iter()
+            .map(|held| PreparedDevice {
+                request_names: vec![held.request.clone()],
+                pool: held.pool.clone(),
+                device: held.device.to_string(),
+                cdi_ids: vec![held.cdi_id.clone()],
+                share_id: held.share_id.clone(),
+            })
+            .collect()
+    }
+}
+
+/// A claim's reference as three fields, checked again when read.
+mod claim_ref {
+    use serde::{Deserializer, Serializer, de::Error as _};
+
+    use super::{ClaimRef, Deserialize, InvalidClaim, Serialize};
+
+    #[derive(Serialize, Deserialize)]
+    struct Fields {
+        namespace: String,
+        name: String,
+        uid: String,
+    }
+
+    pub(super) fn serialize<S: Serializer>(claim: &ClaimRef, serializer: S) -> Result<S::Ok, S::Error> {
+        let (namespace, name) = (claim.namespace().to_owned(), claim.name().to_owned());
+        Fields { namespace, name, uid: claim.uid().as_str().to_owned() }.serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ClaimRef, D::Error> {
+        let Fields { namespace, name, uid } = Fields::deserialize(deserializer)?;
+        ClaimRef::new(namespace, name, uid).map_err(|error: InvalidClaim| D::Error::custom(error))
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    pub(in crate::claim) fn record(uid: &str, devices: &[&str]) -> Record {
+        let held = |device: &&str| Held {
+            request: "gpu".into(),
+            pool: "gpu.example.com/node1".into(),
+            device: device.parse().unwrap(),
+            gpu: "GPU-a669635e-6dfb-38a3-2f06-448166423d32".parse().unwrap(),
+            minor: 0,
+            admin_access: false,
+            share_id: None,
+            cdi_id: format!("gpu.example.com/claim={uid}-{device}"),
+        };
+        Record {
+            schema: SCHEMA,
+            boot_id: "boot-1".into(),
+            claim: ClaimRef::new("default", "claim", uid).unwrap(),
+            state: State::Preparing,
+            devices: devices.iter().map(held).collect(),
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let record = record("u1", &["gpu-0000-41-00", "gpu-0000-42-00"]);
+        assert_eq!(Record::decode(&record.encode().unwrap()).unwrap(), record);
+    }
+
+    #[test]
+    fn a_field_of_a_later_version_is_no_damage() {
+        let mut json = serde_json::to_value(record("u1", &["gpu-0000-41-00"])).unwrap();
+        json["later"] = serde_json::json!({"a": 1});
+        json["schema"] = serde_json::json!(2);
+        let mut bytes = serde_json::to_vec(&json).unwrap();
+        let crc = crc32fast::hash(&bytes);
+        bytes.extend_from_slice(format!("\n{crc:08x}\n").as_bytes());
+        assert_eq!(Record::decode(&bytes).unwrap().schema, 2);
+    }
+
+    proptest! {
+        #[test]
+        fn a_changed_or_missing_byte_is_noticed(at in 0usize..400, with: u8) {
+            let good = record("u1", &["gpu-0000-41-00"]).encode().unwrap();
+            let at = at % good.len();
+            prop_assert!(Record::decode(&good[..at]).is_err());
+            let mut bad = good.clone();
+            bad[at] = with;
+            // The checksum's own hexadecimal digits may change in case and still say the same.
+            prop_assert!(bad.eq_ignore_ascii_case(&good) || Record::decode(&bad).is_err());
+        }
+    }
+}

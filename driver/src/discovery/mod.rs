@@ -1,0 +1,263 @@
+//! Finds the node's GPUs, again and again: NVML and sysfs readings become a [`View`] that the rest of the driver follows.
+//!
+//! Nothing here ends the process. A driver that isn't there yet, a library that is replaced, a GPU that comes, goes or
+//! doesn't answer: each gives another view, with the reason in words.
+pub mod installation;
+mod sysfs;
+pub mod wake;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use aliquot_model::{BrokenGpu, Gpu, Inventory};
+use aliquot_nvml::{GpuReading, Nvml, Reading, Session};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::roots::Roots;
+use installation::Installation;
+
+/// What is known of the node's GPUs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum View {
+    /// The first reading is under way.
+    Searching,
+    /// There is no reading; why, and what to do.
+    Unavailable(String),
+    /// The last reading.
+    Ready(Arc<Found>),
+}
+
+/// One reading of the node.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The GPUs.
+    pub inventory: Inventory,
+    /// The driver's files for containers.
+    pub installation: Installation,
+}
+
+/// What discovery needs to know.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where things are.
+    pub roots: Roots,
+    /// The longest that NVML may take.
+    pub deadline: Duration,
+    /// The time between readings when nothing wakes it.
+    pub interval: Duration,
+}
+
+/// Why there is no reading.
+#[derive(Debug, thiserror::Error)]
+pub enum Trouble {
+    /// There is no library.
+    #[error(
+        "no libnvidia-ml.so.1 below the driver root {}: is the NVIDIA driver installed on this node, and is --driver-root \
+         where it is? Searched {searched}", root.display()
+    )]
+    NoLibrary {
+        /// The driver's root.
+        root: PathBuf,
+        /// Every place.
+        searched: String,
+    },
+    /// The library doesn't answer as it should.
+    #[error(transparent)]
+    Nvml(#[from] aliquot_nvml::Error),
+}
+
+/// Reads once.
+pub async fn read(nvml: &mut Option<Nvml>, session: Session, settings: &Settings) -> Result<Found, Trouble> {
+    let root = &settings.roots.driver;
+    let searched = aliquot_nvml::candidates(root);
+    let Some(path) = searched.iter().find(|path| path.is_file()) else {
+        *nvml = None;
+        let places: Vec<String> = searched.iter().map(|path| path.display().to_string()).collect();
+        return Err(Trouble::NoLibrary { root: root.clone(), searched: places.join(", ") });
+    };
+    let library = match nvml {
+        Some(open) if open.path() == path => open,
+        _ => nvml.insert(Nvml::new(path.clone())?),
+    };
+    match library.read(session, settings.deadline).await {
+        Ok(reading) => Ok(found(reading, &settings.roots)),
+        Err(error) => {
+            if matches!(error, aliquot_nvml::Error::Ended) {
+                *nvml = None;
+            }
+            Err(error.into())
+        }
+    }
+}
+
+/// Follows the node until `stop`; a view that is the same as the last wakes nobody.
+pub async fn follow(settings: Settings, views: watch::Sender<View>, stop: CancellationToken) {
+    let mut nvml = None;
+    let mut session = Session::Keep;
+    let mut waker = wake::Waker::new(&settings.roots);
+    loop {
+        let reading = tokio::select! {
+            () = stop.cancelled() => return,
+            reading = read(&mut nvml, session, &settings) => reading,
+        };
+        let view = next(&views.borrow(), reading);
+        let troubled = !matches!(&view, View::Ready(found) if found.inventory.broken().is_empty());
+        views.send_if_modified(|last| {
+            let changed = *last != view;
+            if changed {
+                tell(last, &view);
+                *last = view;
+            }
+            changed
+        });
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = waker.woken() => session = Session::Renew,
+            () = tokio::time::sleep(settings.interval) => session = if troubled { Session::Renew } else { Session::Keep },
+        }
+    }
+}
+
+/// The view after a reading. One GPU that hangs must not take the others away: what was read of them before stays.
+fn next(last: &View, reading: Result<Found, Trouble>) -> View {
+    let trouble = match reading {
+        Ok(found) => return View::Ready(Arc::new(found)),
+        Err(trouble) => trouble,
+    };
+    let reason = crate::report(&trouble);
+    match (last, trouble) {
+        (View::Ready(before), Trouble::Nvml(aliquot_nvml::Error::Overdue { gpu, .. })) => {
+            let (mut gpus, mut broken) = (before.inventory.gpus().to_vec(), before.inventory.broken().to_vec());
+            if let Some(at) = gpus.iter().position(|known| Some(known.index) == gpu) {
+                let hung = gpus.remove(at);
+                broken.push(BrokenGpu { index: hung.index, pci: Some(hung.pci), reason });
+            }
+            let inventory = Inventory::new(gpus, broken);
+            View::Ready(Arc::new(Found { inventory, installation: before.installation.clone() }))
+        }
+        _ => View::Unavailable(reason),
+    }
+}
+
+fn found(reading: Reading, roots: &Roots) -> Found {
+    let mut gpus = Vec::new();
+    let mut broken = Vec::new();
+    for gpu in reading.gpus {
+        match gpu {
+            Ok(gpu) => gpus.push(placed(gpu, &reading.driver_version, &reading.cuda_driver_version, &roots.sys)),
+            Err(gpu) => broken.push(gpu),
+        }
+    }
+    let installation = installation::find(&roots.driver, &reading.driver_version);
+    Found { inventory: Inventory::new(gpus, broken), installation }
+}
+
+fn placed(gpu: GpuReading, driver_version: &str, cuda_driver_version: &str, sys: &Path) -> Gpu {
+    let place = sysfs::place(sys, gpu.pci);
+    Gpu {
+        uuid: gpu.uuid,
+        pci: gpu.pci,
+        index: gpu.index,
+        minor: gpu.minor,
+        product_name: gpu.product_name,
+        brand: gpu.brand,
+        architecture: gpu.architecture,
+        compute_capability: gpu.compute_capability,
+        memory: gpu.memory,
+        driver_version: driver_version.to_owned(),
+        cuda_driver_version: cuda_driver_version.to_owned(),
+        pcie_root: place.pcie_root,
+        numa_node: place.numa_node,
+    }
+}
+
+/// Says in the log what an operator wants to know of a change.
+fn tell(last: &View, view: &View) {
+    match view {
+        View::Searching => {}
+        View::Unavailable(reason) => {
+            tracing::warn!(reason, "no GPUs can be offered; looking again when something changes");
+        }
+        View::Ready(found) => {
+            let inventory = &found.inventory;
+            tracing::info!(
+                gpus = inventory.gpus().len(),
+                broken = inventory.broken().len(),
+                libraries = found.installation.libraries.len(),
+                "the node's GPUs were read"
+            );
+            for gpu in inventory.broken() {
+                tracing::error!(
+                    index = gpu.index,
+                    pci = gpu.pci.map(|pci| pci.to_string()),
+                    reason = gpu.reason,
+                    "a GPU doesn't answer and is not offered"
+                );
+            }
+            if let View::Ready(before) = last {
+                for gone in before.inventory.gpus().iter().filter(|gpu| inventory.whole(&gpu.whole_name()).is_none()) {
+                    tracing::warn!(device = %gone.whole_name(), uuid = %gone.uuid, "a GPU is gone");
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aliquot_model::{ComputeCapability, Memory};
+
+    use super::*;
+
+    fn gpu(index: u32) -> Gpu {
+        Gpu {
+            uuid: format!("GPU-{index}").parse().unwrap(),
+            pci: format!("0000:{index:02x}:00.0").parse().unwrap(),
+            index,
+            minor: index,
+            product_name: "NVIDIA H100 80GB HBM3".into(),
+            brand: "Nvidia".into(),
+            architecture: "Hopper".into(),
+            compute_capability: ComputeCapability { major: 9, minor: 0 },
+            memory: Memory::from_bytes(80 << 30),
+            driver_version: "580.65.06".into(),
+            cuda_driver_version: "13.0".into(),
+            pcie_root: None,
+            numa_node: None,
+        }
+    }
+
+    fn overdue(gpu: Option<u32>) -> Result<Found, Trouble> {
+        Err(Trouble::Nvml(aliquot_nvml::Error::Overdue { deadline: Duration::from_secs(20), gpu }))
+    }
+
+    #[test]
+    fn a_gpu_that_hangs_is_broken_and_the_others_stay() {
+        let found =
+            Found { inventory: Inventory::new(vec![gpu(0), gpu(1)], vec![]), installation: Installation::default() };
+        let View::Ready(found) = next(&View::Ready(Arc::new(found)), overdue(Some(1))) else { panic!("no view") };
+        assert_eq!((found.inventory.gpus().len(), found.inventory.broken()[0].index), (1, 1));
+        // The next reading is overdue as well, and says the same.
+        let again = next(&View::Ready(Arc::clone(&found)), overdue(Some(1)));
+        assert_eq!(again, View::Ready(found));
+    }
+
+    #[test]
+    fn without_an_earlier_reading_the_reason_is_all_there_is() {
+        let View::Unavailable(reason) = next(&View::Searching, overdue(Some(3))) else { panic!("a view") };
+        assert!(reason.contains("within 20s for GPU 3"), "{reason}");
+    }
+
+    #[tokio::test]
+    async fn a_missing_driver_says_where_it_was_searched_and_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let roots = Roots { driver: dir.path().join("root"), ..crate::roots::tests::roots("/d", "/d") };
+        let settings = Settings { roots, deadline: Duration::from_secs(1), interval: Duration::from_secs(1) };
+        let reason = read(&mut None, Session::Keep, &settings).await.unwrap_err().to_string();
+        assert!(reason.contains("--driver-root") && reason.contains("root/usr/lib64/libnvidia-ml.so.1"), "{reason}");
+    }
+}

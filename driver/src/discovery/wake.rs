@@ -1,0 +1,75 @@
+//! Wakes discovery when a device node or the driver's installation changes.
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use futures::StreamExt as _;
+use inotify::{EventStream, Inotify, WatchMask};
+
+use crate::roots::Roots;
+
+/// A driver's installer touches many files; they are taken as one change.
+const SETTLE: Duration = Duration::from_millis(300);
+
+/// Watches the directories in which a change may mean other GPUs.
+pub struct Waker {
+    /// None where the kernel has no inotify instance left; the interval of discovery still holds.
+    events: Option<EventStream<[u8; 4096]>>,
+    places: Vec<PathBuf>,
+}
+
+impl Waker {
+    /// For the device nodes and every place where the driver's library may appear.
+    pub fn new(roots: &Roots) -> Self {
+        let mut places = BTreeSet::from([roots.dev.clone()]);
+        for library in aliquot_nvml::candidates(&roots.driver) {
+            places.extend(library.parent().map(Path::to_path_buf));
+        }
+        let events = Inotify::init()
+            .and_then(|inotify| inotify.into_event_stream([0; 4096]))
+            .inspect_err(|error| {
+                tracing::warn!(%error, "files can't be watched (fs.inotify.max_user_instances?); \
+                GPUs are still read at the rescan interval");
+            })
+            .ok();
+        let waker = Self { events, places: places.into_iter().collect() };
+        waker.watch();
+        waker
+    }
+
+    /// A place that isn't there is watched for through its nearest directory that is.
+    fn watch(&self) {
+        let Some(events) = &self.events else { return };
+        let mask =
+            WatchMask::CREATE | WatchMask::DELETE | WatchMask::MOVED_TO | WatchMask::MOVED_FROM | WatchMask::ONLYDIR;
+        let nearest = |place: &Path| place.ancestors().find(|path| path.is_dir()).map(Path::to_path_buf);
+        for dir in self.places.iter().filter_map(|place| nearest(place)).collect::<BTreeSet<_>>() {
+            if let Err(error) = events.watches().add(&dir, mask) {
+                tracing::debug!(dir = %dir.display(), %error, "this directory can't be watched");
+            }
+        }
+    }
+
+    /// Returns after a change once nothing more has changed for a moment.
+    pub async fn woken(&mut self) {
+        let Some(events) = &mut self.events else {
+            return std::future::pending().await;
+        };
+        loop {
+            match events.next().await {
+                Some(Ok(event)) if relevant(event.name.as_deref().and_then(|name| name.to_str())) => break,
+                Some(_) => {}
+                None => return std::future::pending().await,
+            }
+        }
+        while tokio::time::timeout(SETTLE, events.next()).await.is_ok_and(|event| event.is_some()) {}
+        self.watch();
+    }
+}
+
+/// /dev is a busy place: of files, only the driver's count; new directories may lead to them.
+fn relevant(name: Option<&str>) -> bool {
+    name.is_none_or(|name| name.contains("nvidia") || name.contains("cuda") || !name.contains('.'))
+}

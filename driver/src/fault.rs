@@ -1,0 +1,15 @@
+//! Named places at which tests kill the process: every step of prepare and unprepare that changes anything.
+//!
+//! Without the feature `fault-points` a point is nothing.
+
+/// Ends the process, as SIGKILL would, if `ALIQUOT_FAULT` names this point.
+#[cfg(feature = "fault-points")]
+pub(crate) fn point(name: &str) {
+    if std::env::var("ALIQUOT_FAULT").is_ok_and(|wanted| wanted == name) {
+        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+    }
+}
+
+/// Nothing.
+#[cfg(not(feature = "fault-points"))]
+pub(crate) fn point(_name: &str) {}

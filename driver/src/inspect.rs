@@ -1,0 +1,117 @@
+//! `aliquot-driver inspect`: what this node would publish, without any cluster.
+use std::fmt::Write as _;
+
+use dra_plugin::{
+    DriverName,
+    slices::{NodeName, Pool},
+};
+use k8s_openapi::api::resource::v1::{Device, ResourceSlice};
+
+use crate::{
+    args::{InspectArgs, Output},
+    discovery, offer,
+    roots::Roots,
+};
+
+/// Why there is nothing to show.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The runtime that reads NVML can't start.
+    #[error("the runtime can't be started")]
+    Runtime(#[source] std::io::Error),
+    /// No GPUs can be read.
+    #[error(transparent)]
+    Trouble(#[from] discovery::Trouble),
+    /// The driver's name is none.
+    #[error("--driver-name")]
+    Driver(#[from] dra_plugin::InvalidDriverName),
+    /// The node's name is none.
+    #[error("--node-name")]
+    Node(#[from] dra_plugin::slices::InvalidName),
+    /// The output can't be written.
+    #[error("the output can't be written")]
+    Json(#[from] serde_json::Error),
+    /// The output can't be written.
+    #[error("the output can't be written")]
+    Yaml(#[from] serde_saphyr::ser::Error),
+}
+
+/// Reads the node once and prints it.
+pub(crate) fn inspect(args: &InspectArgs) -> Result<(), Error> {
+    let settings = discovery::Settings {
+        roots: Roots::new(&args.places, &args.driver_name),
+        deadline: args.nvml_deadline,
+        interval: std::time::Duration::MAX,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
+    let found = runtime.block_on(discovery::read(&mut None, aliquot_nvml::Session::Keep, &settings));
+    runtime.shutdown_background();
+    let found = found?;
+    for gpu in found.inventory.broken() {
+        eprintln!("GPU {} is left out: {}", gpu.index, gpu.reason);
+    }
+    let devices = offer::devices(&found.inventory);
+    let text = match args.output {
+        Output::Table => table(&devices),
+        Output::Json => serde_json::to_string_pretty(&list(args, devices)?)? + "\n",
+        Output::Yaml => serde_saphyr::to_string(&list(args, devices)?)?,
+    };
+    print!("{text}");
+    Ok(())
+}
+
+fn list(args: &InspectArgs, devices: Vec<Device>) -> Result<serde_json::Value, Error> {
+    let (driver, node) = (DriverName::new(&args.driver_name)?, NodeName::new(&args.node_name)?);
+    let pool = Pool { devices, ..Pool::empty(offer::pool_name(&driver, &node)?) };
+    let slices = pool.slices(&driver, &node);
+    let items = slices.into_iter().map(|spec| serde_json::to_value(ResourceSlice { spec, ..ResourceSlice::default() }));
+    let items = items.collect::<Result<Vec<_>, _>>()?;
+    Ok(serde_json::json!({"apiVersion": "v1", "kind": "List", "items": items}))
+}
+
+/// One line per device, in columns as kubectl prints them.
+fn table(devices: &[Device]) -> String {
+    const COLUMNS: [(&str, &str); 6] = [
+        ("PRODUCT", "productName"),
+        ("DRIVER", "driverVersion"),
+        ("PCI", "resource.kubernetes.io/pciBusID"),
+        ("NUMA", "resource.kubernetes.io/numaNode"),
+        ("INDEX", "index"),
+        ("UUID", "uuid"),
+    ];
+    let mut rows = vec![{
+        let mut head = vec!["NAME".to_owned(), "MEMORY".to_owned()];
+        head.extend(COLUMNS.iter().map(|(title, _)| (*title).to_owned()));
+        head
+    }];
+    for device in devices {
+        let memory =
+            device.capacity.as_ref().and_then(|all| all.get("memory")).map_or_else(String::new, |c| c.value.0.clone());
+        let mut row = vec![device.name.clone(), memory];
+        row.extend(COLUMNS.iter().map(|(_, name)| attribute(device, name)));
+        rows.push(row);
+    }
+    let columns = rows.first().map_or(0, Vec::len);
+    let widths: Vec<usize> = (0..columns)
+        .map(|c| rows.iter().map(|row| row.get(c).map_or(0, |cell| cell.chars().count())).max().unwrap_or(0))
+        .collect();
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            let _ = write!(line, "{cell:width$}   ");
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+fn attribute(device: &Device, name: &str) -> String {
+    let value = device.attributes.as_ref().and_then(|all| all.get(name));
+    let shown = value.and_then(|value| {
+        let text = value.string.clone().or_else(|| value.version.clone());
+        text.or_else(|| value.int.map(|int| int.to_string()))
+    });
+    shown.unwrap_or_else(|| "-".to_owned())
+}

@@ -1,0 +1,122 @@
+//! Attribute and capacity names and values of a whole GPU.
+//!
+//! Names and types are those of NVIDIA's DRA driver, so that CEL written for it needs its domain changed and nothing
+//! else; those under `resource.kubernetes.io` are Kubernetes' standard ones.
+use std::collections::BTreeMap;
+
+use aliquot_model::{Gpu, semver};
+use k8s_openapi::{
+    api::resource::v1::{DeviceAttribute, DeviceCapacity},
+    apimachinery::pkg::api::resource::Quantity,
+};
+
+/// The API server refuses a longer string value.
+const LONGEST_STRING: usize = 64;
+
+/// All attributes of a whole GPU.
+pub(super) fn of_whole(gpu: &Gpu) -> BTreeMap<String, DeviceAttribute> {
+    let capability = format!("{}.{}", gpu.compute_capability.major, gpu.compute_capability.minor);
+    let all = [
+        ("type", text("gpu")),
+        ("uuid", text(gpu.uuid.as_str())),
+        ("productName", text(&gpu.product_name)),
+        ("brand", text(&gpu.brand)),
+        ("architecture", text(&gpu.architecture)),
+        ("cudaComputeCapability", version(&capability)),
+        ("driverVersion", version(&gpu.driver_version)),
+        ("cudaDriverVersion", version(&gpu.cuda_driver_version)),
+        ("index", Some(number(gpu.index))),
+        ("minor", Some(number(gpu.minor))),
+        ("resource.kubernetes.io/pciBusID", text(&gpu.pci.to_string())),
+        ("resource.kubernetes.io/pcieRoot", gpu.pcie_root.as_deref().and_then(text)),
+        ("resource.kubernetes.io/numaNode", gpu.numa_node.map(number)),
+    ];
+    all.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+}
+
+/// All capacities of a whole GPU.
+pub(super) fn capacity(gpu: &Gpu) -> BTreeMap<String, DeviceCapacity> {
+    let memory = DeviceCapacity { value: Quantity(gpu.memory.to_string()), request_policy: None };
+    BTreeMap::from([("memory".to_owned(), memory)])
+}
+
+fn text(value: &str) -> Option<DeviceAttribute> {
+    let end = value.floor_char_boundary(LONGEST_STRING);
+    let value = value.get(..end).filter(|value| !value.is_empty())?;
+    Some(DeviceAttribute { string: Some(value.to_owned()), ..DeviceAttribute::default() })
+}
+
+/// A version that is no semver is left out, since one bad attribute would have the whole slice refused.
+fn version(value: &str) -> Option<DeviceAttribute> {
+    Some(DeviceAttribute { version: Some(semver(value)?), ..DeviceAttribute::default() })
+}
+
+fn number(value: u32) -> DeviceAttribute {
+    DeviceAttribute { int: Some(value.into()), ..DeviceAttribute::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use aliquot_model::{ComputeCapability, Memory};
+
+    use super::*;
+
+    fn gpu() -> Gpu {
+        Gpu {
+            uuid: "GPU-a669635e-6dfb-38a3-2f06-448166423d32".parse().unwrap(),
+            pci: "0000:41:00.0".parse().unwrap(),
+            index: 3,
+            minor: 2,
+            product_name: "NVIDIA H100 80GB HBM3".into(),
+            brand: "Nvidia".into(),
+            architecture: "Hopper".into(),
+            compute_capability: ComputeCapability { major: 9, minor: 0 },
+            memory: Memory::from_bytes(81_559 << 20),
+            driver_version: "580.65.06".into(),
+            cuda_driver_version: "13.0".into(),
+            pcie_root: Some("pci0000:40".into()),
+            numa_node: Some(0),
+        }
+    }
+
+    #[test]
+    fn a_whole_gpu_says_all_that_claims_select_by() {
+        let attributes = serde_json::to_value(of_whole(&gpu())).unwrap();
+        assert_eq!(
+            attributes,
+            serde_json::json!({
+                "type": {"string": "gpu"},
+                "uuid": {"string": "GPU-a669635e-6dfb-38a3-2f06-448166423d32"},
+                "productName": {"string": "NVIDIA H100 80GB HBM3"},
+                "brand": {"string": "Nvidia"},
+                "architecture": {"string": "Hopper"},
+                "cudaComputeCapability": {"version": "9.0.0"},
+                "driverVersion": {"version": "580.65.6"},
+                "cudaDriverVersion": {"version": "13.0.0"},
+                "index": {"int": 3},
+                "minor": {"int": 2},
+                "resource.kubernetes.io/pciBusID": {"string": "0000:41:00.0"},
+                "resource.kubernetes.io/pcieRoot": {"string": "pci0000:40"},
+                "resource.kubernetes.io/numaNode": {"int": 0},
+            })
+        );
+        assert_eq!(capacity(&gpu())["memory"].value.0, "81559Mi");
+    }
+
+    #[test]
+    fn what_the_api_server_would_refuse_is_cut_or_left_out() {
+        let odd = Gpu {
+            product_name: "ü".repeat(40),
+            driver_version: "r580".into(),
+            brand: String::new(),
+            pcie_root: None,
+            numa_node: None,
+            ..gpu()
+        };
+        let attributes = of_whole(&odd);
+        assert_eq!(attributes["productName"].string.as_ref().unwrap().len(), 64);
+        for name in ["driverVersion", "brand", "resource.kubernetes.io/pcieRoot", "resource.kubernetes.io/numaNode"] {
+            assert!(!attributes.contains_key(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! `aliquot-driver run`: builds the parts, joins the tasks, and orders their end.
+use std::{path::PathBuf, sync::Arc, time::SystemTime};
+
+use dra_plugin::{
+    DeviceHealth, DriverName, Plugin,
+    slices::{Handle, NodeName, Pool, PoolName, Publisher},
+};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    args::RunArgs,
+    claim::{self, Claims, Site},
+    discovery::{self, View},
+    edits::Edits,
+    events, offer,
+    roots::Roots,
+    telemetry,
+};
+
+/// Why the driver can't run on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The log filter.
+    #[error(transparent)]
+    Logs(#[from] telemetry::BadFilter),
+    /// The system refuses the runtime or its signals.
+    #[error("the runtime can't be started")]
+    Runtime(#[source] std::io::Error),
+    /// The kernel's boot id can't be read.
+    #[error("the boot id can't be read below {}: is --proc-root right?", proc.display())]
+    BootId {
+        /// procfs.
+        proc: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// No way to the API server.
+    #[error("no access to the API server: run in a pod with a service account, or set KUBECONFIG")]
+    Access(#[source] kube::Error),
+    /// No way to the API server.
+    #[error("no access to the API server: run in a pod with a service account, or set KUBECONFIG")]
+    Config(#[from] kube::config::InferConfigError),
+    /// A name that Kubernetes refuses.
+    #[error("--driver-name")]
+    Driver(#[from] dra_plugin::InvalidDriverName),
+    /// A name that Kubernetes refuses.
+    #[error("--node-name")]
+    Node(#[from] dra_plugin::slices::InvalidName),
+    /// The CDI kind of claims.
+    #[error("--driver-name can't be a CDI vendor")]
+    Kind(#[from] cdi_spec::InvalidName),
+    /// Claims.
+    #[error(transparent)]
+    Claims(#[from] claim::Error),
+    /// The CDI directory.
+    #[error("--cdi-root can't be used")]
+    Store(#[from] cdi_spec::StoreError),
+    /// The plugin's sockets.
+    #[error(transparent)]
+    Build(#[from] dra_plugin::BuildError),
+    /// The plugin's sockets.
+    #[error(transparent)]
+    Plugin(#[from] dra_plugin::RunError),
+}
+
+/// Runs until SIGTERM or SIGINT, or until something fails that a restart may mend.
+pub(crate) fn run(args: RunArgs) -> Result<(), Error> {
+    telemetry::start(&args.logs)?;
+    // One thread serves: all work is short or waits, and NVML has a thread of its own.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
+    let result = runtime.block_on(serve(args));
+    // A hung NVML call must not hold up the end.
+    runtime.shutdown_background();
+    result
+}
+
+async fn serve(args: RunArgs) -> Result<(), Error> {
+    // Destructured in full, so that a flag that nothing uses doesn't compile.
+    let RunArgs { identity, places, logs: _, pod_uid, prepare_budget, rescan_interval, nvml_deadline } = args;
+    let stop = stop_on_signals()?;
+    let roots = Roots::new(&places, &identity.driver_name);
+    let boot_id = roots.boot_id().map_err(|source| Error::BootId { proc: roots.proc.clone(), source })?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        driver = identity.driver_name,
+        node = identity.node_name,
+        "starting"
+    );
+
+    let (views, view) = watch::channel(View::Searching);
+    let settings = discovery::Settings { roots: roots.clone(), deadline: nvml_deadline, interval: rescan_interval };
+    let discovery = tokio::spawn(discovery::follow(settings, views, stop.clone()));
+
+    let (driver, node) = (DriverName::new(&identity.driver_name)?, NodeName::new(&identity.node_name)?);
+    let pool = offer::pool_name(&driver, &node)?;
+    let client = client().await?;
+    let (publisher, publishing) = Publisher::new(client.clone(), driver.clone(), node.clone());
+    let publisher = tokio::spawn(publisher.run(stop.clone()));
+    let (healths, health) = watch::channel(Vec::new());
+    let offering = tokio::spawn(offer_each(view.clone(), pool.clone(), publishing, healths, stop.clone()));
+    let telling =
+        tokio::spawn(events::tell(client.clone(), driver.to_string(), node.to_string(), view.clone(), stop.clone()));
+
+    let site = Site { pool: pool.to_string(), cdi_kind: cdi_spec::Kind::new(&identity.driver_name, "claim")? };
+    let store = cdi_spec::Store::open(&roots.cdi)?;
+    let claims = Claims::open(site, boot_id, &roots.run.join("claims"), store, Edits::new(roots.clone()), view)?;
+    let claims = Arc::new(claims);
+    let restoring = {
+        let (claims, stop) = (Arc::clone(&claims), stop.clone());
+        tokio::spawn(async move {
+            stop.run_until_cancelled(claims.restore_specs()).await.unwrap_or_default();
+        })
+    };
+    let mut plugin = Plugin::builder(&identity.driver_name)?
+        .kubelet_root(&roots.kubelet)
+        .claims(client)
+        .health(health)
+        .budget(prepare_budget);
+    if let Some(uid) = pod_uid {
+        plugin = plugin.rolling_update(uid);
+    }
+    let result = plugin.build(claims)?.run(stop.clone()).await;
+    stop.cancel();
+    for task in [discovery, publisher, offering, telling, restoring] {
+        let _ = task.await;
+    }
+    tracing::info!("stopped; slices and prepared claims stay");
+    Ok(result?)
+}
+
+/// A client whose retries are those of the callers, who know their deadlines.
+async fn client() -> Result<kube::Client, Error> {
+    let mut config = kube::Config::infer().await?;
+    config.default_retry = false;
+    kube::Client::try_from(config).map_err(Error::Access)
+}
+
+/// Publishes each new inventory; without one an empty pool, so that "no GPUs" can be told from "no driver".
+async fn offer_each(
+    mut view: watch::Receiver<View>,
+    pool: PoolName,
+    publishing: Handle,
+    healths: watch::Sender<Vec<DeviceHealth>>,
+    stop: CancellationToken,
+) {
+    loop {
+        let offer = match &*view.borrow_and_update() {
+            View::Searching => None,
+            View::Unavailable(_) => Some((Vec::new(), Vec::new())),
+            View::Ready(found) => {
+                let inventory = &found.inventory;
+                Some((offer::devices(inventory), offer::health(inventory, &pool, SystemTime::now())))
+            }
+        };
+        if let Some((devices, health)) = offer {
+            healths.send_replace(health);
+            let pool = Pool { devices, ..Pool::empty(pool.clone()) };
+            if let Err(faults) = publishing.publish(pool) {
+                tracing::error!(%faults, "the API server would refuse these devices; what was published before stays");
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = view.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+fn stop_on_signals() -> Result<CancellationToken, Error> {
+    let stop = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate()).map_err(Error::Runtime)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Runtime)?;
+    let told = stop.clone();
+    tokio::spawn(async move {
+        let name = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        tracing::info!(signal = name, "stopping");
+        told.cancel();
+    });
+    Ok(stop)
+}
