@@ -1,4 +1,6 @@
 //! Logs, to standard error.
+use std::io::IsTerminal as _;
+
 use tracing_subscriber::{EnvFilter, fmt};
 
 use crate::args::{LogFormat, Logs};
@@ -14,7 +16,11 @@ pub(crate) struct BadFilter {
 /// Starts logging for the life of the process.
 pub(crate) fn start(logs: &Logs) -> Result<(), BadFilter> {
     let filter = EnvFilter::try_new(&logs.log).map_err(|source| BadFilter { filter: logs.log.clone(), source })?;
-    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let builder = fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false);
     match logs.log_format {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),

@@ -2,5 +2,6 @@
 pub mod debian;
 mod digest;
 pub mod image;
+pub mod node;
 pub mod runtime;
 pub mod tasks;

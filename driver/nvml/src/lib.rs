@@ -17,19 +17,13 @@ pub use reading::{GpuReading, Reading};
 pub use worker::{Error, Nvml, Session};
 
 /// Directories below a driver's root where distributions put libnvidia-ml, in the order of the search.
-const DIRS: [&str; 9] = [
+const DIRS: [&str; 6] = [
     #[cfg(target_arch = "x86_64")]
     "usr/lib/x86_64-linux-gnu",
     #[cfg(target_arch = "aarch64")]
     "usr/lib/aarch64-linux-gnu",
     "usr/lib64",
     "usr/lib",
-    #[cfg(target_arch = "x86_64")]
-    "lib/x86_64-linux-gnu",
-    #[cfg(target_arch = "aarch64")]
-    "lib/aarch64-linux-gnu",
-    "lib64",
-    "lib",
     "usr/local/nvidia/lib64",
     "usr/local/glibc/usr/lib",
     "run/opengl-driver/lib",

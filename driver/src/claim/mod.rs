@@ -230,13 +230,13 @@ impl Driver for Claims {
         fault::point("prepare.spec-written");
         self.book().commit(record.claim.uid()).map_err(|error| broken(&error))?;
         fault::point("prepare.committed");
-        tracing::info!(claim = %record.claim, claim.uid = %record.claim.uid(), devices = %names(&record), "prepared");
+        tracing::info!(devices = %names(&record), "prepared");
         Ok(record.answer())
     }
 
     async fn unprepare(&self, claim: &ClaimRef) -> Result<(), Failure> {
         self.remove(claim).map_err(|error| broken(&error))?;
-        tracing::info!(claim = %claim, claim.uid = %claim.uid(), "unprepared");
+        tracing::info!("unprepared");
         Ok(())
     }
 }

@@ -1,4 +1,5 @@
 //! The tasks of `cargo xtask`, one per file.
+mod node;
 mod test;
 
 use std::process::ExitCode;
@@ -17,6 +18,8 @@ struct Xtask {
 enum Task {
     /// Runs every test and suite; says what was skipped, and why.
     Test(test::Test),
+    /// Lays out a simulated GPU node, for trying the driver on a cluster without GPUs.
+    Node(node::Lay),
 }
 
 /// A task that did not do what it was asked for.
@@ -30,6 +33,17 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+    /// Something on this machine.
+    #[error("could not {what}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// No such set of GPUs.
+    #[error("there is no profile {0:?}; the profiles are {names}", names = fake_nvml::Profile::NAMES.join(", "))]
+    UnknownProfile(String),
     /// A program ran and failed.
     #[error("{command} failed with {status}")]
     Failed {
@@ -44,6 +58,7 @@ pub enum Error {
 pub fn run() -> ExitCode {
     let result = match Xtask::parse().task {
         Task::Test(test) => test.run(),
+        Task::Node(node) => node.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -58,4 +73,26 @@ pub fn run() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Builds what nodes are made from and the driver, in the profile in which xtask itself was built.
+fn build() -> Result<(), Error> {
+    let mut arguments =
+        vec!["build", "--locked", "--quiet", "-p", "aliquot-driver", "-p", "fake-nvml", "-p", "fake-nvidia-smi"];
+    if !cfg!(debug_assertions) {
+        arguments.push("--release");
+    }
+    cargo(&arguments)
+}
+
+fn cargo(arguments: &[&str]) -> Result<(), Error> {
+    let program = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let status = std::process::Command::new(&program)
+        .args(arguments)
+        .status()
+        .map_err(|source| Error::Start { program: program.clone(), source })?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(Error::Failed { command: format!("cargo {}", arguments.join(" ")), status })
 }

@@ -1,9 +1,7 @@
 //! `cargo xtask test`: every test and suite.
-use std::process::Command;
-
 use clap::Args;
 
-use super::Error;
+use super::{Error, cargo};
 
 /// Options of `cargo xtask test`.
 #[derive(Debug, Args)]
@@ -20,16 +18,4 @@ impl Test {
         tests.extend(self.filter.as_deref());
         cargo(&tests)
     }
-}
-
-fn cargo(arguments: &[&str]) -> Result<(), Error> {
-    let program = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let status = Command::new(&program)
-        .args(arguments)
-        .status()
-        .map_err(|source| Error::Start { program: program.clone(), source })?;
-    if status.success() {
-        return Ok(());
-    }
-    Err(Error::Failed { command: format!("cargo {}", arguments.join(" ")), status })
 }

@@ -1,0 +1,26 @@
+//! Trouble on demand: what a test writes into the control file takes effect with the next call.
+use std::{collections::BTreeMap, path::Path};
+
+use serde::{Deserialize, Serialize};
+
+/// The content of a control file; a missing or empty file is no trouble.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Control {
+    /// What `nvmlInit_v2` answers.
+    pub init: Option<u32>,
+    /// UUIDs of GPUs that are no longer there.
+    pub removed: Vec<String>,
+    /// By UUID, then by function or `*`: what is answered instead.
+    pub errors: BTreeMap<String, BTreeMap<String, u32>>,
+    /// By function: how long a call takes, in milliseconds.
+    pub hang: BTreeMap<String, u64>,
+}
+
+impl Control {
+    pub(crate) fn read(path: Option<&Path>) -> Self {
+        path.and_then(|path| std::fs::read(path).ok())
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            .unwrap_or_default()
+    }
+}

@@ -1,0 +1,20 @@
+//! A stand-in for libnvidia-ml: NVML's C ABI over GPUs that a profile file describes.
+//!
+//! The driver and `nvidia-smi` load it as they load the real one, so that their own NVML code is what runs. As with the
+//! real library, a GPU is there for a process only if its device node can be opened: in a container it shows what the
+//! container was given.
+//!
+//! | variable | |
+//! |---|---|
+//! | `FAKE_NVML_PROFILE` | a profile file; without it, the profile that is appended to the library's own file |
+//! | `FAKE_NVML_CONTROL` | a file that is looked at in each call: GPUs that are gone, errors, calls that hang |
+//! | `FAKE_NVML_DEV` | the directory of device nodes, by default `/dev`; plain files in another directory count as nodes |
+#![allow(unsafe_code, reason = "a C ABI is pointers")]
+
+mod abi;
+mod control;
+mod profile;
+mod state;
+
+pub use control::Control;
+pub use profile::{GpuProfile, Profile};

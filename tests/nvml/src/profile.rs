@@ -1,0 +1,110 @@
+//! The GPUs of a simulated node, as a file describes them.
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// At the very end of a library that carries its profile.
+const MAGIC: &[u8; 8] = b"FAKENVML";
+
+/// A node's GPUs and driver.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Profile {
+    /// As the driver writes it, such as `580.95.05`.
+    pub driver_version: String,
+    /// `1000 * major + 10 * minor`.
+    pub cuda_driver_version: i32,
+    /// In the order of NVML's index.
+    pub gpus: Vec<GpuProfile>,
+}
+
+/// One GPU.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct GpuProfile {
+    /// With its prefix `GPU-`.
+    pub uuid: String,
+    /// The product's name.
+    pub name: String,
+    /// In sysfs's form, `0000:65:00.0`.
+    pub pci: String,
+    /// N in /dev/nvidiaN.
+    pub minor: u32,
+    /// In bytes.
+    pub memory: u64,
+    /// `nvmlBrandType_t`.
+    pub brand: u32,
+    /// `nvmlDeviceArchitecture_t`.
+    pub architecture: u32,
+    /// Major and minor.
+    pub compute_capability: [i32; 2],
+    /// The board's serial number.
+    pub serial: String,
+    /// For sysfs: `pci0000:64`.
+    pub pcie_root: String,
+    /// For sysfs: -1 where the firmware names none.
+    pub numa_node: i32,
+    /// What functions answer instead, by name or `*` for all about this GPU.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub errors: BTreeMap<String, u32>,
+}
+
+impl Profile {
+    /// Names of the profiles that come with the library.
+    pub const NAMES: [&'static str; 6] = ["h100x8", "a100x4", "l40sx2", "t4x1", "mixed", "failing"];
+
+    /// One of the profiles that come with the library.
+    pub fn named(name: &str) -> Option<Self> {
+        let text = match name {
+            "h100x8" => include_str!("../profiles/h100x8.json"),
+            "a100x4" => include_str!("../profiles/a100x4.json"),
+            "l40sx2" => include_str!("../profiles/l40sx2.json"),
+            "t4x1" => include_str!("../profiles/t4x1.json"),
+            "mixed" => include_str!("../profiles/mixed.json"),
+            "failing" => include_str!("../profiles/failing.json"),
+            _ => return None,
+        };
+        serde_json::from_str(text).ok()
+    }
+
+    /// The library with this profile appended; a container that has only this one file sees these GPUs.
+    pub fn append_to(&self, library: &[u8]) -> Vec<u8> {
+        let mut bytes = library.to_vec();
+        let json = serde_json::to_vec(self).unwrap_or_default();
+        bytes.extend_from_slice(&json);
+        bytes.extend_from_slice(&(json.len() as u64).to_le_bytes());
+        bytes.extend_from_slice(MAGIC);
+        bytes
+    }
+
+    /// The profile at the end of a library, if there is one.
+    pub(crate) fn of_library(bytes: &[u8]) -> Option<Self> {
+        let rest = bytes.strip_suffix(MAGIC)?;
+        let (rest, length) = rest.split_last_chunk::<8>()?;
+        let length = usize::try_from(u64::from_le_bytes(*length)).ok()?;
+        serde_json::from_slice(rest.get(rest.len().checked_sub(length)?..)?).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_profile_can_be_read_and_has_gpus_with_places_of_their_own() {
+        for name in Profile::NAMES {
+            let profile = Profile::named(name).unwrap();
+            let mut places: Vec<_> = profile.gpus.iter().map(|gpu| (&gpu.pci, gpu.minor)).collect();
+            places.sort();
+            places.dedup();
+            assert!(!places.is_empty() && places.len() == profile.gpus.len(), "{name}");
+        }
+    }
+
+    #[test]
+    fn an_appended_profile_is_found_again() {
+        let profile = Profile::named("mixed").unwrap();
+        assert_eq!(Profile::of_library(&profile.append_to(b"\x7fELF...")), Some(profile));
+        assert_eq!(Profile::of_library(b"\x7fELF..."), None);
+    }
+}

@@ -1,0 +1,139 @@
+//! Which GPUs this process sees at the moment of a call.
+use std::{
+    ffi::CStr,
+    fs::OpenOptions,
+    os::unix::fs::FileTypeExt,
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use nvml_wrapper_sys::bindings as nvml;
+
+use crate::{Control, GpuProfile, Profile};
+
+pub(crate) type Code = nvml::nvmlReturn_t;
+
+static STATE: Mutex<State> = Mutex::new(State { users: 0, profile: None });
+
+struct State {
+    /// Calls of init without their shutdown.
+    users: usize,
+    profile: Option<&'static Profile>,
+}
+
+/// One call's view.
+pub(crate) struct View {
+    pub(crate) profile: &'static Profile,
+    control: Control,
+}
+
+fn state() -> MutexGuard<'static, State> {
+    STATE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(crate) fn init() -> Result<(), Code> {
+    let control = enter("nvmlInit_v2");
+    if let Some(code) = control.init {
+        return Err(code);
+    }
+    if !opens("nvidiactl") {
+        return Err(nvml::nvmlReturn_enum_NVML_ERROR_DRIVER_NOT_LOADED);
+    }
+    let mut state = state();
+    if state.profile.is_none() {
+        // Lives as long as the process: one profile for each time that the library is loaded.
+        let profile = load().ok_or(nvml::nvmlReturn_enum_NVML_ERROR_DRIVER_NOT_LOADED)?;
+        state.profile = Some(Box::leak(Box::new(profile)));
+    }
+    state.users += 1;
+    Ok(())
+}
+
+pub(crate) fn shutdown() -> Result<(), Code> {
+    let mut state = state();
+    if state.users == 0 {
+        return Err(nvml::nvmlReturn_enum_NVML_ERROR_UNINITIALIZED);
+    }
+    state.users -= 1;
+    Ok(())
+}
+
+/// Enters a call: after the time that it is to take, with what is there now.
+pub(crate) fn view(function: &str) -> Result<View, Code> {
+    let control = enter(function);
+    let state = state();
+    match state.profile {
+        Some(profile) if state.users > 0 => Ok(View { profile, control }),
+        _ => Err(nvml::nvmlReturn_enum_NVML_ERROR_UNINITIALIZED),
+    }
+}
+
+impl View {
+    /// The GPUs that this process sees, in the order of their index, with their place in the profile.
+    pub(crate) fn gpus(&self) -> Vec<(usize, &'static GpuProfile)> {
+        let all = self.profile.gpus.iter().enumerate();
+        all.filter(|(_, gpu)| !self.is_removed(gpu) && opens(&format!("nvidia{}", gpu.minor))).collect()
+    }
+
+    pub(crate) fn is_removed(&self, gpu: &GpuProfile) -> bool {
+        self.control.removed.contains(&gpu.uuid)
+    }
+
+    /// What `function` is to answer about a GPU instead of the truth.
+    pub(crate) fn error(&self, gpu: &GpuProfile, function: &str) -> Option<Code> {
+        let of = |errors: &std::collections::BTreeMap<String, u32>| {
+            errors.get(function).or_else(|| errors.get("*")).copied()
+        };
+        self.control.errors.get(&gpu.uuid).and_then(of).or_else(|| of(&gpu.errors))
+    }
+}
+
+fn enter(function: &str) -> Control {
+    let path = std::env::var_os("FAKE_NVML_CONTROL").map(PathBuf::from);
+    let control = Control::read(path.as_deref());
+    if let Some(milliseconds) = control.hang.get(function) {
+        std::thread::sleep(Duration::from_millis(*milliseconds));
+    }
+    control
+}
+
+/// Whether a device node can be opened, as far as the container's device rules go: behind the node there is no driver.
+fn opens(name: &str) -> bool {
+    let dir = std::env::var_os("FAKE_NVML_DEV").map_or_else(|| PathBuf::from("/dev"), PathBuf::from);
+    let path = dir.join(name);
+    let Ok(meta) = path.metadata() else { return false };
+    if !meta.file_type().is_char_device() {
+        // A device directory that was made without root has no real nodes.
+        return dir != Path::new("/dev");
+    }
+    match OpenOptions::new().read(true).write(true).open(&path) {
+        Ok(_) => true,
+        Err(error) => matches!(error.raw_os_error(), Some(libc::ENXIO | libc::ENODEV)),
+    }
+}
+
+fn load() -> Option<Profile> {
+    match std::env::var_os("FAKE_NVML_PROFILE") {
+        Some(path) => serde_json::from_slice(&std::fs::read(path).ok()?).ok(),
+        None => Profile::of_library(&std::fs::read(own_file()?).ok()?),
+    }
+}
+
+/// The file that this code was loaded from.
+fn own_file() -> Option<PathBuf> {
+    let mut info = libc::Dl_info {
+        dli_fname: std::ptr::null(),
+        dli_fbase: std::ptr::null_mut(),
+        dli_sname: std::ptr::null(),
+        dli_saddr: std::ptr::null_mut(),
+    };
+    // SAFETY: the address is one of this library's own functions, and the out-parameter lives through the call.
+    let found = unsafe { libc::dladdr(own_file as *const libc::c_void, &raw mut info) };
+    if found == 0 || info.dli_fname.is_null() {
+        return None;
+    }
+    // SAFETY: dladdr gave a string that lives as long as the library is loaded.
+    let name = unsafe { CStr::from_ptr(info.dli_fname) };
+    Some(PathBuf::from(name.to_str().ok()?))
+}

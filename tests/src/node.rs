@@ -1,0 +1,186 @@
+//! A simulated GPU node: a driver installation, device nodes, /proc and /sys of its own below one directory.
+//!
+//! The libraries in it are real ELF files that the driver loads, reads and mounts as it does NVIDIA's.
+use std::{
+    fs, io,
+    os::unix::fs::{PermissionsExt as _, symlink},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use fake_nvml::{Control, Profile};
+use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+
+/// The fixed major number of the nvidia module.
+const NVIDIA: u32 = 195;
+/// One of those that the kernel gives out dynamically.
+const UVM: u32 = 511;
+#[cfg(target_arch = "x86_64")]
+const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
+#[cfg(target_arch = "aarch64")]
+const LIBRARIES: &str = "usr/lib/aarch64-linux-gnu";
+
+/// What cargo built and a node is made from.
+#[derive(Debug, Clone)]
+pub struct Artifacts {
+    dir: PathBuf,
+}
+
+impl Artifacts {
+    /// Those beside the running program, of the same profile.
+    ///
+    /// `cargo xtask` builds them first; a bare `cargo test` of this crate says what is missing.
+    pub fn find() -> io::Result<Self> {
+        let exe = std::env::current_exe()?;
+        let dir = exe.ancestors().skip(1).find(|dir| dir.join("libfake_nvml.so").is_file()).map(Path::to_path_buf);
+        let dir = dir.ok_or_else(|| {
+            io::Error::other(
+                "the fake NVML library is not built: run cargo xtask test, or cargo build --workspace first",
+            )
+        })?;
+        Ok(Self { dir })
+    }
+
+    /// The driver's binary.
+    pub fn driver(&self) -> PathBuf {
+        self.dir.join("aliquot-driver")
+    }
+
+    fn library(&self) -> PathBuf {
+        self.dir.join("libfake_nvml.so")
+    }
+
+    fn smi(&self) -> PathBuf {
+        self.dir.join("nvidia-smi")
+    }
+}
+
+/// A node's directories.
+#[derive(Debug, Clone)]
+pub struct Node {
+    root: PathBuf,
+    profile: Profile,
+    driver: PathBuf,
+}
+
+impl Node {
+    /// Lays a node out below `root`, which must be empty or missing.
+    pub fn lay_out(root: &Path, profile: Profile, artifacts: &Artifacts) -> io::Result<Self> {
+        let node = Self { root: root.to_owned(), profile, driver: artifacts.driver() };
+        for dir in ["driver/usr/bin", "dev", "proc/sys/kernel/random", "sys/bus/pci/devices", "run", "cdi"] {
+            fs::create_dir_all(root.join(dir))?;
+        }
+        fs::create_dir_all(root.join("driver").join(LIBRARIES))?;
+        for dir in ["kubelet/plugins", "kubelet/plugins_registry"] {
+            fs::create_dir_all(root.join(dir))?;
+        }
+        node.reboot()?;
+        fs::write(
+            root.join("proc/devices"),
+            format!(
+                "Character devices:\n  1 mem\n{NVIDIA} nvidia\n{NVIDIA} nvidiactl\n{UVM} nvidia-uvm\n\nBlock devices:\n  8 sd\n"
+            ),
+        )?;
+        node.install(artifacts)?;
+        node.make_node("nvidiactl", NVIDIA, 255)?;
+        node.make_node("nvidia-uvm", UVM, 0)?;
+        for gpu in &node.profile.gpus {
+            node.make_node(&format!("nvidia{}", gpu.minor), NVIDIA, gpu.minor)?;
+            let device = Path::new("devices").join(&gpu.pcie_root).join(&gpu.pci);
+            fs::create_dir_all(root.join("sys").join(&device))?;
+            fs::write(root.join("sys").join(&device).join("numa_node"), format!("{}\n", gpu.numa_node))?;
+            symlink(Path::new("../../..").join(&device), root.join("sys/bus/pci/devices").join(&gpu.pci))?;
+        }
+        Ok(node)
+    }
+
+    /// The node's GPUs and driver.
+    pub fn profile(&self) -> &Profile {
+        &self.profile
+    }
+
+    /// A directory of the node, such as `cdi`.
+    pub fn path(&self, below: &str) -> PathBuf {
+        self.root.join(below)
+    }
+
+    /// Gives the node another boot id, and takes away what a reboot does.
+    pub fn reboot(&self) -> io::Result<()> {
+        fs::write(self.path("proc/sys/kernel/random/boot_id"), format!("{}\n", uuid::Uuid::new_v4()))?;
+        for dir in ["run", "cdi"] {
+            fs::remove_dir_all(self.path(dir))?;
+            fs::create_dir(self.path(dir))?;
+        }
+        Ok(())
+    }
+
+    /// Makes NVML say or do something else from its next call on.
+    pub fn control(&self, control: &Control) -> io::Result<()> {
+        let path = self.path("nvml-control.json");
+        let fresh = path.with_extension("new");
+        fs::write(&fresh, serde_json::to_vec(control).map_err(io::Error::other)?)?;
+        fs::rename(fresh, path)
+    }
+
+    /// The driver with all its roots on this node; whoever starts it adds the API server.
+    pub fn driver(&self, subcommand: &str) -> Command {
+        let mut command = Command::new(&self.driver);
+        command
+            .arg(subcommand)
+            .env("NODE_NAME", "node1")
+            .env("FAKE_NVML_DEV", self.path("dev"))
+            .env("FAKE_NVML_CONTROL", self.path("nvml-control.json"));
+        for (name, dir) in [
+            ("ALIQUOT_DRIVER_ROOT", "driver"),
+            ("ALIQUOT_KUBELET_ROOT", "kubelet"),
+            ("ALIQUOT_CDI_ROOT", "cdi"),
+            ("ALIQUOT_RUN_ROOT", "run"),
+            ("ALIQUOT_DEV_ROOT", "dev"),
+            ("ALIQUOT_SYS_ROOT", "sys"),
+            ("ALIQUOT_PROC_ROOT", "proc"),
+        ] {
+            command.env(name, self.path(dir));
+        }
+        command
+    }
+
+    fn install(&self, artifacts: &Artifacts) -> io::Result<()> {
+        let dir = self.path("driver").join(LIBRARIES);
+        let version = &self.profile.driver_version;
+        let nvml = self.profile.append_to(&fs::read(artifacts.library())?);
+        let cuda = renamed(&nvml, "libnvidia-ml.so.1", "libcuda.so.1");
+        for (stem, bytes) in [("libnvidia-ml", &nvml), ("libcuda", &cuda)] {
+            let file = format!("{stem}.so.{version}");
+            fs::write(dir.join(&file), bytes)?;
+            symlink(&file, dir.join(format!("{stem}.so.1")))?;
+        }
+        let smi = self.path("driver/usr/bin/nvidia-smi");
+        fs::copy(artifacts.smi(), &smi)?;
+        fs::set_permissions(smi, fs::Permissions::from_mode(0o755))
+    }
+
+    /// A real node where that is allowed and nodes can be opened here, else a plain file.
+    fn make_node(&self, name: &str, major: u32, minor: u32) -> io::Result<()> {
+        let path = self.path("dev").join(name);
+        let made = mknodat(CWD, &path, FileType::CharacterDevice, Mode::from_raw_mode(0o666), makedev(major, minor));
+        if made.is_ok() {
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o666))?;
+            match fs::File::open(&path) {
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => fs::remove_file(&path)?,
+                _ => return Ok(()),
+            }
+        }
+        fs::write(path, "")
+    }
+}
+
+/// A library under another name, which must not be longer: the name is changed in place.
+fn renamed(library: &[u8], from: &str, to: &str) -> Vec<u8> {
+    let mut bytes = library.to_vec();
+    let (from, mut name) = ([from.as_bytes(), b"\0"].concat(), to.as_bytes().to_vec());
+    name.resize(from.len(), 0);
+    if let Some(at) = bytes.windows(from.len()).position(|window| window == from) {
+        bytes.splice(at..at + from.len(), name);
+    }
+    bytes
+}
