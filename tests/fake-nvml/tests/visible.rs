@@ -1,4 +1,5 @@
 //! The library through the real wrapper. One process loads it once, so all of it is one test.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 use std::path::{Path, PathBuf};
 
 use fake_nvml::{Control, Profile};

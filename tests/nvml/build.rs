@@ -1,6 +1,0 @@
-//! Gives the library the name by which programs load the real one.
-
-fn main() {
-    println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libnvidia-ml.so.1");
-    println!("cargo:rerun-if-changed=build.rs");
-}
