@@ -3,6 +3,9 @@
 #![allow(unreachable_pub, reason = "the linker's idea of public is another one")]
 #![allow(clippy::missing_safety_doc, missing_docs, reason = "NVML's documentation describes them")]
 
+mod events;
+mod readings;
+
 use std::{
     ffi::{CStr, c_char, c_int, c_uint, c_ulonglong},
     ptr::without_provenance_mut,

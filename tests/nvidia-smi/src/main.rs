@@ -1,81 +1,74 @@
 //! A stand-in for `nvidia-smi` that asks the NVML library it finds: what it lists is what a container was given.
+mod failure;
+mod report;
+
 use std::process::ExitCode;
 
-use nvml_wrapper::{Device, Nvml, error::NvmlError};
+use nvml_wrapper::{Nvml, error::NvmlError};
 
-/// Exit codes of the real program.
-const NO_DEVICES: u8 = 6;
-const NO_DRIVER: u8 = 9;
-const NO_LIBRARY: u8 = 12;
+use crate::failure::Failure;
+use crate::report::{Format, Report};
+
+/// The loader's own search, then where a container without its cache has the driver's libraries.
+const LIBRARIES: [&str; 5] = [
+    "libnvidia-ml.so.1",
+    "/usr/lib64/libnvidia-ml.so.1",
+    "/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1",
+    "/usr/lib/aarch64-linux-gnu/libnvidia-ml.so.1",
+    "/usr/lib/libnvidia-ml.so.1",
+];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    match run(&arguments.iter().map(String::as_str).collect::<Vec<_>>()) {
+    match run(&arguments) {
         Ok(text) => {
             print!("{text}");
             ExitCode::SUCCESS
         }
-        Err((code, text)) => {
-            println!("{text}");
-            ExitCode::from(code)
+        Err(failure) => {
+            println!("{failure}");
+            ExitCode::from(failure.exit_code())
         }
     }
 }
 
-fn run(arguments: &[&str]) -> Result<String, (u8, String)> {
-    let nvml = Nvml::init().map_err(|error| {
-        match error {
-        NvmlError::LibloadingError(_) => (
-            NO_LIBRARY,
-            "NVIDIA-SMI couldn't find libnvidia-ml.so library in your system. Please make sure that the NVIDIA Display \
-             Driver is properly installed and present in your system."
-                .to_owned(),
-        ),
-        _ => (
-            NO_DRIVER,
-            "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that the latest \
-             NVIDIA driver is installed and running."
-                .to_owned(),
-        ),
-    }
-    })?;
-    let failed = |error: NvmlError| (NO_DRIVER, format!("Failed to query the driver: {error}"));
-    let count = nvml.device_count().map_err(failed)?;
+fn run(arguments: &[String]) -> Result<String, Failure> {
+    let report = parse(arguments)?;
+    let nvml = load()?;
+    let count = nvml.device_count().map_err(Failure::Start)?;
     if count == 0 {
-        return Err((NO_DEVICES, "No devices were found".to_owned()));
+        return Err(Failure::NoDevices);
     }
-    let mut text = String::new();
-    for index in 0..count {
-        let device = nvml.device_by_index(index).map_err(failed)?;
-        let line = match arguments {
-            ["-L" | "--list-gpus"] => list(index, &device),
-            ["-q" | "--query"] => query(&device),
-            _ => brief(index, &device),
-        };
-        text.push_str(
-            &line.unwrap_or_else(|error| format!("Unable to determine the device handle for gpu {index}: {error}\n")),
-        );
+    report.of(&nvml, count)
+}
+
+fn parse(arguments: &[String]) -> Result<Report, Failure> {
+    let mut report = Report::Table;
+    let mut format = None;
+    for argument in arguments {
+        match argument.as_str() {
+            "-L" | "--list-gpus" => report = Report::List,
+            "-q" | "--query" => report = Report::Query,
+            other => match other.split_once('=') {
+                Some(("--query-gpu", fields)) => report = Report::csv(fields)?,
+                Some(("--format", options)) => format = Some(Format::parse(options)?),
+                _ => return Err(Failure::UnknownArgument(other.to_owned())),
+            },
+        }
     }
-    Ok(text)
+    match (report, format) {
+        (Report::Csv(fields, _), Some(format)) => Ok(Report::Csv(fields, format)),
+        (Report::Csv(..), None) => Err(Failure::NoFormat),
+        (report, _) => Ok(report),
+    }
 }
 
-fn list(index: u32, device: &Device<'_>) -> Result<String, NvmlError> {
-    Ok(format!("GPU {index}: {} (UUID: {})\n", device.name()?, device.uuid()?))
-}
-
-fn query(device: &Device<'_>) -> Result<String, NvmlError> {
-    Ok(format!(
-        "GPU {}\n    Product Name                          : {}\n    GPU UUID                              : {}\n    \
-         Minor Number                          : {}\n    FB Memory Usage\n        Total                             : {} MiB\n",
-        device.pci_info()?.bus_id,
-        device.name()?,
-        device.uuid()?,
-        device.minor_number()?,
-        device.memory_info()?.total >> 20,
-    ))
-}
-
-fn brief(index: u32, device: &Device<'_>) -> Result<String, NvmlError> {
-    let memory = device.memory_info()?.total >> 20;
-    Ok(format!("| {index:3}  {:30} {} | {memory:8} MiB |\n", device.name()?, device.pci_info()?.bus_id))
+fn load() -> Result<Nvml, Failure> {
+    for library in LIBRARIES {
+        match Nvml::builder().lib_path(library.as_ref()).init() {
+            Err(NvmlError::LibloadingError(_)) => {}
+            result => return result.map_err(Failure::Start),
+        }
+    }
+    Err(Failure::NoLibrary)
 }
