@@ -1,4 +1,5 @@
 //! Testbed, suites, playground and xtask.
+pub mod bench;
 pub mod debian;
 mod digest;
 pub mod image;

@@ -1,4 +1,5 @@
 //! The tasks of `cargo xtask`, one per file.
+mod bench;
 mod node;
 mod test;
 
@@ -18,6 +19,8 @@ struct Xtask {
 enum Task {
     /// Runs every test and suite; says what was skipped, and why.
     Test(test::Test),
+    /// Measures what the project promises, beside a floor measured in the same run.
+    Bench(bench::Bench),
     /// Lays out a simulated GPU node, for trying the driver on a cluster without GPUs.
     Node(node::Lay),
 }
@@ -41,6 +44,12 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A measurement.
+    #[error("the measurement broke off")]
+    Bench(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Flags.
+    #[error("give {0}")]
+    Usage(&'static str),
     /// No such set of GPUs.
     #[error("there is no profile {0:?}; the profiles are {names}", names = fake_nvml::Profile::NAMES.join(", "))]
     UnknownProfile(String),
@@ -58,6 +67,7 @@ pub enum Error {
 pub fn run() -> ExitCode {
     let result = match Xtask::parse().task {
         Task::Test(test) => test.run(),
+        Task::Bench(bench) => bench.run(),
         Task::Node(node) => node.run(),
     };
     match result {
