@@ -1,1 +1,24 @@
-//! A stand-in for the Kubernetes API server, as much as DRA needs of it.
+//! A small stand-in for the Kubernetes API server, in memory and over plain HTTP.
+//!
+//! ```text
+//! request ──> faults (injected trouble) ──> routes ──> store ──log──> watches
+//!                                             └─> apply, selectors, table: how it is written, chosen, shown
+//! ```
+//! It does what clients of this project rely on, as the real one does it: resource versions and conflicts, the status
+//! subresource, server-side apply, selectors, paging, watches with bookmarks and expiry, tables for kubectl, fields that
+//! are dropped when a feature is off. It knows no schemas, admission or permissions, and no `OpenAPI`: `kubectl apply`
+//! needs `--validate=false`.
+mod apply;
+mod discovery;
+mod faults;
+mod kinds;
+mod routes;
+mod selectors;
+mod server;
+mod status;
+mod store;
+mod table;
+mod watch;
+
+pub use faults::{Fault, Trouble};
+pub use server::{Builder, Server, StartError};

@@ -1,0 +1,269 @@
+//! From a request to the store and back.
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    body::{Body, Bytes},
+    extract::{Query, State},
+    http::{HeaderMap, Method, StatusCode, Uri, header},
+    response::{IntoResponse, Response},
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::{
+    apply, discovery, faults::Trouble, kinds::Kind, selectors::Selector, server::Shared, status::Failure, store::Part,
+    table, watch,
+};
+
+/// The query of any request.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Options {
+    watch: Option<String>,
+    label_selector: Option<String>,
+    field_selector: Option<String>,
+    pub(crate) resource_version: Option<String>,
+    pub(crate) send_initial_events: Option<String>,
+    pub(crate) allow_watch_bookmarks: Option<String>,
+    pub(crate) timeout_seconds: Option<u64>,
+    limit: Option<usize>,
+    #[serde(rename = "continue")]
+    continues: Option<String>,
+    dry_run: Option<String>,
+}
+
+/// What a path names.
+pub(crate) struct Target {
+    pub(crate) kind: &'static Kind,
+    /// Empty for all, and for what has none.
+    pub(crate) namespace: String,
+    name: Option<String>,
+    part: Part,
+}
+
+/// How the answer is to be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    Object,
+    Table,
+    Metadata,
+}
+
+pub(crate) fn router(shared: Arc<Shared>) -> Router {
+    Router::new().fallback(handle).with_state(shared)
+}
+
+async fn handle(
+    State(shared): State<Arc<Shared>>,
+    method: Method,
+    uri: Uri,
+    query: Result<Query<Options>, axum::extract::rejection::QueryRejection>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let path: Vec<&str> = uri.path().split('/').filter(|part| !part.is_empty()).collect();
+    let Some(target) = target(&path) else {
+        let _ = shared.enter("other", "");
+        return match (path.as_slice(), discovery::answer(&path, &shared.version)) {
+            (["healthz" | "livez" | "readyz", ..], _) => "ok".into_response(),
+            (_, Some(answer)) => Json(answer).into_response(),
+            _ => Failure::no_such_path().into_response(),
+        };
+    };
+    let options = match query {
+        Ok(Query(options)) => options,
+        Err(error) => return Failure::bad_request(error.to_string()).into_response(),
+    };
+    let verb = verb(&method, &target, &options);
+    match shared.enter(verb, target.kind.resource) {
+        Some(Trouble::Error(code, retry_after)) => return Failure::injected(code, retry_after).into_response(),
+        Some(Trouble::Garbage) => {
+            return ([(header::CONTENT_TYPE, "application/json")], "{\"kind\": garbage").into_response();
+        }
+        Some(Trouble::Silence) => return std::future::pending().await,
+        Some(Trouble::Delay(time)) => tokio::time::sleep(time).await,
+        None => {}
+    }
+    let answer = match verb {
+        "watch" => watch::serve(&shared, target, &options, form(&headers)),
+        "list" => list(&shared, &target, &options, form(&headers)),
+        _ => change(&shared, &method, &target, &options, &headers, &body),
+    };
+    answer.unwrap_or_else(IntoResponse::into_response)
+}
+
+fn target(path: &[&str]) -> Option<Target> {
+    let (group, version, rest) = match path {
+        ["api", version, rest @ ..] => ("", *version, rest),
+        ["apis", group, version, rest @ ..] => (*group, *version, rest),
+        _ => return None,
+    };
+    let (namespace, rest) = match rest {
+        ["namespaces", namespace, resource, rest @ ..] if *resource != "status" => {
+            (*namespace, [&[*resource], rest].concat())
+        }
+        rest => ("", rest.to_vec()),
+    };
+    let (resource, rest) = rest.split_first()?;
+    let kind = Kind::find(group, version, resource)?;
+    let (name, part) = match rest {
+        [] => (None, Part::All),
+        [name] => (Some((*name).to_owned()), Part::All),
+        [name, "status"] if kind.status => (Some((*name).to_owned()), Part::Status),
+        _ => return None,
+    };
+    Some(Target { kind, namespace: namespace.to_owned(), name, part })
+}
+
+fn verb(method: &Method, target: &Target, options: &Options) -> &'static str {
+    let watches = options.watch.as_deref().is_some_and(|watch| ["1", "true"].contains(&watch));
+    match (method.as_str(), &target.name) {
+        ("GET", None) if watches => "watch",
+        ("GET", None) => "list",
+        ("GET", Some(_)) => "get",
+        ("POST", _) => "create",
+        ("PUT", _) => "update",
+        ("PATCH", _) => "patch",
+        ("DELETE", Some(_)) => "delete",
+        ("DELETE", None) => "deletecollection",
+        _ => "other",
+    }
+}
+
+pub(crate) fn selector(options: &Options) -> Result<Selector, Failure> {
+    Selector::parse(options.label_selector.as_deref(), options.field_selector.as_deref())
+}
+
+fn form(headers: &HeaderMap) -> Form {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if accept.contains("as=Table") {
+        Form::Table
+    } else if accept.contains("as=PartialObjectMetadata") {
+        Form::Metadata
+    } else {
+        Form::Object
+    }
+}
+
+/// One object in the form that was asked for.
+pub(crate) fn shown(kind: &Kind, object: &Value, form: Form) -> Value {
+    match form {
+        Form::Object => object.clone(),
+        Form::Table => table::table(kind, std::slice::from_ref(object), None),
+        Form::Metadata => {
+            json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"]})
+        }
+    }
+}
+
+fn list(shared: &Shared, target: &Target, options: &Options, form: Form) -> Result<Response, Failure> {
+    let (kind, selector) = (target.kind, selector(options)?);
+    let store = shared.store();
+    let all = store.list(kind, &target.namespace, &selector);
+    let version = store.version().to_string();
+    drop(store);
+    let start: usize = match options.continues.as_deref().filter(|token| !token.is_empty()) {
+        Some(token) => token.parse().map_err(|_| Failure::expired())?,
+        None => 0,
+    };
+    let end = options.limit.filter(|limit| *limit > 0).map_or(all.len(), |limit| (start + limit).min(all.len()));
+    let page = all.get(start..end).unwrap_or_default();
+    let mut metadata = json!({ "resourceVersion": version });
+    if end < all.len() {
+        metadata["continue"] = json!(end.to_string());
+        metadata["remainingItemCount"] = json!(all.len() - end);
+    }
+    let answer = match form {
+        Form::Table => table::table(kind, page, Some(metadata)),
+        Form::Object => {
+            json!({"kind": format!("{}List", kind.camel), "apiVersion": kind.api_version(), "metadata": metadata, "items": page})
+        }
+        Form::Metadata => {
+            let items: Vec<Value> = page.iter().map(|object| shown(kind, object, form)).collect();
+            json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "items": items})
+        }
+    };
+    Ok(Json(answer).into_response())
+}
+
+/// Everything about one object, and the deletion of many.
+fn change(
+    shared: &Shared,
+    method: &Method,
+    target: &Target,
+    options: &Options,
+    headers: &HeaderMap,
+    body: &Bytes,
+) -> Result<Response, Failure> {
+    let Target { kind, namespace, name, part } = target;
+    let mut store = shared.store();
+    if options.dry_run.is_some() {
+        // Nothing is kept; what a server would answer to a write is mostly what it was sent.
+        let object = if body.is_empty() { json!({}) } else { document(body)? };
+        return Ok(Json(object).into_response());
+    }
+    let (code, object) = match (method.as_str(), name) {
+        ("GET", Some(name)) => (StatusCode::OK, store.get(kind, namespace, name)?),
+        ("POST", None) => {
+            let object = document(body)?;
+            let named = object.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or(namespace);
+            if kind.namespaced && (namespace.is_empty() || named != namespace) {
+                return Err(Failure::bad_request("the namespace of the provided object does not match the request"));
+            }
+            (StatusCode::CREATED, store.create(kind, namespace, object)?)
+        }
+        ("PUT", Some(name)) => (StatusCode::OK, store.replace(kind, namespace, name, document(body)?, *part)?),
+        ("PATCH", Some(name)) => {
+            let content = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+            let patch = document(body)?;
+            let is_apply = content.starts_with("application/apply-patch");
+            match store.get(kind, namespace, name) {
+                Ok(mut object) => {
+                    if is_apply {
+                        apply::apply(&mut object, &patch);
+                    } else {
+                        apply::merge(&mut object, &patch);
+                    }
+                    (StatusCode::OK, store.replace(kind, namespace, name, object, *part)?)
+                }
+                Err(_) if is_apply && *part == Part::All => {
+                    (StatusCode::CREATED, store.create(kind, namespace, patch)?)
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
+        ("DELETE", Some(name)) => {
+            let wishes = if body.is_empty() { Value::Null } else { document(body)? };
+            let preconditions = wishes.get("preconditions").cloned().unwrap_or_default();
+            (StatusCode::OK, store.delete(kind, namespace, name, &preconditions)?)
+        }
+        ("DELETE", None) => {
+            let gone = store.list(kind, namespace, &selector(options)?);
+            for object in &gone {
+                let field = |name: &str| object["metadata"][name].as_str().unwrap_or_default().to_owned();
+                store.delete(kind, &field("namespace"), &field("name"), &Value::Null)?;
+            }
+            let list = json!({"kind": format!("{}List", kind.camel), "apiVersion": kind.api_version(),
+                "metadata": {"resourceVersion": store.version().to_string()}, "items": gone});
+            return Ok(Json(list).into_response());
+        }
+        _ => return Err(Failure::no_such_path()),
+    };
+    drop(store);
+    Ok((code, Json(shown(kind, &object, form(headers)))).into_response())
+}
+
+/// JSON or YAML.
+fn document(body: &Bytes) -> Result<Value, Failure> {
+    if let Ok(value) = serde_json::from_slice(body) {
+        return Ok(value);
+    }
+    let text = std::str::from_utf8(body).map_err(|error| Failure::bad_request(error.to_string()))?;
+    serde_saphyr::from_str(text).map_err(|error| Failure::bad_request(format!("the body can't be read: {error}")))
+}
+
+/// A body that ends when the stream does.
+pub(crate) fn streamed(body: Body) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+}

@@ -1,0 +1,89 @@
+//! Errors as the API server words them: `metav1.Status` objects.
+use axum::{
+    Json,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde_json::{Value, json};
+
+/// An answer that is no success.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Failure {
+    pub(crate) code: u16,
+    reason: &'static str,
+    message: String,
+    retry_after: Option<u32>,
+}
+
+impl Failure {
+    fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
+        Self { code, reason, message: message.into(), retry_after: None }
+    }
+
+    pub(crate) fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(400, "BadRequest", message)
+    }
+
+    pub(crate) fn no_such_path() -> Self {
+        Self::new(404, "NotFound", "the server could not find the requested resource")
+    }
+
+    pub(crate) fn not_found(resource: &str, name: &str) -> Self {
+        Self::new(404, "NotFound", format!("{resource} {name:?} not found"))
+    }
+
+    pub(crate) fn exists(resource: &str, name: &str) -> Self {
+        Self::new(409, "AlreadyExists", format!("{resource} {name:?} already exists"))
+    }
+
+    pub(crate) fn conflict(resource: &str, name: &str) -> Self {
+        let why = "the object has been modified; please apply your changes to the latest version and try again";
+        Self::new(409, "Conflict", format!("Operation cannot be fulfilled on {resource} {name:?}: {why}"))
+    }
+
+    pub(crate) fn precondition(resource: &str, name: &str) -> Self {
+        let why = "the UID or resourceVersion in the precondition does not match";
+        Self::new(409, "Conflict", format!("Operation cannot be fulfilled on {resource} {name:?}: {why}"))
+    }
+
+    pub(crate) fn invalid(message: impl Into<String>) -> Self {
+        Self::new(422, "Invalid", message)
+    }
+
+    pub(crate) fn expired() -> Self {
+        Self::new(410, "Expired", "too old resource version")
+    }
+
+    /// An error that a test asked for.
+    pub(crate) fn injected(code: u16, retry_after: Option<u32>) -> Self {
+        let (reason, message) = match code {
+            429 => ("TooManyRequests", "the server has received too many requests and has asked us to try again later"),
+            409 => ("Conflict", "the object has been modified; please apply your changes to the latest version"),
+            403 => ("Forbidden", "forbidden"),
+            _ => ("InternalError", "Internal error occurred"),
+        };
+        Self { retry_after, ..Self::new(code, reason, message) }
+    }
+
+    pub(crate) fn body(&self) -> Value {
+        let mut details = json!({});
+        if let Some(seconds) = self.retry_after {
+            details = json!({ "retryAfterSeconds": seconds });
+        }
+        json!({
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+            "message": self.message, "reason": self.reason, "details": details, "code": self.code,
+        })
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let code = StatusCode::from_u16(self.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = (code, Json(self.body())).into_response();
+        if let Some(seconds) = self.retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+        }
+        response
+    }
+}
