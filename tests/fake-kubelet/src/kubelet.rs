@@ -15,7 +15,8 @@ use tokio::{
 
 use crate::{
     checkpoint,
-    claims::{Claims, PrepareError, UnprepareError},
+    claim_errors::{PrepareError, UnprepareError},
+    claims::Claims,
     driver::Driver,
     health::Health,
     plugins::{PluginError, Plugins, Rules},

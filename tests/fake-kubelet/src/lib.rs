@@ -11,6 +11,7 @@
 //! kubelet polls once a second, this reacts at once. The [`allocator`] stands in for the scheduler.
 pub mod allocator;
 mod checkpoint;
+mod claim_errors;
 mod claims;
 mod dial;
 mod driver;
@@ -23,7 +24,7 @@ mod pod;
 mod registration;
 mod registry;
 
-pub use claims::{CallError, PrepareError, UnprepareError};
+pub use claim_errors::{CallError, PrepareError, UnprepareError};
 pub use dial::{Connection, DialError, authority_of};
 pub use driver::{Driver, Version};
 pub use health::Health;
