@@ -1,7 +1,12 @@
 //! Logs, to standard error.
 use std::io::IsTerminal as _;
 
-use tracing_subscriber::{EnvFilter, fmt};
+use tracing_subscriber::{
+    filter::{ParseError, Targets},
+    fmt,
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
 
 use crate::args::{LogFormat, Logs};
 
@@ -10,20 +15,18 @@ use crate::args::{LogFormat, Logs};
 #[error("--log {filter:?} is no log filter; use error, warn, info, debug, trace, or such as \"info,dra_plugin=debug\"")]
 pub(crate) struct BadFilter {
     filter: String,
-    source: tracing_subscriber::filter::ParseError,
+    source: ParseError,
 }
 
 /// Starts logging for the life of the process.
 pub(crate) fn start(logs: &Logs) -> Result<(), BadFilter> {
-    let filter = EnvFilter::try_new(&logs.log).map_err(|source| BadFilter { filter: logs.log.clone(), source })?;
-    let builder = fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false);
+    let parsed = logs.log.parse::<Targets>();
+    let filter = parsed.map_err(|source| BadFilter { filter: logs.log.clone(), source })?;
+    let registry = tracing_subscriber::registry().with(filter);
+    let lines = fmt::layer().with_writer(std::io::stderr).with_target(false);
     match logs.log_format {
-        LogFormat::Text => builder.init(),
-        LogFormat::Json => builder.json().flatten_event(true).init(),
+        LogFormat::Text => registry.with(lines.with_ansi(std::io::stderr().is_terminal())).init(),
+        LogFormat::Json => registry.with(lines.json().flatten_event(true)).init(),
     }
     Ok(())
 }

@@ -1,5 +1,5 @@
 //! Reads one claim from the API server and keeps the part of its allocation that is this driver's.
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
@@ -8,7 +8,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Status,
 };
 use kube::client::Body;
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 
 use crate::{
     backoff::Backoff,
@@ -22,12 +22,16 @@ use crate::{
 const ONE_TRY: Duration = Duration::from_secs(10);
 /// More than the API server stores in one object (1.5 MiB in etcd), with room for its JSON form.
 const LARGEST_ANSWER: usize = 8 << 20;
+/// How many claims are read at a time. Each has a connection of its own, which costs memory for as long as it is kept, and
+/// a node that starts a hundred pods is no reason to press the API server.
+const AT_A_TIME: usize = 16;
 
 /// Fetches claims for one driver.
 #[derive(Clone)]
 pub(crate) struct Fetcher {
     client: kube::Client,
     driver: DriverName,
+    turns: Arc<Semaphore>,
 }
 
 /// Why one try gave no claim.
@@ -42,7 +46,7 @@ enum Miss {
 
 impl Fetcher {
     pub(crate) fn new(client: kube::Client, driver: DriverName) -> Self {
-        Self { client, driver }
+        Self { client, driver, turns: Arc::new(Semaphore::new(AT_A_TIME)) }
     }
 
     /// The claim that `claim` names, provided that it is the one with that UID and allocated to this driver.
@@ -78,6 +82,7 @@ impl Fetcher {
     }
 
     async fn once(&self, claim: &ClaimRef) -> Result<ResourceClaim, Miss> {
+        let _turn = self.turns.acquire().await.map_err(|e| Miss::Final(e.to_string()))?;
         let path = format!("/apis/resource.k8s.io/v1/namespaces/{}/resourceclaims/{}", claim.namespace(), claim.name());
         let request = Request::get(path)
             .header(header::ACCEPT, "application/json")

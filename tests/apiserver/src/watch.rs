@@ -15,8 +15,8 @@ use crate::{
 };
 
 /// How long a watch lasts when the client does not say.
-const LASTS: Duration = Duration::from_secs(300);
-const BOOKMARKS: Duration = Duration::from_secs(60);
+const LASTS: Duration = Duration::from_mins(5);
+const BOOKMARKS: Duration = Duration::from_mins(1);
 
 struct Watch {
     shared: Arc<Shared>,
