@@ -94,7 +94,9 @@ async fn get_info_has_one_second() {
     let kubelet = node.kubelet().start().unwrap();
     eventually("a failure", || registration_of(&kubelet, &plugin.registration).failure.is_some()).await;
     let failure = registration_of(&kubelet, &plugin.registration).failure.unwrap();
-    assert!(failure.contains("DeadlineExceeded"), "{failure}");
+    // Both ends keep the deadline that the call carries, and either can be first.
+    let ends = ["DeadlineExceeded", "an error status and no message"];
+    assert!(ends.iter().any(|end| failure.contains(end)), "{failure}");
     plugin.change(|behaviour| behaviour.info_delay = Duration::ZERO);
     kubelet.wait_registered(DRIVER).await.unwrap();
 }
