@@ -107,7 +107,9 @@ async fn a_call_has_a_deadline() {
     node.api.allocate("claim", "uid-1", &["pod"], &["gpu"]);
     plugin.change(|behaviour| behaviour.call_delay = Duration::from_secs(3));
     let error = kubelet.run_pod(pod("pod", &["claim"])).await.unwrap_err();
-    assert!(error.to_string().contains("DeadlineExceeded"), "{error}");
+    // Both ends keep the deadline that the call carries, and either can be first.
+    let ends = ["DeadlineExceeded", "Canceled"];
+    assert!(ends.iter().any(|end| error.to_string().contains(end)), "{error}");
 }
 
 #[tokio::test]
