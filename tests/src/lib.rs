@@ -6,3 +6,4 @@ pub mod image;
 pub mod node;
 pub mod runtime;
 pub mod tasks;
+pub mod testbed;

@@ -20,6 +20,9 @@ const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 #[cfg(target_arch = "aarch64")]
 const LIBRARIES: &str = "usr/lib/aarch64-linux-gnu";
 
+/// What cargo builds for a node.
+const NAMES: [&str; 3] = ["aliquot-driver", "libfake_nvml.so", "nvidia-smi"];
+
 /// What cargo built and a node is made from.
 #[derive(Debug, Clone)]
 pub struct Artifacts {
@@ -32,10 +35,11 @@ impl Artifacts {
     /// `cargo xtask` builds them first; a bare `cargo test` of this crate says what is missing.
     pub fn find() -> io::Result<Self> {
         let exe = std::env::current_exe()?;
-        let dir = exe.ancestors().skip(1).find(|dir| dir.join("libfake_nvml.so").is_file()).map(Path::to_path_buf);
+        let has_all = |dir: &&Path| NAMES.iter().all(|name| dir.join(name).is_file());
+        let dir = exe.ancestors().skip(1).find(has_all).map(Path::to_path_buf);
         let dir = dir.ok_or_else(|| {
             io::Error::other(
-                "the fake NVML library is not built: run cargo xtask test, or cargo build --workspace first",
+                "the driver and the simulated GPUs are not built: run cargo xtask test, or cargo build --workspace first",
             )
         })?;
         Ok(Self { dir })
