@@ -4,6 +4,7 @@ pub mod debian;
 mod digest;
 pub mod image;
 pub mod node;
+pub mod playground;
 pub mod runtime;
 pub mod tasks;
 pub mod testbed;

@@ -61,5 +61,5 @@ async fn client() -> Result<Client, Error> {
 }
 
 fn failed(error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::Bench(Box::new(error))
+    Error::Broke(Box::new(error))
 }

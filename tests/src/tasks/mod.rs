@@ -1,6 +1,7 @@
 //! The tasks of `cargo xtask`, one per file.
 mod bench;
 mod node;
+mod playground;
 mod test;
 
 use std::process::ExitCode;
@@ -21,6 +22,8 @@ enum Task {
     Test(test::Test),
     /// Measures what the project promises, beside a floor measured in the same run.
     Bench(bench::Bench),
+    /// Shows the main job on simulated GPUs, in real containers where root allows.
+    Playground(playground::Play),
     /// Lays out a simulated GPU node, for trying the driver on a cluster without GPUs.
     Node(node::Lay),
 }
@@ -44,9 +47,9 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
-    /// A measurement.
-    #[error("the measurement broke off")]
-    Bench(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Something that runs on the testbed.
+    #[error("it broke off")]
+    Broke(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// Flags.
     #[error("give {0}")]
     Usage(&'static str),
@@ -68,6 +71,7 @@ pub fn run() -> ExitCode {
     let result = match Xtask::parse().task {
         Task::Test(test) => test.run(),
         Task::Bench(bench) => bench.run(),
+        Task::Playground(play) => play.run(),
         Task::Node(node) => node.run(),
     };
     match result {
