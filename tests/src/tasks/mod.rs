@@ -91,8 +91,9 @@ pub fn run() -> ExitCode {
 
 /// Builds what nodes are made from and the driver, in the profile in which xtask itself was built.
 fn build() -> Result<(), Error> {
-    let mut arguments =
-        vec!["build", "--locked", "--quiet", "-p", "aliquot-driver", "-p", "fake-nvml", "-p", "fake-nvidia-smi"];
+    let mut arguments = vec!["build", "--locked", "--quiet"];
+    // Built together with this package, everything has the features that are compiled already.
+    arguments.extend(["-p", "aliquot-tests", "-p", "aliquot-driver", "-p", "fake-nvml", "-p", "fake-nvidia-smi"]);
     if !cfg!(debug_assertions) {
         arguments.push("--release");
     }
@@ -101,10 +102,16 @@ fn build() -> Result<(), Error> {
 
 fn cargo(arguments: &[&str]) -> Result<(), Error> {
     let program = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let status = std::process::Command::new(&program)
-        .args(arguments)
-        .status()
-        .map_err(|source| Error::Start { program: program.clone(), source })?;
+    let mut command = std::process::Command::new(&program);
+    command.args(arguments);
+    // Of this program's own package: build scripts that look at them would run again for each cargo inside cargo.
+    for (name, _) in std::env::vars_os() {
+        let is_ours = |name: &str| ["CARGO_PKG_", "CARGO_MANIFEST_", "OUT_DIR"].iter().any(|own| name.starts_with(own));
+        if name.to_str().is_some_and(is_ours) {
+            command.env_remove(name);
+        }
+    }
+    let status = command.status().map_err(|source| Error::Start { program: program.clone(), source })?;
     if status.success() {
         return Ok(());
     }
