@@ -1,4 +1,4 @@
-//! The scheduler's and the claim controller's reads and writes around [`allocate`](super::allocate).
+//! The scheduler's and the claim controller's reads and writes around [`allocate`].
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::{
