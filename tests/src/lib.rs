@@ -6,5 +6,6 @@ pub mod image;
 pub mod node;
 pub mod playground;
 pub mod runtime;
+pub mod skip;
 pub mod tasks;
 pub mod testbed;

@@ -1,30 +1,11 @@
 //! The driver's CDI specs in real containers: the GPU that was allocated, and no way to any other.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
-use std::{path::Path, sync::LazyLock};
-
 use aliquot_tests::{
-    debian::{Packages, Toolbox},
+    debian::Toolbox,
     runtime::{ContainerSpec, Containerd, Pod},
+    skip::toolbox,
     testbed::{Result, Testbed},
 };
-
-/// The packages, or `None` where this machine cannot have or run them, said on standard error.
-fn toolbox() -> Option<&'static Toolbox> {
-    static TOOLBOX: LazyLock<std::result::Result<Toolbox, String>> = LazyLock::new(|| {
-        if !rustix::process::geteuid().is_root() {
-            return Err("containerd needs root".to_owned());
-        }
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().ok_or("the build has no target directory")?;
-        Packages::fetch(target).map_err(|error| error.to_string())
-    });
-    let why = match &*TOOLBOX {
-        Ok(toolbox) => return Some(toolbox),
-        Err(why) => why,
-    };
-    assert!(std::env::var_os("ALIQUOT_NO_SKIP").is_none(), "cannot run: {why}");
-    eprintln!("SKIPPED: {why}");
-    None
-}
 
 struct Node {
     testbed: Testbed,

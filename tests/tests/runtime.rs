@@ -6,13 +6,13 @@ use std::{
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::LazyLock,
     time::{Duration, Instant},
 };
 
 use aliquot_tests::{
-    debian::{Packages, Toolbox},
+    debian::Toolbox,
     runtime::{ContainerSpec, Containerd, Pod},
+    skip::toolbox,
 };
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use serde_json::json;
@@ -21,25 +21,6 @@ type TestResult = Result<(), Box<dyn Error>>;
 
 /// The loop devices' control: harmless, on most machines, and in no container unless it is asked for.
 const DEVICE: (u32, u32) = (10, 237);
-
-/// The packages, or `None` where this machine cannot have or run them, said on standard error.
-fn toolbox() -> Option<&'static Toolbox> {
-    static TOOLBOX: LazyLock<Result<Toolbox, String>> = LazyLock::new(|| {
-        if !rustix::process::geteuid().is_root() {
-            return Err("containerd needs root".to_owned());
-        }
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent();
-        let target = target.ok_or("the build has no target directory")?;
-        Packages::fetch(target).map_err(|error| error.to_string())
-    });
-    let why = match &*TOOLBOX {
-        Ok(toolbox) => return Some(toolbox),
-        Err(why) => why,
-    };
-    assert!(std::env::var_os("ALIQUOT_NO_SKIP").is_none(), "cannot run: {why}");
-    eprintln!("SKIPPED: {why}");
-    None
-}
 
 /// A containerd with one CDI device, `example.com/thing=one`.
 struct Node {

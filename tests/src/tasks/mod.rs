@@ -4,7 +4,7 @@ mod node;
 mod playground;
 mod test;
 
-use std::process::ExitCode;
+use std::{ffi::OsString, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
@@ -97,13 +97,13 @@ fn build() -> Result<(), Error> {
     if !cfg!(debug_assertions) {
         arguments.push("--release");
     }
-    cargo(&arguments)
+    cargo(&arguments, &[])
 }
 
-fn cargo(arguments: &[&str]) -> Result<(), Error> {
+fn cargo(arguments: &[&str], environment: &[(&str, OsString)]) -> Result<(), Error> {
     let program = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let mut command = std::process::Command::new(&program);
-    command.args(arguments);
+    command.args(arguments).envs(environment.iter().cloned());
     // Of this program's own package: build scripts that look at them would run again for each cargo inside cargo.
     for (name, _) in std::env::vars_os() {
         let is_ours = |name: &str| ["CARGO_PKG_", "CARGO_MANIFEST_", "OUT_DIR"].iter().any(|own| name.starts_with(own));

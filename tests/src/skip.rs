@@ -1,0 +1,41 @@
+//! What a suite cannot do on this machine: said by name and reason, or a failure where nothing may be skipped.
+use std::{fs::File, io::Write as _, path::Path, sync::LazyLock};
+
+use crate::debian::{Packages, Toolbox};
+
+/// Set where nothing may be skipped.
+pub(crate) const NO_SKIP: &str = "ALIQUOT_NO_SKIP";
+/// A file to which reasons are appended, as the output of a test that passes isn't shown.
+pub(crate) const REASONS: &str = "ALIQUOT_SKIPPED";
+
+/// The packages that suites with real containers need; `None` where this machine cannot have or run them, after saying so.
+///
+/// # Panics
+///
+/// Where nothing may be skipped.
+#[allow(clippy::panic, reason = "a suite that may not be skipped fails")]
+pub fn toolbox() -> Option<&'static Toolbox> {
+    static TOOLBOX: LazyLock<Result<Toolbox, String>> = LazyLock::new(|| {
+        if !rustix::process::geteuid().is_root() {
+            return Err("containerd needs root".to_owned());
+        }
+        let exe = std::env::current_exe().map_err(|error| error.to_string())?;
+        // The build directory: above `debug/deps`.
+        let target = exe.ancestors().find(|dir| dir.join("CACHEDIR.TAG").is_file());
+        let target = target.or_else(|| exe.parent().and_then(Path::parent)).ok_or("there is no build directory")?;
+        Packages::fetch(target).map_err(|error| error.to_string())
+    });
+    let why = match &*TOOLBOX {
+        Ok(toolbox) => return Some(toolbox),
+        Err(why) => why,
+    };
+    assert!(std::env::var_os(NO_SKIP).is_none(), "this suite may not be skipped, but it cannot run: {why}");
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    eprintln!("SKIPPED {test}: {why}");
+    if let Some(path) = std::env::var_os(REASONS)
+        && let Ok(mut file) = File::options().create(true).append(true).open(path)
+    {
+        let _ = writeln!(file, "{test}: {why}");
+    }
+    None
+}
