@@ -84,14 +84,13 @@ mod tests {
     }
 
     #[test]
-    fn the_specifications_own_reader_injects_what_was_meant() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("spec.json");
-        std::fs::write(&path, serde_json::to_string(&spec("4f", Some("/dev/null"))).unwrap()).unwrap();
-        let mut read = container_device_interface::spec::read_spec(&path, 0).unwrap();
-        read.validate().unwrap();
-        assert_eq!((read.get_vendor().as_str(), read.get_class().as_str()), ("gpu.example.com", "claim"));
-        assert!(read.get_device("4f").is_some());
+    fn fields_are_spelled_as_the_specification_spells_them() {
+        let json = serde_json::to_value(spec("4f", Some("/host/nvidia0"))).unwrap();
+        let node = serde_json::json!({"path": "/dev/nvidia0", "hostPath": "/host/nvidia0", "type": "c", "major": 195, "minor": 0,
+            "permissions": "rw"});
+        let expected = serde_json::json!({"cdiVersion": "0.5.0", "kind": "gpu.example.com/claim",
+            "devices": [{"name": "4f", "containerEdits": {"deviceNodes": [node]}}]});
+        assert_eq!(json, expected);
     }
 
     #[test]

@@ -106,7 +106,7 @@ pub async fn prepare(
 
 /// KiB as MiB.
 #[allow(clippy::cast_precision_loss, reason = "a process has far less than 2^52 KiB")]
-fn mebibytes(kibibytes: u64) -> f64 {
+pub(super) fn mebibytes(kibibytes: u64) -> f64 {
     kibibytes as f64 / 1024.0
 }
 
@@ -183,17 +183,17 @@ async fn hundreds(driver: &mut Driver, claims: &[Claim]) -> Result<Vec<f64>, Err
     Ok(sorted(times))
 }
 
-fn milliseconds(time: Duration) -> f64 {
+pub(super) fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
 }
 
-fn sorted(mut times: Vec<f64>) -> Vec<f64> {
+pub(super) fn sorted(mut times: Vec<f64>) -> Vec<f64> {
     times.sort_by(f64::total_cmp);
     times
 }
 
 /// The value below which `share` percent of sorted times lie.
-fn percentile(times: &[f64], share: usize) -> f64 {
+pub(super) fn percentile(times: &[f64], share: usize) -> f64 {
     let at = (times.len() * share / 100).min(times.len().saturating_sub(1));
     times.get(at).copied().unwrap_or_default()
 }

@@ -1,11 +1,14 @@
 //! `cargo xtask bench`: the figures that the project promises, measured.
-use std::path::PathBuf;
+use std::{
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+};
 
 use clap::Args;
 use kube::Client;
 
-use super::Error;
-use crate::bench::{Driver, Floor, Plan, Report, claims, prepare};
+use super::{Error, build_release};
+use crate::bench::{Driver, Floor, Plan, Report, claims, embedded, prepare};
 
 /// Options of `cargo xtask bench`.
 #[derive(Debug, Args)]
@@ -27,33 +30,50 @@ pub(super) struct Bench {
 impl Bench {
     /// Runs and prints.
     pub(super) fn run(self) -> Result<(), Error> {
+        if cfg!(debug_assertions) && self.make_claims.is_none() {
+            return again_in_release();
+        }
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         runtime.map_err(|source| Error::Io { what: "start a runtime".to_owned(), source })?.block_on(self.measure())
     }
 
     async fn measure(self) -> Result<(), Error> {
         let plan = Plan::default();
-        if let Some(driver) = &self.make_claims {
-            let made = claims::make(&client().await?, driver, plan.claims()).await.map_err(failed)?;
-            println!("{}", serde_json::to_string(&made).map_err(failed)?);
-            return Ok(());
-        }
-        let (Some(socket), Some(file)) = (&self.socket, &self.claims) else {
-            return Err(Error::Usage("--socket and --claims"));
-        };
-        let read =
-            std::fs::read(file).map_err(|source| Error::Io { what: format!("read {}", file.display()), source })?;
-        let references: Vec<claims::Reference> = serde_json::from_slice(&read).map_err(failed)?;
-        let claims: Vec<_> = references.iter().map(Into::into).collect();
-        let dir = tempfile::Builder::new().prefix("aliquot-bench").tempdir_in("/run");
-        let dir = dir.map_err(|source| Error::Io { what: "make a directory in /run".to_owned(), source })?;
-        let floor = client().await.ok().map(|client| Floor::new(client, dir.path().to_owned()));
         let mut report = Report::default();
-        let mut driver = Driver::connect(socket).await.map_err(failed)?;
-        prepare(&mut driver, floor.as_ref(), &claims, &plan, &mut report).await.map_err(failed)?;
+        match (&self.make_claims, &self.socket, &self.claims) {
+            (Some(driver), _, _) => {
+                let made = claims::make(&client().await?, driver, plan.claims()).await.map_err(failed)?;
+                println!("{}", serde_json::to_string(&made).map_err(failed)?);
+                return Ok(());
+            }
+            (None, Some(socket), Some(file)) => foreign(socket, file, &plan, &mut report).await?,
+            _ => embedded::run(&plan, &mut report).await.map_err(Error::Broke)?,
+        }
         print!("{}", if self.json { report.json() } else { report.table() });
         Ok(())
     }
+}
+
+/// Figures of a build without optimisation say nothing, so this program is built anew and started with the same arguments.
+fn again_in_release() -> Result<(), Error> {
+    build_release()?;
+    let missing = |source| Error::Io { what: "find the release build".to_owned(), source };
+    let exe = std::env::current_exe().map_err(missing)?;
+    let target = exe.parent().and_then(Path::parent).map(|target| target.join("release/xtask")).unwrap_or_default();
+    // Only returns if it cannot be started.
+    let source = std::process::Command::new(target).args(std::env::args_os().skip(1)).exec();
+    Err(missing(source))
+}
+
+async fn foreign(socket: &Path, file: &Path, plan: &Plan, report: &mut Report) -> Result<(), Error> {
+    let read = std::fs::read(file).map_err(|source| Error::Io { what: format!("read {}", file.display()), source })?;
+    let references: Vec<claims::Reference> = serde_json::from_slice(&read).map_err(failed)?;
+    let claims: Vec<_> = references.iter().map(Into::into).collect();
+    let dir = tempfile::Builder::new().prefix("aliquot-bench").tempdir_in("/run");
+    let dir = dir.map_err(|source| Error::Io { what: "make a directory in /run".to_owned(), source })?;
+    let floor = client().await.ok().map(|client| Floor::new(client, dir.path().to_owned()));
+    let mut driver = Driver::connect(socket).await.map_err(failed)?;
+    prepare(&mut driver, floor.as_ref(), &claims, plan, report).await.map_err(failed)
 }
 
 async fn client() -> Result<Client, Error> {

@@ -50,9 +50,6 @@ pub enum Error {
     /// Something that runs on the testbed.
     #[error("it broke off")]
     Broke(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// Flags.
-    #[error("give {0}")]
-    Usage(&'static str),
     /// No such set of GPUs.
     #[error("there is no profile {0:?}; the profiles are {names}", names = fake_nvml::Profile::NAMES.join(", "))]
     UnknownProfile(String),
@@ -91,12 +88,18 @@ pub fn run() -> ExitCode {
 
 /// Builds what nodes are made from and the driver, in the profile in which xtask itself was built.
 fn build() -> Result<(), Error> {
+    if cfg!(debug_assertions) { build_with(&[]) } else { build_release() }
+}
+
+fn build_release() -> Result<(), Error> {
+    build_with(&["--release"])
+}
+
+fn build_with(more: &[&str]) -> Result<(), Error> {
     let mut arguments = vec!["build", "--locked", "--quiet"];
     // Built together with this package, everything has the features that are compiled already.
     arguments.extend(["-p", "aliquot-tests", "-p", "aliquot-driver", "-p", "fake-nvml", "-p", "fake-nvidia-smi"]);
-    if !cfg!(debug_assertions) {
-        arguments.push("--release");
-    }
+    arguments.extend(more);
     cargo(&arguments, &[])
 }
 
