@@ -86,11 +86,7 @@ fn notices(last: &View, now: &View) -> Vec<Notice> {
                 })
                 .collect();
             if let View::Ready(before) = last {
-                let gone = before.inventory.gpus().iter().filter(|gpu| {
-                    let name = gpu.whole_name();
-                    found.inventory.whole(&name).is_none()
-                        && found.inventory.broken().iter().all(|b| b.pci != Some(gpu.pci))
-                });
+                let gone = found.inventory.gone_since(&before.inventory);
                 notices.extend(gone.map(|gpu| {
                     warning(
                         "GPUGone",

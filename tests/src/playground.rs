@@ -104,6 +104,7 @@ impl Playground {
                 Ok(containerd) => Some(containerd.run_pod(&name, &specs).await?),
                 Err(_) => None,
             };
+            self.testbed.set_running(&pod).await?;
             for container in names {
                 let seen = match &sandbox {
                     Some(sandbox) => Some(look(sandbox, &container).await?),

@@ -69,6 +69,10 @@ impl Testbed {
         let client = Client::try_from(config)?;
         let object = json!({"metadata": {"name": NODE}, "apiVersion": "v1", "kind": "Node"});
         apply(&client, &[object]).await?;
+        let ready = json!({"status": {"conditions": [{"type": "Ready", "status": "True"}],
+            "nodeInfo": {"kubeletVersion": "v1.36.2"}}});
+        let nodes: Api<k8s_openapi::api::core::v1::Node> = Api::all(client.clone());
+        nodes.patch_status(NODE, &kube::api::PatchParams::default(), &kube::api::Patch::Merge(&ready)).await?;
         apply(&client, &documents(include_str!("../../deploy/base/deviceclasses.yaml"))?).await?;
         let kubelet = Kubelet::builder(node.path("kubelet"), NODE, client.clone()).start()?;
         let scheduler = Scheduler::new(client.clone(), NODE);
@@ -182,6 +186,17 @@ impl Testbed {
     pub async fn create_pod(&self, pod: Value) -> Result<Pod> {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), "default");
         Ok(api.create(&PostParams::default(), &serde_json::from_value(pod)?).await?)
+    }
+
+    /// Writes into a pod's status that all of it runs, as the kubelet would.
+    pub async fn set_running(&self, pod: &Pod) -> Result<()> {
+        let names = pod.spec.iter().flat_map(|spec| &spec.containers).map(|container| &container.name);
+        let ready: Vec<Value> = names.map(|name| json!({"name": name, "ready": true})).collect();
+        let status = json!({"status": {"phase": "Running", "containerStatuses": ready}});
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), "default");
+        let name = pod.metadata.name.as_deref().unwrap_or_default();
+        api.patch_status(name, &kube::api::PatchParams::default(), &kube::api::Patch::Merge(&status)).await?;
+        Ok(())
     }
 
     /// Stops a pod and releases its claims.

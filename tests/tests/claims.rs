@@ -205,6 +205,24 @@ async fn an_api_server_that_stumbles_costs_time_and_not_the_claim() -> Result<()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_api_server_that_stays_silent_is_named_before_the_kubelet_gives_up() -> Result<()> {
+    let mut testbed = Testbed::without_driver("h100x8", Server::builder()).await?;
+    testbed.start_driver(&[("ALIQUOT_PREPARE_BUDGET", "500ms")])?;
+    testbed.ready().await?;
+    let claim = testbed.allocated("claim", &[("gpu", ONE)]).await?;
+    for trouble in [Trouble::Silence, Trouble::Error(503, None), Trouble::Garbage] {
+        testbed.api.inject(Fault { verb: "get".into(), resource: "resourceclaims".into(), times: 1000, trouble });
+        let begun = Instant::now();
+        let error = testbed.prepare(&claim).await?.unwrap_err();
+        assert!(error.contains("API server") && error.contains("default/claim"), "{error}");
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+        testbed.api.heal();
+    }
+    testbed.prepare(&claim).await?.unwrap();
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_prepared_needs_no_api_server_also_after_a_restart() -> Result<()> {
     let mut testbed = Testbed::start("h100x8").await?;
     let claim = testbed.allocated("claim", &[("gpu", ONE)]).await?;

@@ -119,6 +119,14 @@ impl Inventory {
         &self.broken
     }
 
+    /// The GPUs of an earlier inventory that are not here any more, not even as broken ones.
+    pub fn gone_since<'a>(&'a self, earlier: &'a Self) -> impl Iterator<Item = &'a Gpu> {
+        let is_here = |gpu: &Gpu| {
+            self.gpus.iter().any(|here| here.pci == gpu.pci) || self.broken.iter().any(|here| here.pci == Some(gpu.pci))
+        };
+        earlier.gpus.iter().filter(move |gpu| !is_here(gpu))
+    }
+
     /// The GPU that is published under a whole device's name.
     pub fn whole(&self, name: &DeviceName) -> Option<&Gpu> {
         self.gpus.iter().find(|gpu| gpu.whole_name() == *name)

@@ -198,8 +198,11 @@ fn tell(last: &View, view: &View) {
                     "a GPU doesn't answer and is not offered"
                 );
             }
+            if inventory.gpus().is_empty() && inventory.broken().is_empty() {
+                tracing::warn!("NVML lists no GPU: is one installed, and is it bound to the nvidia module?");
+            }
             if let View::Ready(before) = last {
-                for gone in before.inventory.gpus().iter().filter(|gpu| inventory.whole(&gpu.whole_name()).is_none()) {
+                for gone in inventory.gone_since(&before.inventory) {
                     tracing::warn!(device = %gone.whole_name(), uuid = %gone.uuid, "a GPU is gone");
                 }
             }
