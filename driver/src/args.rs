@@ -36,28 +36,28 @@ pub struct Places {
     ///
     /// "/" for a driver installed on the host; /run/nvidia/driver for NVIDIA's driver container. It may appear after
     /// the start: it is watched.
-    #[arg(long, env = "ALIQUOT_DRIVER_ROOT", default_value = "/", value_name = "DIR")]
+    #[arg(long, env = "ALIQUOT_DRIVER_ROOT", default_value = "/", value_parser = absolute, value_name = "DIR")]
     pub driver_root: PathBuf,
     /// The same installation as the host names it, if this process sees it elsewhere (a mount in a container).
-    #[arg(long, env = "ALIQUOT_DRIVER_ROOT_ON_HOST", value_name = "DIR")]
+    #[arg(long, env = "ALIQUOT_DRIVER_ROOT_ON_HOST", value_parser = absolute, value_name = "DIR")]
     pub driver_root_on_host: Option<PathBuf>,
     /// Where the kubelet keeps its state; some distributions move it (k0s: /var/lib/k0s/kubelet).
-    #[arg(long, env = "ALIQUOT_KUBELET_ROOT", default_value = "/var/lib/kubelet", value_name = "DIR")]
+    #[arg(long, env = "ALIQUOT_KUBELET_ROOT", default_value = "/var/lib/kubelet", value_parser = absolute, value_name = "DIR")]
     pub kubelet_root: PathBuf,
     /// Where the container runtime looks for CDI specs that live until the next boot.
-    #[arg(long, env = "ALIQUOT_CDI_ROOT", default_value = "/var/run/cdi", value_name = "DIR")]
+    #[arg(long, env = "ALIQUOT_CDI_ROOT", default_value = "/var/run/cdi", value_parser = absolute, value_name = "DIR")]
     pub cdi_root: PathBuf,
     /// Where the records of prepared claims are kept; should be a tmpfs, as they end with the boot.
-    #[arg(long, env = "ALIQUOT_RUN_ROOT", default_value = "/run/aliquot", value_name = "DIR")]
+    #[arg(long, env = "ALIQUOT_RUN_ROOT", default_value = "/run/aliquot", value_parser = absolute, value_name = "DIR")]
     pub run_root: PathBuf,
     /// Device nodes.
-    #[arg(long, env = "ALIQUOT_DEV_ROOT", default_value = "/dev", value_name = "DIR", hide_short_help = true)]
+    #[arg(long, env = "ALIQUOT_DEV_ROOT", default_value = "/dev", value_parser = absolute, value_name = "DIR", hide_short_help = true)]
     pub dev_root: PathBuf,
     /// sysfs.
-    #[arg(long, env = "ALIQUOT_SYS_ROOT", default_value = "/sys", value_name = "DIR", hide_short_help = true)]
+    #[arg(long, env = "ALIQUOT_SYS_ROOT", default_value = "/sys", value_parser = absolute, value_name = "DIR", hide_short_help = true)]
     pub sys_root: PathBuf,
     /// procfs.
-    #[arg(long, env = "ALIQUOT_PROC_ROOT", default_value = "/proc", value_name = "DIR", hide_short_help = true)]
+    #[arg(long, env = "ALIQUOT_PROC_ROOT", default_value = "/proc", value_parser = absolute, value_name = "DIR", hide_short_help = true)]
     pub proc_root: PathBuf,
 }
 
@@ -153,8 +153,20 @@ pub enum Output {
     Json,
 }
 
-/// `35s`, `500ms` or `2m`.
+/// A path that means the same on the host, to the kubelet and to the container runtime.
+fn absolute(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    let is_plain = path.components().all(|part| part != std::path::Component::ParentDir);
+    if path.is_absolute() && is_plain { Ok(path) } else { Err("an absolute path without \"..\" is needed".to_owned()) }
+}
+
+/// `35s`, `500ms` or `2m`; more than nothing.
 fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text)
+        .and_then(|time| if time.is_zero() { Err("it must be more than 0".to_owned()) } else { Ok(time) })
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let number: u64 = number.parse().map_err(|_| "a time is a number and a unit, such as 35s".to_owned())?;
@@ -192,9 +204,17 @@ mod tests {
     }
 
     #[test]
+    fn places_are_absolute() {
+        assert!(Cli::try_parse_from(["x", "inspect", "--driver-root", "driver"]).is_err());
+        assert!(Cli::try_parse_from(["x", "inspect", "--cdi-root", "/var/../etc"]).is_err());
+        assert!(Cli::try_parse_from(["x", "inspect", "--driver-root", "/run/nvidia/driver"]).is_ok());
+    }
+
+    #[test]
     fn times_need_a_unit() {
         assert_eq!(duration("35s"), Ok(Duration::from_secs(35)));
         assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert!(duration("0s").is_err(), "a rescan without a pause would never end");
         assert!(duration("35").is_err());
         assert!(duration("-1s").is_err());
         assert!(duration("99999999999999999999m").is_err());

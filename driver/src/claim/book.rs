@@ -86,6 +86,11 @@ impl Book {
         self.locked(|book, _| Ok(book.records.get(uid).cloned()))
     }
 
+    /// Whether there is a file for the claim, readable or not.
+    pub(super) fn mentions(&self, uid: &ClaimUid) -> bool {
+        !matches!(self.dir.read(&file_name(uid), record::LARGEST), Ok(None))
+    }
+
     /// All records.
     pub(super) fn all(&mut self) -> Result<Vec<Record>, Error> {
         self.locked(|book, _| Ok(book.records.values().cloned().collect()))

@@ -16,7 +16,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use dra_plugin::{AllocatedClaim, Call, ClaimRef, Driver, Failure, PreparedDevice};
+use dra_plugin::{AllocatedClaim, Call, ClaimRef, ClaimUid, Driver, Failure, PreparedDevice};
 use tokio::sync::watch;
 
 use crate::{
@@ -105,12 +105,12 @@ impl Claims {
         Ok(())
     }
 
+    /// A spec whose record is there but can't be read stays: containers that start again need it.
     fn remove_orphans(&self) -> Result<(), Error> {
-        let mut book = self.book();
+        let book = self.book();
         for spec in self.store.list(&self.site.cdi_kind)? {
-            let known =
-                dra_plugin::ClaimUid::new(spec.id.clone()).ok().map(|uid| book.find(&uid)).transpose()?.flatten();
-            if known.is_none() {
+            let is_known = ClaimUid::new(spec.id.clone()).is_ok_and(|uid| book.mentions(&uid));
+            if !is_known {
                 self.store.remove(&self.site.cdi_kind, &spec.id)?;
                 tracing::info!(file = %spec.path.display(), "removed a CDI spec that no prepared claim stands behind");
             }

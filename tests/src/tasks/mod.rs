@@ -96,7 +96,7 @@ fn build_release() -> Result<(), Error> {
 }
 
 fn build_with(more: &[&str]) -> Result<(), Error> {
-    let mut arguments = vec!["build", "--locked", "--quiet"];
+    let mut arguments = vec!["build", "--locked"];
     // Built together with this package, everything has the features that are compiled already.
     arguments.extend(["-p", "aliquot-tests", "-p", "aliquot-driver", "-p", "fake-nvml", "-p", "fake-nvidia-smi"]);
     arguments.extend(more);
