@@ -186,6 +186,24 @@ async fn one_bad_claim_in_a_call_does_not_fail_the_others() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn prepare_and_unprepare_may_come_twice_and_at_once() -> Result<()> {
+    let testbed = Testbed::start("h100x8").await?;
+    let claim = testbed.allocated("claim", &[("gpu", ONE)]).await?;
+    let (first, second) = tokio::join!(testbed.prepare(&claim), testbed.prepare(&claim));
+    let ids = first?.unwrap();
+    assert_eq!(second?.unwrap(), ids);
+    let written = std::fs::metadata(&testbed.specs()?[0])?.modified()?;
+    let reads = testbed.api.requests();
+    assert_eq!(testbed.prepare(&claim).await?.unwrap(), ids);
+    assert_eq!(std::fs::metadata(&testbed.specs()?[0])?.modified()?, written, "the spec is left alone");
+    assert_eq!(testbed.api.requests(), reads, "the API server is not asked again");
+    let (first, second) = tokio::join!(testbed.unprepare(&claim), testbed.unprepare(&claim));
+    assert!(first?.is_ok() && second?.is_ok() && testbed.unprepare(&claim).await?.is_ok());
+    assert_eq!((testbed.specs()?.len(), testbed.records()?.len()), (0, 0));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_api_server_that_stumbles_costs_time_and_not_the_claim() -> Result<()> {
     let testbed = Testbed::start("h100x8").await?;
     for (number, trouble) in
