@@ -75,13 +75,13 @@ async fn a_device_that_another_claim_holds_is_waited_for() -> Result<()> {
         let begun = Instant::now();
         // The wait holds up nobody else.
         testbed.prepare(&other).await?.unwrap();
-        assert!(begun.elapsed() < Duration::from_millis(250), "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
         testbed.unprepare(&holder).await?.unwrap();
         Result::Ok(Instant::now())
     };
     let (prepared, released) = tokio::join!(waiting, release);
     assert_eq!(testbed.nodes_of(&prepared?.unwrap())?, ["/dev/nvidia0"]);
-    assert!(released?.elapsed() < Duration::from_millis(250));
+    assert!(released?.elapsed() < Duration::from_secs(1));
     Ok(())
 }
 

@@ -88,7 +88,7 @@ async fn a_gpu_that_hangs_takes_neither_the_others_nor_claims_with_it() -> Resul
     let begun = Instant::now();
     let claim = testbed.allocated("claim", &[("gpu", "gpu-0000-df-00")]).await?;
     testbed.prepare(&claim).await?.unwrap();
-    assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     testbed.node.control(&Control::default())?;
     testbed.until("all are back", || testbed.published().len() == 8).await
 }
