@@ -1,5 +1,5 @@
 //! One reading of all GPUs: each answers for itself, and one that fails is named and left out.
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aliquot_model::{BrokenGpu, ComputeCapability, GpuUuid, Memory, PciAddress};
 use nvml_wrapper::{Device, Nvml as Library, cuda_driver_version_major, cuda_driver_version_minor, error::NvmlError};
@@ -40,43 +40,57 @@ pub struct GpuReading {
     pub memory: Memory,
 }
 
-/// Which GPU is being asked, so that a call that hangs can be laid at its door.
-#[derive(Debug)]
-pub(crate) struct Asking(AtomicU32);
+/// How far a reading has come, so that a call that hangs can be laid at its GPU's door and costs no other GPU.
+#[derive(Debug, Default)]
+pub(crate) struct Progress(Mutex<Option<Unfinished>>);
 
-/// No index: NVML counts at most a few dozen GPUs.
-const NONE: u32 = u32::MAX;
+/// A reading that is under way.
+#[derive(Debug, Clone)]
+struct Unfinished {
+    so_far: Reading,
+    asking: u32,
+}
 
-impl Default for Asking {
-    fn default() -> Self {
-        Self(AtomicU32::new(NONE))
+impl Progress {
+    /// What was read so far, and the index of the GPU that is being asked.
+    pub(crate) fn so_far(&self) -> Option<(Reading, u32)> {
+        self.lock().clone().map(|unfinished| (unfinished.so_far, unfinished.asking))
+    }
+
+    /// Forgets a reading that has ended, and gives what it read.
+    pub(crate) fn end(&self) -> Option<Reading> {
+        self.lock().take().map(|unfinished| unfinished.so_far)
+    }
+
+    fn begin(&self, so_far: Reading) {
+        *self.lock() = Some(Unfinished { so_far, asking: 0 });
+    }
+
+    fn answered(&self, gpu: Result<GpuReading, BrokenGpu>) {
+        if let Some(unfinished) = &mut *self.lock() {
+            unfinished.so_far.gpus.push(gpu);
+            unfinished.asking += 1;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Unfinished>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Asking {
-    pub(crate) fn gpu(&self) -> Option<u32> {
-        Some(self.0.load(Ordering::Relaxed)).filter(|index| *index != NONE)
-    }
-
-    pub(crate) fn nothing(&self) {
-        self.0.store(NONE, Ordering::Relaxed);
-    }
-}
-
-/// Asks for everything once.
-pub(crate) fn read(library: &Library, asking: &Asking) -> Result<Reading, NvmlError> {
+/// Asks for everything once; the reading is in `progress` afterwards.
+pub(crate) fn read(library: &Library, progress: &Progress) -> Result<(), NvmlError> {
     let cuda = library.sys_cuda_driver_version()?;
     let count = library.device_count()?;
-    Ok(Reading {
+    progress.begin(Reading {
         driver_version: library.sys_driver_version()?,
         cuda_driver_version: format!("{}.{}", cuda_driver_version_major(cuda), cuda_driver_version_minor(cuda)),
-        gpus: (0..count)
-            .map(|index| {
-                asking.0.store(index, Ordering::Relaxed);
-                read_gpu(library, index)
-            })
-            .collect(),
-    })
+        gpus: Vec::new(),
+    });
+    for index in 0..count {
+        progress.answered(read_gpu(library, index));
+    }
+    Ok(())
 }
 
 fn read_gpu(library: &Library, index: u32) -> Result<GpuReading, BrokenGpu> {

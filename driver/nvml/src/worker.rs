@@ -8,7 +8,7 @@ use std::{
 use nvml_wrapper::{Nvml as Library, error::NvmlError};
 use tokio::sync::oneshot;
 
-use crate::reading::{self, Asking, Reading};
+use crate::reading::{self, Progress, Reading};
 
 /// Why there is no reading.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +44,8 @@ pub enum Error {
         deadline: Duration,
         /// The index of the GPU that it was asked about.
         gpu: Option<u32>,
+        /// What was read before that.
+        so_far: Option<Box<Reading>>,
     },
     /// The thread can't be made, or died.
     #[error("the thread that calls NVML ended")]
@@ -85,7 +87,7 @@ struct Question {
 pub struct Nvml {
     path: PathBuf,
     questions: mpsc::Sender<Question>,
-    asking: Arc<Asking>,
+    progress: Arc<Progress>,
     /// The answer to a question whose deadline passed: until it comes, asking again would only queue.
     overdue: Option<oneshot::Receiver<Result<Reading, Error>>>,
 }
@@ -95,13 +97,13 @@ impl Nvml {
     pub fn new(path: PathBuf) -> Result<Self, Error> {
         let (questions, inbox) = mpsc::channel();
         let library = path.clone();
-        let asking = Arc::new(Asking::default());
-        let asked = Arc::clone(&asking);
+        let progress = Arc::new(Progress::default());
+        let told = Arc::clone(&progress);
         std::thread::Builder::new()
             .name("nvml".to_owned())
-            .spawn(move || serve(&library, &inbox, &asked))
+            .spawn(move || serve(&library, &inbox, &told))
             .map_err(|_| Error::Ended)?;
-        Ok(Self { path, questions, asking, overdue: None })
+        Ok(Self { path, questions, progress, overdue: None })
     }
 
     /// The library's path.
@@ -123,21 +125,21 @@ impl Nvml {
             Ok(Err(_)) => Err(Error::Ended),
             Err(_) => {
                 self.overdue = Some(answer);
-                Err(Error::Overdue { deadline, gpu: self.asking.gpu() })
+                let (so_far, gpu) = self.progress.so_far().unzip();
+                Err(Error::Overdue { deadline, gpu, so_far: so_far.map(Box::new) })
             }
         }
     }
 }
 
 /// Answers until the handle is dropped.
-fn serve(path: &Path, inbox: &mpsc::Receiver<Question>, asking: &Asking) {
+fn serve(path: &Path, inbox: &mpsc::Receiver<Question>, progress: &Progress) {
     let mut open: Option<Library> = None;
     for question in inbox {
         if question.session == Session::Renew {
             open = None;
         }
-        let result = read(&mut open, path, asking);
-        asking.nothing();
+        let result = read(&mut open, path, progress);
         if result.is_err() {
             open = None;
         }
@@ -146,12 +148,15 @@ fn serve(path: &Path, inbox: &mpsc::Receiver<Question>, asking: &Asking) {
     }
 }
 
-fn read(open: &mut Option<Library>, path: &Path, asking: &Asking) -> Result<Reading, Error> {
+fn read(open: &mut Option<Library>, path: &Path, progress: &Progress) -> Result<Reading, Error> {
     let library = match open {
         Some(library) => library,
         None => open.insert(start(path)?),
     };
-    Ok(reading::read(library, asking)?)
+    let asked = reading::read(library, progress);
+    let reading = progress.end();
+    asked?;
+    reading.ok_or(Error::Ended)
 }
 
 fn start(path: &Path) -> Result<Library, Error> {

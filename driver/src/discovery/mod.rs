@@ -104,7 +104,7 @@ pub async fn follow(settings: Settings, views: watch::Sender<View>, stop: Cancel
             () = stop.cancelled() => return,
             reading = read(&mut nvml, session, &settings) => reading,
         };
-        let view = next(&views.borrow(), reading);
+        let view = next(&views.borrow(), reading, &settings.roots);
         let troubled = !matches!(&view, View::Ready(found) if found.inventory.broken().is_empty());
         views.send_if_modified(|last| {
             let changed = *last != view;
@@ -123,7 +123,7 @@ pub async fn follow(settings: Settings, views: watch::Sender<View>, stop: Cancel
 }
 
 /// The view after a reading. One GPU that hangs must not take the others away: what was read of them before stays.
-fn next(last: &View, reading: Result<Found, Trouble>) -> View {
+fn next(last: &View, reading: Result<Found, Trouble>, roots: &Roots) -> View {
     let trouble = match reading {
         Ok(found) => return View::Ready(Arc::new(found)),
         Err(trouble) => trouble,
@@ -138,6 +138,11 @@ fn next(last: &View, reading: Result<Found, Trouble>) -> View {
             }
             let inventory = Inventory::new(gpus, broken);
             View::Ready(Arc::new(Found { inventory, installation: before.installation.clone() }))
+        }
+        (_, Trouble::Nvml(aliquot_nvml::Error::Overdue { gpu: Some(index), so_far: Some(so_far), .. })) => {
+            let mut reading = *so_far;
+            reading.gpus.push(Err(BrokenGpu { index, pci: None, reason }));
+            View::Ready(Arc::new(found(reading, roots)))
         }
         _ => View::Unavailable(reason),
     }
@@ -235,23 +240,56 @@ mod tests {
     }
 
     fn overdue(gpu: Option<u32>) -> Result<Found, Trouble> {
-        Err(Trouble::Nvml(aliquot_nvml::Error::Overdue { deadline: Duration::from_secs(20), gpu }))
+        Err(Trouble::Nvml(aliquot_nvml::Error::Overdue { deadline: Duration::from_secs(20), gpu, so_far: None }))
+    }
+
+    fn roots() -> Roots {
+        crate::roots::tests::roots("/nowhere", "/nowhere")
+    }
+
+    #[test]
+    fn a_gpu_that_hangs_at_the_first_reading_costs_none_that_has_answered() {
+        let answered = GpuReading {
+            uuid: "GPU-0".parse().unwrap(),
+            pci: "0000:00:00.0".parse().unwrap(),
+            index: 0,
+            minor: 0,
+            product_name: "NVIDIA H100 80GB HBM3".into(),
+            brand: "Nvidia".into(),
+            architecture: "Hopper".into(),
+            compute_capability: ComputeCapability { major: 9, minor: 0 },
+            memory: Memory::from_bytes(80 << 30),
+        };
+        let so_far = Reading {
+            driver_version: "580.65.06".into(),
+            cuda_driver_version: "13.0".into(),
+            gpus: vec![Ok(answered)],
+        };
+        let trouble = aliquot_nvml::Error::Overdue {
+            deadline: Duration::from_secs(20),
+            gpu: Some(1),
+            so_far: Some(Box::new(so_far)),
+        };
+        let View::Ready(found) = next(&View::Searching, Err(trouble.into()), &roots()) else { panic!("no view") };
+        assert_eq!((found.inventory.gpus().len(), found.inventory.broken()[0].index), (1, 1));
     }
 
     #[test]
     fn a_gpu_that_hangs_is_broken_and_the_others_stay() {
         let found =
             Found { inventory: Inventory::new(vec![gpu(0), gpu(1)], vec![]), installation: Installation::default() };
-        let View::Ready(found) = next(&View::Ready(Arc::new(found)), overdue(Some(1))) else { panic!("no view") };
+        let View::Ready(found) = next(&View::Ready(Arc::new(found)), overdue(Some(1)), &roots()) else {
+            panic!("no view")
+        };
         assert_eq!((found.inventory.gpus().len(), found.inventory.broken()[0].index), (1, 1));
         // The next reading is overdue as well, and says the same.
-        let again = next(&View::Ready(Arc::clone(&found)), overdue(Some(1)));
+        let again = next(&View::Ready(Arc::clone(&found)), overdue(Some(1)), &roots());
         assert_eq!(again, View::Ready(found));
     }
 
     #[test]
     fn without_an_earlier_reading_the_reason_is_all_there_is() {
-        let View::Unavailable(reason) = next(&View::Searching, overdue(Some(3))) else { panic!("a view") };
+        let View::Unavailable(reason) = next(&View::Searching, overdue(Some(3)), &roots()) else { panic!("a view") };
         assert!(reason.contains("within 20s for GPU 3"), "{reason}");
     }
 
