@@ -1,37 +1,7 @@
 //! One GPU, and all that a node has of them.
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
 
-use crate::{DeviceName, GpuUuid, PciAddress};
-
-/// An amount of memory in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Memory(u64);
-
-impl Memory {
-    /// So many bytes.
-    pub const fn from_bytes(bytes: u64) -> Self {
-        Self(bytes)
-    }
-
-    /// In bytes.
-    pub const fn bytes(self) -> u64 {
-        self.0
-    }
-}
-
-/// As a Kubernetes quantity: the largest binary unit that divides it, as the API server itself writes it.
-impl fmt::Display for Memory {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const UNITS: [(&str, u32); 6] = [("Ei", 60), ("Pi", 50), ("Ti", 40), ("Gi", 30), ("Mi", 20), ("Ki", 10)];
-        let unit = UNITS.iter().find(|(_, bits)| self.0 != 0 && self.0.is_multiple_of(1 << bits));
-        match unit {
-            Some((name, bits)) => write!(f, "{}{name}", self.0 >> bits),
-            None => write!(f, "{}", self.0),
-        }
-    }
-}
+use crate::{DeviceName, GpuUuid, Memory, Part, PciAddress};
 
 /// CUDA compute capability (`nvmlDeviceGetCudaComputeCapability`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -127,21 +97,8 @@ impl Inventory {
         earlier.gpus.iter().filter(move |gpu| !is_here(gpu))
     }
 
-    /// The GPU that is published under a whole device's name.
-    pub fn whole(&self, name: &DeviceName) -> Option<&Gpu> {
-        self.gpus.iter().find(|gpu| gpu.whole_name() == *name)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn memory_is_written_in_the_largest_unit_that_divides_it() {
-        assert_eq!(Memory::from_bytes(80 << 30).to_string(), "80Gi");
-        assert_eq!(Memory::from_bytes(81_559 << 20).to_string(), "81559Mi");
-        assert_eq!(Memory::from_bytes(1_000_001).to_string(), "1000001");
-        assert_eq!(Memory::from_bytes(0).to_string(), "0");
+    /// The GPU behind a device's name, and which part of it the device is.
+    pub fn device(&self, name: &DeviceName) -> Option<(&Gpu, Part)> {
+        self.gpus.iter().find_map(|gpu| Some((gpu, name.part_of(gpu.pci)?)))
     }
 }

@@ -7,11 +7,13 @@
 #![forbid(unsafe_code)]
 
 mod gpu;
+mod memory;
 mod name;
 mod pci;
 mod version;
 
-pub use gpu::{BrokenGpu, ComputeCapability, Gpu, Inventory, Memory};
-pub use name::{DeviceName, GpuUuid, InvalidDeviceName, InvalidGpuUuid};
+pub use gpu::{BrokenGpu, ComputeCapability, Gpu, Inventory};
+pub use memory::{InvalidMemory, Memory};
+pub use name::{DeviceName, GpuUuid, InvalidDeviceName, InvalidGpuUuid, Part};
 pub use pci::{InvalidPciAddress, PciAddress};
 pub use version::semver;

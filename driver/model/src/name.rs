@@ -10,6 +10,21 @@ use crate::PciAddress;
 #[serde(try_from = "String", into = "String")]
 pub struct DeviceName(String);
 
+/// What of a GPU a published device stands for. The mode is in the name, so that a scheduler which knows a name as
+/// exclusive never meets it as shared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Part {
+    /// All of it, for one claim.
+    Whole,
+    /// All of it, for several claims with a part of the capacity each (KEP-5075).
+    Shared,
+    /// One of a fixed number of shares, each a device of its own, for API servers that don't know the above.
+    Slot(u16),
+}
+
+const SHARED: &str = "-shared";
+const SLOT: &str = "-share-";
+
 /// The text is no DNS label.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no device name: a name has 1 to 63 of a-z, 0-9 and '-', and begins and ends with a letter or digit")]
@@ -26,6 +41,29 @@ impl DeviceName {
             0 => Self(format!("gpu-{domain:04x}-{bus:02x}-{device:02x}")),
             function => Self(format!("gpu-{domain:04x}-{bus:02x}-{device:02x}-{function:x}")),
         }
+    }
+
+    /// A part of the GPU at an address; it begins with the whole GPU's name.
+    pub fn of(pci: PciAddress, part: Part) -> Self {
+        let Self(whole) = Self::whole(pci);
+        Self(match part {
+            Part::Whole => whole,
+            Part::Shared => whole + SHARED,
+            Part::Slot(number) => format!("{whole}{SLOT}{number}"),
+        })
+    }
+
+    /// Which part this is of the GPU at an address; none where it is another GPU's, or no name that [`DeviceName::of`]
+    /// gives.
+    pub fn part_of(&self, pci: PciAddress) -> Option<Part> {
+        let rest = self.0.strip_prefix(Self::whole(pci).as_str())?;
+        let part = match rest {
+            "" => Part::Whole,
+            SHARED => Part::Shared,
+            _ => Part::Slot(rest.strip_prefix(SLOT)?.parse().ok()?),
+        };
+        // Numbers have one spelling: "-share-07" is nobody's name.
+        (Self::of(pci, part) == *self).then_some(part)
     }
 
     /// The name as text.
@@ -143,6 +181,19 @@ mod tests {
         assert!("GPU-a669635e-6dfb-38a3-2f06-448166423d32".parse::<GpuUuid>().is_ok());
         for text in ["GPU-", "a669635e", "MIG-a669635e", "GPU-a/../b", "GPU-a\n"] {
             assert!(text.parse::<GpuUuid>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_part_is_read_back_from_the_name() {
+        let pci: PciAddress = "0000:41:00.0".parse().unwrap();
+        assert_eq!(DeviceName::of(pci, Part::Shared).as_str(), "gpu-0000-41-00-shared");
+        for part in [Part::Whole, Part::Shared, Part::Slot(0), Part::Slot(127)] {
+            assert_eq!(DeviceName::of(pci, part).part_of(pci), Some(part));
+            assert_eq!(DeviceName::of(pci, part).part_of("0000:42:00.0".parse().unwrap()), None);
+        }
+        for name in ["gpu-0000-41-00-share-07", "gpu-0000-41-00-share", "gpu-0000-41-00-1", "gpu-0000-41-000"] {
+            assert_eq!(name.parse::<DeviceName>().unwrap().part_of(pci), None, "{name}");
         }
     }
 

@@ -1,0 +1,95 @@
+//! Reads a policy file: bytes to a checked [`Policy`], or everything that is wrong with them.
+use serde_saphyr::Spanned;
+
+use super::{LARGEST, MOST_SHARES, Policy, file, shadow};
+use crate::duration;
+
+/// Why bytes are no policy. The texts name line and column.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PolicyError {
+    /// It is larger than any policy.
+    #[error("it has {0} bytes; a policy has at most {LARGEST}")]
+    TooLarge(u64),
+    /// It is no text.
+    #[error("it is no text (UTF-8): byte {0} is wrong")]
+    NotText(usize),
+    /// It is no YAML of the policy's form.
+    #[error("{0}")]
+    Form(String),
+    /// Its values are wrong.
+    #[error("{}", .0.join("; "))]
+    Values(Vec<String>),
+}
+
+impl Policy {
+    /// Reads a file's bytes.
+    pub fn parse(bytes: &[u8]) -> Result<Self, PolicyError> {
+        if bytes.len() as u64 > LARGEST {
+            return Err(PolicyError::TooLarge(bytes.len() as u64));
+        }
+        let text = std::str::from_utf8(bytes).map_err(|error| PolicyError::NotText(error.valid_up_to()))?;
+        let options = serde_saphyr::options! { with_snippet: false };
+        let file: file::File = serde_saphyr::from_str_with_options(text, options)
+            .map_err(|error| PolicyError::Form(one_line(&error.to_string())))?;
+        let mut faults = Vec::new();
+        for (at, rule) in file.rules.iter().enumerate() {
+            check(at, rule, &mut faults);
+        }
+        if !faults.is_empty() {
+            return Err(PolicyError::Values(faults));
+        }
+        let warnings = shadow::warnings(&file.rules);
+        Ok(Self { rules: file.rules, warnings })
+    }
+
+    /// What is allowed but can't be meant, such as a rule that an earlier one shadows.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+}
+
+fn check(at: usize, rule: &file::Rule, faults: &mut Vec<String>) {
+    if let Some(name) = rule.r#match.product_name.as_ref().filter(|name| name.value.is_empty()) {
+        tell(faults, name, at, "match.productName", "is empty; leave it out to match every GPU");
+    }
+    let forms = &rule.offer.value;
+    if forms.iter().enumerate().any(|(at, form)| forms.iter().take(at).any(|earlier| earlier == form)) {
+        tell(faults, &rule.offer, at, "offer", "names one form twice");
+    }
+    let shares = &rule.shares;
+    if let Some(count) = shares.count.as_ref().filter(|count| !(1..=MOST_SHARES).contains(&count.value)) {
+        let reason = format!("is {}, but must be 1 to {MOST_SHARES}", count.value);
+        tell(faults, count, at, "shares.count", &reason);
+    }
+    let (default, minimum) = (&shares.memory.default, &shares.memory.minimum);
+    for (name, amount) in [("default", default), ("minimum", minimum)] {
+        let Some(amount) = amount else { continue };
+        let memory = amount.value.0;
+        let name = format!("shares.memory.{name}");
+        if memory.bytes() == 0 {
+            tell(faults, amount, at, &name, "is 0");
+        } else if memory != memory.floor_to_mebibytes() {
+            tell(faults, amount, at, &name, &format!("is {memory}, which is no whole number of Mi"));
+        }
+    }
+    if let (Some(default), Some(minimum)) = (default, minimum)
+        && default.value.0 < minimum.value.0
+    {
+        let reason = format!("is {}, less than shares.memory.minimum, {}", default.value.0, minimum.value.0);
+        tell(faults, default, at, "shares.memory.default", &reason);
+    }
+    if let Some(grace) = &shares.guard.grace
+        && let Err(error) = duration(&grace.value)
+    {
+        tell(faults, grace, at, "shares.guard.grace", &format!("is {:?}: {error}", grace.value));
+    }
+}
+
+fn tell<T>(faults: &mut Vec<String>, place: &Spanned<T>, rule: usize, field: &str, reason: &str) {
+    let (line, column) = (place.referenced.line(), place.referenced.column());
+    faults.push(format!("line {line}, column {column}: rules[{rule}].{field} {reason}"));
+}
+
+fn one_line(text: &str) -> String {
+    text.lines().map(str::trim).collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,118 @@
+//! The policy for one GPU: the first rule that matches, with everything filled in.
+use aliquot_model::{Gpu, Memory};
+
+use super::{
+    DEFAULT_SHARES, Form, Guard, Policy, Shares,
+    file::{Fallback, Match, Rule},
+    shadow::glob,
+};
+use crate::duration;
+
+/// What a policy says of one GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Offer {
+    /// Which rule said it, from 0; none if none matched.
+    pub rule: Option<usize>,
+    /// Whether the whole GPU is offered.
+    pub whole: bool,
+    /// How it is offered in shares, if it is.
+    pub shares: Option<Shares>,
+    /// Where only one of the two is possible, which.
+    pub fallback: Form,
+}
+
+/// A policy can't be had on a GPU that it is for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("rules[{rule}].shares can't be had on GPU {gpu} ({product}): {reason}")]
+pub struct GpuFault {
+    /// Which rule.
+    pub rule: usize,
+    /// The GPU's UUID.
+    pub gpu: String,
+    /// The GPU's name.
+    pub product: String,
+    /// What is wrong.
+    pub reason: String,
+}
+
+impl Policy {
+    /// What it says of a GPU.
+    pub fn for_gpu(&self, gpu: &Gpu) -> Result<Offer, GpuFault> {
+        let Some((at, rule)) = self.rules.iter().enumerate().find(|(_, rule)| matches(&rule.r#match, gpu)) else {
+            return Ok(without_rule(gpu));
+        };
+        let shares = shares(rule, gpu).map_err(|reason| GpuFault {
+            rule: at,
+            gpu: gpu.uuid.to_string(),
+            product: gpu.product_name.clone(),
+            reason,
+        })?;
+        let offers = |form| rule.offer.value.contains(&form);
+        let fallback = match rule.fallback {
+            Fallback::Whole => Form::Whole,
+            Fallback::Shares => Form::Shares,
+        };
+        Ok(Offer {
+            rule: Some(at),
+            whole: offers(Form::Whole),
+            shares: offers(Form::Shares).then_some(shares),
+            fallback,
+        })
+    }
+
+    /// How many rules there are.
+    pub fn rules(&self) -> usize {
+        self.rules.len()
+    }
+}
+
+fn matches(wanted: &Match, gpu: &Gpu) -> bool {
+    wanted.uuid.as_ref().is_none_or(|uuid| *uuid == gpu.uuid)
+        && wanted.pci_address.is_none_or(|pci| pci == gpu.pci)
+        && wanted.product_name.as_ref().is_none_or(|name| glob(&name.value, &gpu.product_name))
+}
+
+fn without_rule(gpu: &Gpu) -> Offer {
+    let memory = gpu.memory.floor_to_mebibytes();
+    let shares = Shares {
+        count: DEFAULT_SHARES,
+        memory,
+        default: memory.part(DEFAULT_SHARES),
+        minimum: Memory::MEBIBYTE.min(memory),
+        order: super::Order::default(),
+        time_slice: crate::TimeSlice::default(),
+        guard: Guard::default(),
+    };
+    Offer { rule: None, whole: true, shares: Some(shares), fallback: Form::Whole }
+}
+
+fn shares(rule: &Rule, gpu: &Gpu) -> Result<Shares, String> {
+    let wanted = &rule.shares;
+    let Some(plain) = without_rule(gpu).shares else { return Err("it has none".to_owned()) };
+    let memory = plain.memory;
+    let count = wanted.count.as_ref().map_or(plain.count, |count| count.value);
+    let minimum = wanted.memory.minimum.as_ref().map_or(plain.minimum, |amount| amount.value.0);
+    let default = wanted.memory.default.as_ref().map_or(memory.part(count).max(minimum), |amount| amount.value.0);
+    for (name, amount) in [("default", default), ("minimum", minimum)] {
+        if amount > memory {
+            return Err(format!("memory.{name} is {amount}, but it has {memory}"));
+        }
+    }
+    if default < minimum {
+        return Err(format!("memory.default is {default}, less than memory.minimum, {minimum}"));
+    }
+    let least = Memory::from_bytes(minimum.bytes().saturating_mul(count.into()));
+    if least > memory {
+        return Err(format!("{count} shares of at least {minimum} are {least}, but it has {memory}"));
+    }
+    let grace = wanted.guard.grace.as_ref().and_then(|text| duration(&text.value).ok());
+    Ok(Shares {
+        count,
+        memory,
+        default,
+        minimum,
+        order: wanted.order,
+        time_slice: wanted.time_slice,
+        guard: Guard { mode: wanted.guard.mode, grace: grace.unwrap_or(plain.guard.grace) },
+    })
+}

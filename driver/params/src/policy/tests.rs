@@ -1,0 +1,167 @@
+use std::time::Duration;
+
+use aliquot_model::{ComputeCapability, Gpu, Memory};
+use proptest::prelude::*;
+
+use super::*;
+
+fn gpu(product_name: &str, gibibytes: u64) -> Gpu {
+    Gpu {
+        uuid: "GPU-a669635e-6dfb-38a3-2f06-448166423d32".parse().unwrap(),
+        pci: "0000:41:00.0".parse().unwrap(),
+        index: 0,
+        minor: 0,
+        product_name: product_name.into(),
+        brand: "Nvidia".into(),
+        architecture: "Hopper".into(),
+        compute_capability: ComputeCapability { major: 9, minor: 0 },
+        memory: Memory::from_bytes(gibibytes << 30),
+        driver_version: "580.65.06".into(),
+        cuda_driver_version: "13.0".into(),
+        pcie_root: None,
+        numa_node: None,
+    }
+}
+
+fn gib(n: u64) -> Memory {
+    Memory::from_bytes(n << 30)
+}
+
+fn parse(rules: &str) -> Result<Policy, PolicyError> {
+    Policy::parse(format!("apiVersion: gpu.aliquot.dev/v1alpha1\nkind: Policy\nrules:\n{rules}").as_bytes())
+}
+
+fn told(rules: &str) -> String {
+    parse(rules).unwrap_err().to_string()
+}
+
+#[test]
+fn without_a_file_every_gpu_is_offered_whole_and_as_ten_shares() {
+    let offer = Policy::default().for_gpu(&gpu("NVIDIA H100", 80)).unwrap();
+    let shares = offer.shares.unwrap();
+    assert!(offer.whole && offer.rule.is_none());
+    assert_eq!((shares.count, shares.default, shares.minimum), (10, gib(8), Memory::MEBIBYTE));
+    assert_eq!((shares.guard.mode, shares.time_slice), (GuardMode::Observe, TimeSlice::Default));
+}
+
+#[test]
+fn the_first_rule_that_matches_decides() {
+    let policy = parse(
+        "- match: {uuid: GPU-other}\n  offer: []\n\
+         - match: {productName: NVIDIA H*, pciAddress: '0000:41:00.0'}\n  offer: [shares]\n  shares: {count: 4, timeSlice: Long}\n\
+         - offer: [whole]\n",
+    )
+    .unwrap();
+    let offer = policy.for_gpu(&gpu("NVIDIA H100", 80)).unwrap();
+    assert_eq!((offer.rule, offer.whole), (Some(1), false));
+    let shares = offer.shares.unwrap();
+    assert_eq!((shares.count, shares.default, shares.time_slice), (4, gib(20), TimeSlice::Long));
+    assert_eq!(policy.for_gpu(&gpu("NVIDIA L40S", 48)).unwrap().rule, Some(2));
+}
+
+#[test]
+fn every_setting_arrives() {
+    let policy = parse(
+        "- shares: {memory: {default: 8Gi, minimum: 1Gi}, order: spread, guard: {mode: kill, grace: 500ms}}\n  \
+         fallback: shares\n",
+    );
+    let offer = policy.unwrap().for_gpu(&gpu("NVIDIA H100", 80)).unwrap();
+    let shares = offer.shares.unwrap();
+    assert_eq!((shares.default, shares.minimum, shares.order), (gib(8), gib(1), Order::Spread));
+    assert_eq!(shares.guard, Guard { mode: GuardMode::Kill, grace: Duration::from_millis(500) });
+    assert_eq!(offer.fallback, Form::Shares);
+}
+
+#[test]
+fn faults_of_form_name_line_and_column() {
+    for (rules, parts) in [
+        ("- offr: [whole]\n", &["line 4", "column 3", "offr"][..]),
+        ("- shares: {count: -1}\n", &["line 4"]),
+        ("- shares: {count: many}\n", &["line 4"]),
+        ("- offer: [whole, mig]\n", &["line 4", "mig"]),
+        ("- match: {uuid: a669}\n", &["line 4", "no GPU UUID"]),
+        ("- shares: {memory: {default: 8GB}}\n", &["line 4", "no amount of memory"]),
+        ("- offer: [whole]\n  offer: [shares]\n", &["line 5", "offer"]),
+    ] {
+        let told = told(rules);
+        assert!(parts.iter().all(|part| told.contains(part)), "{rules}: {told}");
+    }
+    assert!(Policy::parse(b"kind: Policy\n").unwrap_err().to_string().contains("apiVersion"));
+    assert!(Policy::parse(b"apiVersion: v2\nkind: Policy\n").unwrap_err().to_string().contains("line 1"));
+}
+
+#[test]
+fn faults_of_value_are_told_all_at_once_with_their_places() {
+    let told = told(
+        "- match: {productName: ''}\n  offer: [whole, whole]\n  shares:\n    count: 0\n    \
+         memory: {default: 512Mi, minimum: 1Gi}\n    guard: {grace: 10}\n\
+         - shares: {count: 129, memory: {default: 100k, minimum: '0'}}\n",
+    );
+    for part in [
+        "line 4, column 24: rules[0].match.productName is empty",
+        "rules[0].offer names one form twice",
+        "line 7, column 12: rules[0].shares.count is 0, but must be 1 to 128",
+        "rules[0].shares.memory.default is 512Mi, less than shares.memory.minimum, 1Gi",
+        "rules[0].shares.guard.grace is \"10\": a time is",
+        "rules[1].shares.count is 129",
+        "rules[1].shares.memory.default is 100000, which is no whole number of Mi",
+        "rules[1].shares.memory.minimum is 0",
+    ] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+}
+
+#[test]
+fn what_no_gpu_of_the_node_can_give_is_told_for_the_gpu() {
+    let gpu = gpu("NVIDIA H100", 80);
+    for (rules, part) in [
+        ("- shares: {memory: {default: 100Gi}}\n", "memory.default is 100Gi, but it has 80Gi"),
+        ("- shares: {count: 10, memory: {minimum: 9Gi}}\n", "10 shares of at least 9Gi are 90Gi, but it has 80Gi"),
+    ] {
+        let fault = parse(rules).unwrap().for_gpu(&gpu).unwrap_err().to_string();
+        assert!(fault.contains(part) && fault.contains("rules[0]") && fault.contains("GPU-a669635e"), "{fault}");
+    }
+}
+
+#[test]
+fn a_rule_that_an_earlier_one_shadows_is_warned_of() {
+    let policy = parse(
+        "- match: {productName: '*H100*'}\n- match: {productName: NVIDIA H100 80GB HBM3, uuid: GPU-1}\n\
+         - match: {uuid: GPU-2}\n- {}\n- match: {uuid: GPU-3}\n",
+    )
+    .unwrap();
+    let told = policy.warnings();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told[0].starts_with("rules[1] never decides: rules[0]") && told[1].starts_with("rules[4]"), "{told:?}");
+}
+
+#[test]
+fn what_is_too_large_or_no_text_is_refused() {
+    assert_eq!(Policy::parse(&vec![b' '; 10 << 20]), Err(PolicyError::TooLarge(10 << 20)));
+    assert_eq!(Policy::parse(b"kind: \xff"), Err(PolicyError::NotText(6)));
+}
+
+#[test]
+fn the_schema_knows_every_field_and_refuses_others() {
+    let schema = schema();
+    let rule = &schema["properties"]["rules"]["items"];
+    assert_eq!(schema["additionalProperties"], false);
+    assert_eq!(rule["additionalProperties"], false);
+    let shares = &rule["properties"]["shares"];
+    assert_eq!(shares["properties"]["count"]["maximum"], 128);
+    assert!(shares["properties"]["guard"]["properties"]["mode"].to_string().contains("evict"), "{shares}");
+}
+
+proptest! {
+    #[test]
+    fn foreign_text_is_refused_without_a_panic(text in "[\\[\\]{}:,&*a-zP0-9 \n-]{0,80}") {
+        prop_assert!(Policy::parse(text.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn shares_of_the_default_size_all_fit(count in 1u32..=128, mebibytes in 128u64..1_000_000) {
+        let gpu = Gpu { memory: Memory::from_bytes(mebibytes << 20), ..gpu("x", 1) };
+        let shares = parse(&format!("- shares: {{count: {count}}}\n")).unwrap().for_gpu(&gpu).unwrap().shares.unwrap();
+        prop_assert!(shares.default.bytes() * u64::from(count) <= gpu.memory.bytes());
+    }
+}
