@@ -1,7 +1,9 @@
 //! What a claim asks for, resolved: classes looked up, expressions compiled, defaults filled in.
-use k8s_openapi::api::resource::v1::{DeviceClass, DeviceRequest, DeviceSelector, DeviceTaint, DeviceToleration};
+use k8s_openapi::api::resource::v1::{
+    CapacityRequirements, DeviceClass, DeviceRequest, DeviceSelector, DeviceTaint, DeviceToleration,
+};
 
-use super::{Unallocatable, pool::Candidate, selector::Selector};
+use super::{Unallocatable, capacity::Amounts, features::Features, pool::Candidate, selector::Selector};
 
 /// How many devices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +24,8 @@ pub(super) struct Ask<'a> {
     pub(super) amount: Amount,
     pub(super) admin: bool,
     pub(super) tolerations: &'a [DeviceToleration],
+    /// How much it wants of the device's capacities.
+    pub(super) capacity: Option<&'a Amounts>,
     selectors: Vec<Selector>,
 }
 
@@ -32,11 +36,16 @@ struct Terms<'a> {
     count: Option<i64>,
     selectors: Option<&'a Vec<DeviceSelector>>,
     tolerations: Option<&'a Vec<DeviceToleration>>,
-    unsupported: Option<&'static str>,
+    capacity: Option<&'a CapacityRequirements>,
+    derived_attributes: bool,
 }
 
 /// The ways to satisfy a request, best first.
-pub(super) fn asks<'a>(request: &'a DeviceRequest, classes: &'a [DeviceClass]) -> Result<Vec<Ask<'a>>, Unallocatable> {
+pub(super) fn asks<'a>(
+    request: &'a DeviceRequest,
+    classes: &'a [DeviceClass],
+    features: Features,
+) -> Result<Vec<Ask<'a>>, Unallocatable> {
     if let Some(exactly) = &request.exactly {
         let terms = Terms {
             class: &exactly.device_class_name,
@@ -44,9 +53,10 @@ pub(super) fn asks<'a>(request: &'a DeviceRequest, classes: &'a [DeviceClass]) -
             count: exactly.count,
             selectors: exactly.selectors.as_ref(),
             tolerations: exactly.tolerations.as_ref(),
-            unsupported: unsupported(exactly.capacity.is_some(), exactly.derived_attributes.is_some()),
+            capacity: exactly.capacity.as_ref(),
+            derived_attributes: exactly.derived_attributes.is_some(),
         };
-        let ask = ask(request, request.name.clone(), &terms, classes)?;
+        let ask = ask(request, request.name.clone(), &terms, classes, features)?;
         return Ok(vec![Ask { admin: exactly.admin_access.unwrap_or_default(), ..ask }]);
     }
     let subrequests = request.first_available.iter().flatten().map(|sub| {
@@ -56,15 +66,12 @@ pub(super) fn asks<'a>(request: &'a DeviceRequest, classes: &'a [DeviceClass]) -
             count: sub.count,
             selectors: sub.selectors.as_ref(),
             tolerations: sub.tolerations.as_ref(),
-            unsupported: unsupported(sub.capacity.is_some(), sub.derived_attributes.is_some()),
+            capacity: sub.capacity.as_ref(),
+            derived_attributes: sub.derived_attributes.is_some(),
         };
-        ask(request, format!("{}/{}", request.name, sub.name), &terms, classes)
+        ask(request, format!("{}/{}", request.name, sub.name), &terms, classes, features)
     });
     subrequests.collect()
-}
-
-fn unsupported(capacity: bool, derived_attributes: bool) -> Option<&'static str> {
-    if capacity { Some("capacity") } else { derived_attributes.then_some("derivedAttributes") }
 }
 
 fn ask<'a>(
@@ -72,9 +79,13 @@ fn ask<'a>(
     name: String,
     terms: &Terms<'a>,
     classes: &'a [DeviceClass],
+    features: Features,
 ) -> Result<Ask<'a>, Unallocatable> {
-    if let Some(field) = terms.unsupported {
-        return Err(Unallocatable::Unsupported { at: format!("request {name}"), field });
+    if terms.derived_attributes {
+        return Err(Unallocatable::Unsupported { at: format!("request {name}"), field: "derivedAttributes" });
+    }
+    if terms.capacity.is_some() && !features.consumable_capacity {
+        return Err(Unallocatable::CapacityDisabled { request: name });
     }
     let class = classes.iter().find(|class| class.metadata.name.as_deref() == Some(terms.class));
     let class = class.ok_or_else(|| Unallocatable::NoClass { request: name.clone(), class: terms.class.to_owned() })?;
@@ -88,7 +99,8 @@ fn ask<'a>(
     let expressions = expressions.filter_map(|selector| selector.cel.as_ref());
     let selectors = expressions.map(|cel| Selector::compile(&cel.expression)).collect::<Result<_, _>>()?;
     let tolerations = terms.tolerations.map_or(&[][..], Vec::as_slice);
-    Ok(Ask { name, request: &request.name, class, amount, admin: false, tolerations, selectors })
+    let capacity = terms.capacity.and_then(|capacity| capacity.requests.as_ref());
+    Ok(Ask { name, request: &request.name, class, amount, admin: false, tolerations, capacity, selectors })
 }
 
 impl Ask<'_> {

@@ -7,7 +7,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
 
-use super::{DeviceId, ScheduleError};
+use super::ScheduleError;
 
 /// Which pod it is.
 pub(super) struct Identity {
@@ -57,20 +57,6 @@ impl Identity {
         let mut consumers = claim.status.iter().flat_map(|status| status.reserved_for.iter().flatten());
         consumers.any(|consumer| consumer.uid == self.uid)
     }
-}
-
-/// The devices that a claim keeps others from.
-pub(super) fn devices_of(claim: &ResourceClaim) -> Vec<DeviceId> {
-    let allocation = claim.status.as_ref().and_then(|status| status.allocation.as_ref());
-    let results = allocation.and_then(|allocation| allocation.devices.as_ref()?.results.as_ref());
-    let exclusive = results.into_iter().flatten().filter(|result| result.admin_access != Some(true));
-    exclusive
-        .map(|result| DeviceId {
-            driver: result.driver.clone(),
-            pool: result.pool.clone(),
-            device: result.device.clone(),
-        })
-        .collect()
 }
 
 /// Whether an allocation is for this node, or for all.

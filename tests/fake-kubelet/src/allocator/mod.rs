@@ -1,33 +1,54 @@
 //! A stand-in for the scheduler: picks devices for claims as `k8s.io/dynamic-resource-allocation/structured` does.
 //!
-//! [`allocate`] decides, [`Scheduler`] reads and writes. Not modelled, and an error where it would matter: devices that
-//! consume counters or can be allocated several times, requests for capacity, derived attributes, binding conditions and
-//! attributes with lists. Slices with a node selector are out of reach of every node.
+//! ```text
+//! slices ──> pool, counters ──> what a node can reach ──┐
+//! claims ──> in_use ────────────────────────────────────┼──> search (room, constraint) ──> outcome ──> allocation
+//! claim, classes ──> ask, selector ─────────────────────┘
+//! ```
+//!
+//! [`allocate`] decides, [`Scheduler`] reads and writes. Not modelled, and an error where it would matter: derived
+//! attributes, binding conditions and attributes with lists. Slices with a node selector are out of reach of every node.
 mod ask;
+mod capacity;
+mod constraint;
+mod counters;
+mod extended;
+mod extended_claim;
+mod features;
 mod identity;
+mod in_use;
+mod outcome;
 mod pool;
 mod quantity;
+mod refusal;
+mod room;
 mod scheduler;
 mod search;
 mod selector;
+mod state;
+mod templates;
 
 #[cfg(test)]
 mod fixtures;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_extended;
+#[cfg(test)]
+mod tests_features;
+#[cfg(test)]
+mod tests_shared;
 
 use std::fmt;
 
-use ask::Ask;
-use k8s_openapi::api::{
-    core::v1::{NodeSelector, NodeSelectorRequirement, NodeSelectorTerm},
-    resource::v1::{
-        AllocationResult, DeviceAllocationConfiguration, DeviceAllocationResult, DeviceClaim, DeviceClass,
-        DeviceRequestAllocationResult, ResourceClaim, ResourceSlice,
-    },
-};
+pub use features::Features;
+pub use in_use::InUse;
+use k8s_openapi::api::resource::v1::{AllocationResult, DeviceClass, ResourceClaim, ResourceSlice};
+pub use quantity::NotAQuantity;
+pub use refusal::{Refusal, Refusals};
+use room::Room;
 pub use scheduler::{ScheduleError, Scheduler};
-use search::{Choice, Search};
+use search::Search;
 pub use selector::SelectorError;
 
 /// A device's name within the cluster.
@@ -77,92 +98,57 @@ pub enum Unallocatable {
         /// Its pool, of which slices are missing.
         pool: String,
     },
+    /// A pool's slices contradict each other.
+    #[error("invalid resource pools were encountered: pool {pool} of driver {driver}: {reason}")]
+    Invalid {
+        /// The driver.
+        driver: String,
+        /// Its pool.
+        pool: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Capacity is asked for while `DRAConsumableCapacity` is off.
+    #[error("request {request}: has capacity requests, but the DRAConsumableCapacity feature is disabled")]
+    CapacityDisabled {
+        /// The request, or `request/subrequest`.
+        request: String,
+    },
+    /// An amount in a slice or claim is none.
+    #[error(transparent)]
+    Quantity(#[from] NotAQuantity),
     /// There are not enough devices that match and are free.
-    #[error("cannot allocate all devices")]
-    NoDevices,
+    #[error("cannot allocate all claims{0}")]
+    NoDevices(Refusals),
 }
 
-/// Picks devices of one node for a claim, given the devices that are in use by other claims, without those that are only
-/// allocated for administrators.
-pub fn allocate(
-    claim: &ResourceClaim,
-    slices: &[ResourceSlice],
-    classes: &[DeviceClass],
-    in_use: &[DeviceId],
-    node: &str,
-) -> Result<AllocationResult, Unallocatable> {
+/// What claims are allocated from, as seen from one node.
+#[derive(Debug, Clone, Copy)]
+pub struct Cluster<'a> {
+    /// All published devices.
+    pub slices: &'a [ResourceSlice],
+    /// All classes.
+    pub classes: &'a [DeviceClass],
+    /// What other claims hold.
+    pub in_use: &'a InUse,
+    /// The node that must reach the devices.
+    pub node: &'a str,
+    /// What the scheduler can do.
+    pub features: Features,
+}
+
+/// Picks devices for a claim.
+pub fn allocate(claim: &ResourceClaim, cluster: Cluster<'_>) -> Result<AllocationResult, Unallocatable> {
     let Some(devices) = claim.spec.as_ref().and_then(|spec| spec.devices.as_ref()) else {
         return Ok(AllocationResult::default());
     };
-    let requests = devices.requests.iter().flatten().map(|request| ask::asks(request, classes));
+    let Cluster { slices, classes, in_use, node, features } = cluster;
+    let requests = devices.requests.iter().flatten().map(|request| ask::asks(request, classes, features));
     let requests = requests.collect::<Result<Vec<_>, _>>()?;
-    let reachable = pool::reachable(slices, node);
     let constraints = devices.constraints.as_deref().unwrap_or_default();
-    let chosen = Search::new(&requests, &reachable, constraints, in_use).run()?.ok_or(Unallocatable::NoDevices)?;
-    let local = chosen.iter().any(|choice| choice.candidate.local);
-    Ok(AllocationResult {
-        devices: Some(DeviceAllocationResult {
-            config: Some(configurations(devices, &chosen)).filter(|config| !config.is_empty()),
-            results: Some(chosen.iter().map(result).collect()),
-        }),
-        node_selector: local.then(|| only(node)),
-        ..AllocationResult::default()
-    })
-}
-
-fn result(choice: &Choice<'_>) -> DeviceRequestAllocationResult {
-    let (ask, id) = (choice.ask, choice.candidate.id.clone());
-    DeviceRequestAllocationResult {
-        request: ask.name.clone(),
-        driver: id.driver,
-        pool: id.pool,
-        device: id.device,
-        admin_access: ask.admin.then_some(true),
-        tolerations: Some(ask.tolerations.to_vec()).filter(|tolerations| !tolerations.is_empty()),
-        ..DeviceRequestAllocationResult::default()
-    }
-}
-
-/// First what the classes say, once per class with the requests that use it, then what the claim says.
-fn configurations(devices: &DeviceClaim, chosen: &[Choice<'_>]) -> Vec<DeviceAllocationConfiguration> {
-    let mut asks = Vec::<&Ask<'_>>::new();
-    for choice in chosen {
-        if asks.iter().all(|ask| ask.name != choice.ask.name) {
-            asks.push(choice.ask);
-        }
-    }
-    let class_of = |ask: &Ask<'_>| ask.class.metadata.name.clone();
-    let mut configurations = Vec::new();
-    for (at, ask) in asks.iter().enumerate() {
-        if asks.iter().take(at).any(|earlier| class_of(earlier) == class_of(ask)) {
-            continue;
-        }
-        let same = asks.iter().filter(|other| class_of(other) == class_of(ask));
-        let names: Vec<_> = same.map(|ask| ask.name.clone()).collect();
-        let of_class = ask.class.spec.iter().flat_map(|spec| spec.config.iter().flatten());
-        let of_class = of_class.map(|config| DeviceAllocationConfiguration {
-            opaque: config.opaque.clone(),
-            requests: Some(names.clone()),
-            source: "FromClass".to_owned(),
-        });
-        configurations.extend(of_class);
-    }
-    let of_claim = devices.config.iter().flatten();
-    let of_claim = of_claim.filter(|config| asks.iter().any(|ask| ask.named_in(config.requests.as_ref())));
-    configurations.extend(of_claim.map(|config| DeviceAllocationConfiguration {
-        opaque: config.opaque.clone(),
-        requests: config.requests.clone(),
-        source: "FromClaim".to_owned(),
-    }));
-    configurations
-}
-
-fn only(node: &str) -> NodeSelector {
-    let name = NodeSelectorRequirement {
-        key: "metadata.name".to_owned(),
-        operator: "In".to_owned(),
-        values: Some(vec![node.to_owned()]),
-    };
-    let term = NodeSelectorTerm { match_fields: Some(vec![name]), ..NodeSelectorTerm::default() };
-    NodeSelector { node_selector_terms: vec![term] }
+    constraint::check(constraints)?;
+    let reachable = pool::reachable(slices, node, features, in_use);
+    let room = Room { reachable: &reachable, in_use, features };
+    let chosen = Search::new(&requests, constraints, room).run()?;
+    Ok(outcome::allocation(devices, chosen, node))
 }

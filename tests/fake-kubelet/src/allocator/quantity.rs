@@ -1,5 +1,11 @@
-//! Kubernetes quantities such as `40Gi`, as numbers that can be compared.
-use std::str::FromStr;
+//! Kubernetes quantities such as `40Gi`, as numbers to compare and to count with.
+use std::{
+    iter::Sum,
+    ops::{Add, Sub},
+    str::FromStr,
+};
+
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 
 /// An amount, in billionths, which is the smallest unit that Kubernetes knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -8,10 +14,76 @@ pub(super) struct Quantity(i128);
 /// A text that is no quantity, or one beyond what Kubernetes can hold.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a quantity")]
-pub(super) struct NotAQuantity(String);
+pub struct NotAQuantity(String);
 
 /// Digits behind the point that are kept.
 const DECIMALS: usize = 9;
+/// What binary units are powers of, and their names.
+const BINARY: i128 = 1024;
+const BINARY_UNITS: [&str; 7] = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
+
+impl Quantity {
+    /// Nothing.
+    pub(super) const ZERO: Self = Self(0);
+
+    /// The next amount that is `base` and some whole steps.
+    pub(super) fn round_up(self, base: Self, step: Self) -> Self {
+        let above = self.0.saturating_sub(base.0);
+        if above <= 0 || step.0 <= 0 {
+            return self.max(base);
+        }
+        let steps = above / step.0 + i128::from(above % step.0 != 0);
+        Self(base.0.saturating_add(steps.saturating_mul(step.0)))
+    }
+
+    /// As a whole number, rounded up.
+    pub(super) fn whole(self) -> i64 {
+        let one = 10_i128.pow(9);
+        i64::try_from(self.0 / one + i128::from(self.0 % one > 0)).unwrap_or(i64::MAX)
+    }
+
+    /// As Kubernetes writes what it has rounded: a whole number, with the largest binary unit that divides it.
+    pub(super) fn binary(self) -> Text {
+        let one = 10_i128.pow(9);
+        let mut number = self.0 / one + i128::from(self.0 % one > 0);
+        let mut unit = 0;
+        while number != 0 && number % BINARY == 0 && unit + 1 < BINARY_UNITS.len() {
+            number /= BINARY;
+            unit += 1;
+        }
+        Text(format!("{number}{}", BINARY_UNITS[unit]))
+    }
+}
+
+impl Add for Quantity {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self(self.0.saturating_add(other.0))
+    }
+}
+
+impl Sub for Quantity {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        Self(self.0.saturating_sub(other.0))
+    }
+}
+
+impl Sum for Quantity {
+    fn sum<I: Iterator<Item = Self>>(amounts: I) -> Self {
+        amounts.fold(Self::ZERO, Add::add)
+    }
+}
+
+impl TryFrom<&Text> for Quantity {
+    type Error = NotAQuantity;
+
+    fn try_from(text: &Text) -> Result<Self, NotAQuantity> {
+        text.0.parse()
+    }
+}
 
 impl FromStr for Quantity {
     type Err = NotAQuantity;
@@ -90,6 +162,20 @@ mod tests {
     }
 
     #[test]
+    fn rounding_goes_up_in_steps_from_the_base() {
+        for (amount, base, step, rounded) in [
+            ("0", "1Gi", "1Gi", "1Gi"),
+            ("1Gi", "1Gi", "1Gi", "1Gi"),
+            ("1.5Gi", "1Gi", "1Gi", "2Gi"),
+            ("4", "1", "2", "5"),
+            ("1500Mi", "0", "1Mi", "1500Mi"),
+            ("7", "1", "0", "7"),
+        ] {
+            assert_eq!(quantity(amount).round_up(quantity(base), quantity(step)).binary(), Text(rounded.to_owned()));
+        }
+    }
+
+    #[test]
     fn other_texts_are_refused() {
         for text in ["", ".", "Gi", "1GiB", "1.2.3", "1 Gi", "--1", "1e99"] {
             assert_eq!(text.parse::<Quantity>(), Err(NotAQuantity(text.to_owned())));
@@ -100,6 +186,12 @@ mod tests {
         #[test]
         fn bytes_are_ordered_as_numbers_are(a: u64, b: u64) {
             prop_assert_eq!(quantity(&a.to_string()).cmp(&quantity(&b.to_string())), a.cmp(&b));
+        }
+
+        #[test]
+        fn the_binary_text_is_the_same_amount(bytes: u64) {
+            let bytes = quantity(&bytes.to_string());
+            prop_assert_eq!(Quantity::try_from(&bytes.binary()), Ok(bytes));
         }
 
         #[test]

@@ -1,23 +1,18 @@
-//! The scheduler's and the claim controller's reads and writes around [`allocate`].
-use std::collections::{BTreeMap, BTreeSet};
+//! The scheduler's and the claim controller's reads and writes around [`allocate`](super::allocate).
+use std::collections::BTreeMap;
 
-use k8s_openapi::{
-    api::{
-        core::v1::{Pod, PodResourceClaim, PodResourceClaimStatus},
-        resource::v1::{DeviceClass, ResourceClaim, ResourceClaimStatus, ResourceClaimTemplate, ResourceSlice},
-    },
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+use k8s_openapi::api::{
+    core::v1::{Container as PodContainer, Pod},
+    resource::v1::{AllocationResult, ResourceClaim, ResourceClaimStatus},
 };
 use kube::{
     Api, Client,
-    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, ListParams, PostParams},
 };
-use serde_json::json;
 use tokio::sync::Mutex;
 
 use super::{
-    Unallocatable, allocate,
-    identity::{Identity, devices_of, reaches},
+    Features, NotAQuantity, Unallocatable, extended::Extended, extended_claim, identity::Identity, state::State,
 };
 use crate::pod::{ClaimUse, Container, PodClaim, PodSpec};
 
@@ -44,24 +39,35 @@ pub enum ScheduleError {
     /// The object lacks what every stored one has.
     #[error("a stored object lacks {0}")]
     Malformed(&'static str),
+    /// A resource that neither a class nor the node has.
+    #[error("Insufficient {0}")]
+    Insufficient(String),
+    /// What a stored object asks for or consumes is no amount.
+    #[error(transparent)]
+    Quantity(#[from] NotAQuantity),
 }
 
 /// Schedules pods to one node. Its writes are one after the other; two of them must not share a cluster.
 pub struct Scheduler {
     client: Client,
     node: String,
+    features: Features,
     turn: Mutex<()>,
 }
 
-/// The annotation of generated claims that names the entry of the pod's `spec.resourceClaims`.
-const POD_CLAIM_NAME: &str = "resource.kubernetes.io/pod-claim-name";
 /// How often a write is tried that others' writes get in the way of.
 const ATTEMPTS: usize = 5;
 
 impl Scheduler {
     /// A scheduler for the node of this name.
     pub fn new(client: Client, node: impl Into<String>) -> Self {
-        Self { client, node: node.into(), turn: Mutex::new(()) }
+        Self { client, node: node.into(), features: Features::default(), turn: Mutex::new(()) }
+    }
+
+    /// With these features on and the others off.
+    pub fn with_features(mut self, features: Features) -> Self {
+        self.features = features;
+        self
     }
 
     /// Makes the claims that a stored pod's templates ask for, allocates all of its claims and reserves them for it.
@@ -70,21 +76,30 @@ impl Scheduler {
         let _turn = self.turn.lock().await;
         let pod = Identity::of(pod)?;
         let object = self.api::<Pod>(&pod.namespace).get(&pod.name).await?;
-        let claims = self.resolve(&pod, &object).await?;
-        for claim in &claims {
-            self.reserve(&pod, &claim.claim).await?;
-        }
-        let uses = |container: &k8s_openapi::api::core::v1::Container| Container {
-            name: container.name.clone(),
-            uses: container
-                .resources
-                .iter()
-                .flat_map(|resources| resources.claims.iter().flatten())
-                .map(|used| ClaimUse { claim: used.name.clone(), request: used.request.clone() })
-                .collect(),
+        let mut claims = self.resolve(&pod, &object).await?;
+        let mut state = State::read(&self.client).await?;
+        // Nothing is written before all of the pod's claims fit.
+        let planned = self.plan(&pod, &claims, &mut state).await?;
+        let extended = self.extended(&object, &state).await?.unwrap_or_default();
+        let special = if extended.requests.is_empty() {
+            None
+        } else {
+            let claim = extended_claim::claim(&pod, &state, &extended);
+            let allocation = state.allocation(&pod, &claim, &self.node, self.features)?;
+            Some((claim, allocation))
         };
-        let containers =
-            object.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers).map(uses));
+        for (name, allocation) in planned {
+            self.reserve(&pod, &name, &allocation).await?;
+        }
+        if let Some((claim, allocation)) = special {
+            let name = self.store(&pod, claim).await?;
+            self.reserve(&pod, &name, &allocation).await?;
+            self.tell(&pod, &name, &extended).await?;
+            claims.push(PodClaim { name: extended_claim::NAME.to_owned(), claim: name });
+        }
+        let spec = object.spec.iter();
+        let containers = spec.flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers));
+        let containers = containers.map(|one| Container { name: one.name.clone(), uses: uses(one, &extended) });
         Ok(PodSpec { containers: containers.collect(), claims, namespace: pod.namespace, name: pod.name, uid: pod.uid })
     }
 
@@ -115,7 +130,19 @@ impl Scheduler {
         Ok(())
     }
 
-    fn api<K>(&self, namespace: &str) -> Api<K>
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub(super) fn node(&self) -> &str {
+        &self.node
+    }
+
+    pub(super) fn features(&self) -> Features {
+        self.features
+    }
+
+    pub(super) fn api<K>(&self, namespace: &str) -> Api<K>
     where
         K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>,
         K::DynamicType: Default,
@@ -123,86 +150,28 @@ impl Scheduler {
         Api::namespaced(self.client.clone(), namespace)
     }
 
-    /// Finds or makes the claim of each entry of `spec.resourceClaims`, and records the made ones in the pod's status.
-    async fn resolve(&self, pod: &Identity, object: &Pod) -> Result<Vec<PodClaim>, ScheduleError> {
-        let statuses = object.status.iter().flat_map(|status| status.resource_claim_statuses.iter().flatten());
-        let mut made: BTreeMap<_, _> =
-            statuses.map(|status| (status.name.clone(), status.resource_claim_name.clone())).collect();
-        let before = made.len();
-        let mut claims = Vec::new();
-        for entry in object.spec.iter().flat_map(|spec| spec.resource_claims.iter().flatten()) {
-            let claim = match (&entry.resource_claim_name, &entry.resource_claim_template_name) {
-                (Some(name), _) => Some(name.clone()),
-                (None, Some(template)) => {
-                    if !made.contains_key(&entry.name) {
-                        made.insert(entry.name.clone(), Some(self.make(pod, entry, template).await?));
-                    }
-                    made.get(&entry.name).cloned().flatten()
-                }
-                (None, None) => return Err(ScheduleError::Malformed("the source of a claim")),
-            };
-            claims.extend(claim.map(|claim| PodClaim { name: entry.name.clone(), claim }));
-        }
-        if made.len() > before {
-            let statuses =
-                made.into_iter().map(|(name, claim)| PodResourceClaimStatus { name, resource_claim_name: claim });
-            let patch = json!({"status": {"resourceClaimStatuses": statuses.collect::<Vec<_>>()}});
-            let api = self.api::<Pod>(&pod.namespace);
-            api.patch_status(&pod.name, &PatchParams::default(), &Patch::Merge(patch)).await?;
-        }
-        Ok(claims)
-    }
-
-    /// Makes a claim from a template, unless an earlier attempt has.
-    async fn make(&self, pod: &Identity, entry: &PodResourceClaim, template: &str) -> Result<String, ScheduleError> {
-        let api = self.api::<ResourceClaim>(&pod.namespace);
-        let of_entry = |claim: &ResourceClaim| {
-            let annotations = claim.metadata.annotations.as_ref();
-            pod.owns(&claim.metadata) && annotations.and_then(|all| all.get(POD_CLAIM_NAME)) == Some(&entry.name)
-        };
-        let earlier = api.list(&ListParams::default()).await?.into_iter().find(of_entry);
-        let claim = if let Some(claim) = earlier {
-            claim
-        } else {
-            let template = self.api::<ResourceClaimTemplate>(&pod.namespace).get(template).await?;
-            let template = template.spec.unwrap_or_default();
-            let mut metadata = template.metadata.unwrap_or_default();
-            metadata.annotations.get_or_insert_default().insert(POD_CLAIM_NAME.to_owned(), entry.name.clone());
-            let metadata = ObjectMeta {
-                generate_name: Some(format!("{}-{}-", pod.name, entry.name)),
-                owner_references: Some(vec![pod.owner()]),
-                annotations: metadata.annotations,
-                labels: metadata.labels,
-                ..ObjectMeta::default()
-            };
-            api.create(&PostParams::default(), &ResourceClaim { metadata, spec: template.spec, status: None }).await?
-        };
-        claim.metadata.name.ok_or(ScheduleError::Malformed("name"))
-    }
-
-    /// Allocates a claim unless it is, and reserves it.
-    async fn reserve(&self, pod: &Identity, name: &str) -> Result<(), ScheduleError> {
-        let all = ListParams::default();
-        let slices = Api::<ResourceSlice>::all(self.client.clone()).list(&all).await?.items;
-        let classes = Api::<DeviceClass>::all(self.client.clone()).list(&all).await?.items;
-        let claims = Api::<ResourceClaim>::all(self.client.clone()).list(&all).await?.items;
-        let in_use: Vec<_> = claims.iter().flat_map(devices_of).collect::<BTreeSet<_>>().into_iter().collect();
-        self.change(&pod.namespace, name, |claim| {
-            let of_template = claim.metadata.annotations.iter().any(|all| all.contains_key(POD_CLAIM_NAME));
-            if of_template && !pod.owns(&claim.metadata) {
-                return Err(ScheduleError::NotOwner(name.to_owned()));
+    /// The allocation of each claim, old or new.
+    async fn plan(
+        &self,
+        pod: &Identity,
+        claims: &[PodClaim],
+        state: &mut State,
+    ) -> Result<BTreeMap<String, AllocationResult>, ScheduleError> {
+        let mut planned = BTreeMap::new();
+        for PodClaim { claim: name, .. } in claims {
+            if !planned.contains_key(name) {
+                let claim = self.api::<ResourceClaim>(&pod.namespace).get(name).await?;
+                planned.insert(name.clone(), state.allocation(pod, &claim, &self.node, self.features)?);
             }
-            let allocated = claim.status.as_ref().and_then(|status| status.allocation.clone());
-            let allocation = match allocated {
-                Some(allocation) if !reaches(&allocation, &self.node) => {
-                    return Err(ScheduleError::Elsewhere(name.to_owned()));
-                }
-                Some(allocation) => allocation,
-                None => allocate(claim, &slices, &classes, &in_use, &self.node)
-                    .map_err(|source| ScheduleError::Unallocatable { claim: name.to_owned(), source })?,
-            };
+        }
+        Ok(planned)
+    }
+
+    /// Writes a claim's allocation, and reserves it.
+    async fn reserve(&self, pod: &Identity, name: &str, allocation: &AllocationResult) -> Result<(), ScheduleError> {
+        self.change(&pod.namespace, name, |claim| {
             let status = claim.status.get_or_insert_default();
-            status.allocation = Some(allocation);
+            status.allocation.get_or_insert_with(|| allocation.clone());
             let consumers = status.reserved_for.get_or_insert_default();
             if consumers.iter().all(|consumer| consumer.uid != pod.uid) {
                 consumers.push(pod.consumer());
@@ -230,4 +199,16 @@ impl Scheduler {
             }
         }
     }
+}
+
+/// What a container says that it uses, and what its extended resources have become.
+fn uses(container: &PodContainer, extended: &Extended) -> Vec<ClaimUse> {
+    let claims = container.resources.iter().flat_map(|resources| resources.claims.iter().flatten());
+    let claims = claims.map(|used| ClaimUse { claim: used.name.clone(), request: used.request.clone() });
+    let special = extended.mappings.iter().filter(|mapping| mapping.container_name == container.name);
+    let special = special.map(|mapping| ClaimUse {
+        claim: extended_claim::NAME.to_owned(),
+        request: Some(mapping.request_name.clone()),
+    });
+    claims.chain(special).collect()
 }

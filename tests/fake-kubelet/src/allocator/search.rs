@@ -1,41 +1,46 @@
 //! Finds devices for all requests of a claim at once, by trying them in order and going back.
-use k8s_openapi::api::resource::v1::{DeviceAttribute, DeviceConstraint};
+use k8s_openapi::api::resource::v1::DeviceConstraint;
 
 use super::{
-    DeviceId, Unallocatable,
+    Unallocatable,
     ask::{Amount, Ask},
-    pool::{Candidate, Reachable},
+    capacity::Amounts,
+    constraint,
+    pool::Candidate,
+    refusal::{Refusal, Refusals},
+    room::Room,
 };
 
 /// A device for a request.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) struct Choice<'a> {
     pub(super) ask: &'a Ask<'a>,
     pub(super) candidate: &'a Candidate<'a>,
+    /// What a share takes of the device's capacities; none for a whole device.
+    pub(super) share: Option<Amounts>,
 }
 
 /// A search and how far it has come.
 pub(super) struct Search<'a> {
     requests: &'a [Vec<Ask<'a>>],
-    reachable: &'a Reachable<'a>,
     constraints: &'a [DeviceConstraint],
-    in_use: &'a [DeviceId],
+    room: Room<'a>,
     chosen: Vec<Choice<'a>>,
+    refusals: Refusals,
 }
 
 impl<'a> Search<'a> {
-    pub(super) fn new(
-        requests: &'a [Vec<Ask<'a>>],
-        reachable: &'a Reachable<'a>,
-        constraints: &'a [DeviceConstraint],
-        in_use: &'a [DeviceId],
-    ) -> Self {
-        Self { requests, reachable, constraints, in_use, chosen: Vec::new() }
+    pub(super) fn new(requests: &'a [Vec<Ask<'a>>], constraints: &'a [DeviceConstraint], room: Room<'a>) -> Self {
+        Self { requests, constraints, room, chosen: Vec::new(), refusals: Refusals::default() }
     }
 
-    /// The first choice of devices that satisfies everything, if there is one.
-    pub(super) fn run(mut self) -> Result<Option<Vec<Choice<'a>>>, Unallocatable> {
-        Ok(self.place(0)?.then_some(self.chosen))
+    /// The first choice of devices that satisfies everything.
+    pub(super) fn run(mut self) -> Result<Vec<Choice<'a>>, Unallocatable> {
+        if self.place(0)? {
+            return Ok(self.chosen);
+        }
+        self.room.reachable.all_valid()?;
+        Err(Unallocatable::NoDevices(self.refusals))
     }
 
     /// Satisfies the requests from one on.
@@ -60,11 +65,10 @@ impl<'a> Search<'a> {
         if count == 0 {
             return self.place(request + 1);
         }
-        for (at, candidate) in self.reachable.candidates.iter().enumerate().skip(from) {
-            if !(self.free(ask, candidate) && ask.selects(candidate)? && self.fits(ask, candidate)?) {
+        for (at, candidate) in self.room.reachable.candidates.iter().enumerate().skip(from) {
+            if !self.choose(ask, candidate)? {
                 continue;
             }
-            self.chosen.push(Choice { ask, candidate });
             if self.take(request, ask, count - 1, at + 1)? {
                 return Ok(true);
             }
@@ -74,19 +78,21 @@ impl<'a> Search<'a> {
     }
 
     fn take_all(&mut self, request: usize, ask: &'a Ask<'a>) -> Result<bool, Unallocatable> {
-        if let Some((driver, pool)) = self.reachable.incomplete.first() {
+        let reachable = self.room.reachable;
+        if let Some((driver, pool)) = reachable.incomplete.first() {
             return Err(Unallocatable::Incomplete { driver: driver.clone(), pool: pool.clone() });
         }
+        reachable.all_valid()?;
         let before = self.chosen.len();
-        for candidate in &self.reachable.candidates {
-            if !ask.selects(candidate)? {
+        for candidate in &reachable.candidates {
+            // A device that is full, or cannot give as much, is none of "all".
+            if !ask.selects(candidate)? || self.room.capacity(ask, candidate, &[])?.is_none() {
                 continue;
             }
-            if !(self.free(ask, candidate) && self.fits(ask, candidate)?) {
+            if !self.choose(ask, candidate)? {
                 self.chosen.truncate(before);
                 return Ok(false);
             }
-            self.chosen.push(Choice { ask, candidate });
         }
         let placed = self.chosen.len() > before && self.place(request + 1)?;
         if !placed {
@@ -95,47 +101,47 @@ impl<'a> Search<'a> {
         Ok(placed)
     }
 
-    /// Administrators get devices that others use, but no claim gets a device twice.
-    fn free(&self, ask: &Ask<'_>, candidate: &Candidate<'_>) -> bool {
-        let taken = self.chosen.iter().any(|choice| choice.candidate.id == candidate.id);
-        !taken && (ask.admin || !self.in_use.contains(&candidate.id))
-    }
-
-    /// Whether a device that is selected may be taken together with those that are chosen.
-    fn fits(&self, ask: &Ask<'_>, candidate: &Candidate<'_>) -> Result<bool, Unallocatable> {
-        let device = candidate.device;
-        let unsupported = [
-            ("consumesCounters", device.consumes_counters.is_some()),
-            ("allowMultipleAllocations", device.allow_multiple_allocations == Some(true)),
-            ("bindingConditions", device.binding_conditions.is_some()),
-        ];
-        if let Some((field, _)) = unsupported.into_iter().find(|(_, used)| *used) {
-            return Err(Unallocatable::Unsupported { at: format!("device {}", candidate.id), field });
+    /// Takes a device unless something speaks against it, which is remembered.
+    fn choose(&mut self, ask: &'a Ask<'a>, candidate: &'a Candidate<'a>) -> Result<bool, Unallocatable> {
+        match self.judge(ask, candidate)? {
+            Ok(share) => self.chosen.push(Choice { ask, candidate, share }),
+            Err(refusal) => {
+                self.refusals.note(&candidate.id, refusal);
+                return Ok(false);
+            }
         }
-        Ok(ask.tolerates(candidate) && self.constraints.iter().all(|c| self.constrained(c, ask, candidate)))
+        Ok(true)
     }
 
-    fn constrained(&self, constraint: &DeviceConstraint, ask: &Ask<'_>, candidate: &Candidate<'_>) -> bool {
-        if !ask.named_in(constraint.requests.as_ref()) {
-            return true;
+    fn judge(
+        &self,
+        ask: &Ask<'_>,
+        candidate: &Candidate<'_>,
+    ) -> Result<Result<Option<Amounts>, Refusal>, Unallocatable> {
+        if let Some(held) = self.room.held(ask, candidate, &self.chosen) {
+            // The selectors of devices that are not free do not matter, and must not fail.
+            let selected = matches!(ask.selects(candidate), Ok(true));
+            return Ok(Err(if selected { held } else { Refusal::NotSelected }));
         }
-        let bound = self.chosen.iter().filter(|choice| choice.ask.named_in(constraint.requests.as_ref()));
-        let mut bound = bound.map(|choice| choice.candidate);
-        let same = constraint.match_attribute.as_deref().is_none_or(|name| {
-            let mine = attribute(candidate, name);
-            mine.is_some() && bound.clone().all(|other| attribute(other, name) == mine)
-        });
-        let distinct = constraint.distinct_attribute.as_deref().is_none_or(|name| {
-            let mine = attribute(candidate, name);
-            mine.is_some() && bound.all(|other| attribute(other, name) != mine)
-        });
-        same && distinct
+        if !ask.selects(candidate)? {
+            return Ok(Err(Refusal::NotSelected));
+        }
+        if candidate.device.binding_conditions.is_some() {
+            let at = format!("device {}", candidate.id);
+            return Err(Unallocatable::Unsupported { at, field: "bindingConditions" });
+        }
+        let Some(taken) = self.room.capacity(ask, candidate, &self.chosen)? else {
+            return Ok(Err(Refusal::Capacity));
+        };
+        if let Some(refusal) = self.room.counters(candidate, &self.chosen) {
+            return Ok(Err(refusal));
+        }
+        if !ask.tolerates(candidate) {
+            return Ok(Err(Refusal::Tainted));
+        }
+        if !self.constraints.iter().all(|one| constraint::allows(one, ask, candidate, &self.chosen)) {
+            return Ok(Err(Refusal::Constraint));
+        }
+        Ok(Ok(self.room.multiple(candidate).then_some(taken)))
     }
-}
-
-/// An attribute by its full name; drivers may leave out their own domain.
-fn attribute<'a>(candidate: &Candidate<'a>, name: &str) -> Option<&'a DeviceAttribute> {
-    let attributes = candidate.device.attributes.as_ref()?;
-    let (domain, short) = name.split_once('/')?;
-    attributes.get(name).or_else(|| (domain == candidate.id.driver).then(|| attributes.get(short)).flatten())
 }

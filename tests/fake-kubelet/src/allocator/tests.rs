@@ -1,20 +1,26 @@
 //! What the allocator picks, and how it says so.
+use k8s_openapi::api::resource::v1::{DeviceClass, ResourceSlice};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::{
-    DeviceId, Unallocatable, allocate,
-    fixtures::{NODE, claim, class, four_gpus, product},
+    Cluster, Features, InUse, Unallocatable, allocate,
+    fixtures::{NODE, claim, class, four_gpus, held, product},
 };
 
-fn id(device: &str) -> DeviceId {
-    DeviceId { driver: "gpu.example.com".to_owned(), pool: NODE.to_owned(), device: device.to_owned() }
+fn at_node<'a>(slices: &'a [ResourceSlice], classes: &'a [DeviceClass], in_use: &'a InUse) -> Cluster<'a> {
+    Cluster { slices, classes, in_use, node: NODE, features: Features::default() }
+}
+
+fn nothing_fits<T>(result: &Result<T, Unallocatable>) -> bool {
+    matches!(result, Err(Unallocatable::NoDevices(_)))
 }
 
 fn allocation(devices: &Value, in_use: &[&str]) -> Result<Value, Unallocatable> {
     let classes = [class("gpu", &Value::Null)];
-    let in_use: Vec<_> = in_use.iter().map(|device| id(device)).collect();
-    let allocation = allocate(&claim(devices), &four_gpus(), &classes, &in_use, NODE)?;
+    let in_use: Vec<_> = in_use.iter().map(|device| held(device)).collect();
+    let in_use = InUse::by(&in_use).unwrap();
+    let allocation = allocate(&claim(devices), at_node(&four_gpus(), &classes, &in_use))?;
     Ok(serde_json::to_value(allocation).unwrap())
 }
 
@@ -56,15 +62,15 @@ fn an_allocation_names_its_node_and_nothing_that_does_not_apply() {
 #[test]
 fn a_count_needs_as_many() {
     assert_eq!(picked(&one(json!({"count": 3})), &["gpu-1"]).unwrap(), ["r=gpu-0", "r=gpu-2", "r=gpu-3"]);
-    assert_eq!(picked(&one(json!({"count": 4})), &["gpu-1"]), Err(Unallocatable::NoDevices));
+    assert!(nothing_fits(&picked(&one(json!({"count": 4})), &["gpu-1"])));
 }
 
 #[test]
 fn all_means_every_matching_device_and_at_least_one() {
     let all = |name| one(json!({"allocationMode": "All", "selectors": product(name)}));
     assert_eq!(picked(&all("H200"), &["gpu-0"]).unwrap(), ["r=gpu-2", "r=gpu-3"]);
-    assert_eq!(picked(&all("H200"), &["gpu-3"]), Err(Unallocatable::NoDevices));
-    assert_eq!(picked(&all("A100"), &[]), Err(Unallocatable::NoDevices));
+    assert!(nothing_fits(&picked(&all("H200"), &["gpu-3"])));
+    assert!(nothing_fits(&picked(&all("A100"), &[])));
 }
 
 #[test]
@@ -100,13 +106,13 @@ fn constrained_devices_have_the_same_or_distinct_values() {
     };
     let same = two(json!({"matchAttribute": "resource.kubernetes.io/pcieRoot"}));
     assert_eq!(picked(&same, &["gpu-0"]).unwrap(), ["a=gpu-2", "b=gpu-3"]);
-    assert_eq!(picked(&same, &["gpu-0", "gpu-2"]), Err(Unallocatable::NoDevices));
+    assert!(nothing_fits(&picked(&same, &["gpu-0", "gpu-2"])));
     let of_one = two(json!({"matchAttribute": "resource.kubernetes.io/pcieRoot", "requests": ["a"]}));
     assert_eq!(picked(&of_one, &["gpu-0"]).unwrap(), ["a=gpu-1", "b=gpu-2"]);
     let distinct = two(json!({"distinctAttribute": "gpu.example.com/productName"}));
     assert_eq!(picked(&distinct, &[]).unwrap(), ["a=gpu-0", "b=gpu-2"]);
     let unknown = two(json!({"matchAttribute": "gpu.example.com/nope"}));
-    assert_eq!(picked(&unknown, &[]), Err(Unallocatable::NoDevices));
+    assert!(nothing_fits(&picked(&unknown, &[])));
 }
 
 #[test]
@@ -118,7 +124,7 @@ fn a_tainted_device_needs_a_toleration() {
     }
     let first = |terms| {
         let claim = claim(&one(terms));
-        let allocation = allocate(&claim, &slices, &[class("gpu", &Value::Null)], &[], NODE).unwrap();
+        let allocation = allocate(&claim, at_node(&slices, &[class("gpu", &Value::Null)], &InUse::default())).unwrap();
         allocation.devices.unwrap().results.unwrap().remove(0).device
     };
     assert_eq!(first(json!({})), "gpu-3");
@@ -139,7 +145,7 @@ fn configuration_of_the_class_comes_before_the_claims() {
         "config": [opaque("claim"), of_b, of_none],
     }));
     let classes = [class("gpu", &json!([opaque("class")]))];
-    let allocation = allocate(&claim, &four_gpus(), &classes, &[], NODE).unwrap();
+    let allocation = allocate(&claim, at_node(&four_gpus(), &classes, &InUse::default())).unwrap();
     let found = allocation.devices.unwrap().config.unwrap().into_iter().map(|config| {
         let from = config.opaque.unwrap().parameters.0["from"].as_str().unwrap().to_owned();
         (config.source, config.requests.unwrap_or_default().join(","), from)
@@ -151,10 +157,27 @@ fn configuration_of_the_class_comes_before_the_claims() {
 
 #[test]
 fn what_is_not_modelled_is_an_error() {
-    let capacity = one(json!({"capacity": {"requests": {"memory": "1Gi"}}}));
-    assert_eq!(picked(&capacity, &[]).unwrap_err().to_string(), "request r: this stand-in does not model capacity");
+    let derived = one(json!({"derivedAttributes": [{"name": "n", "expression": "1"}]}));
+    let error = picked(&derived, &[]).unwrap_err().to_string();
+    assert_eq!(error, "request r: this stand-in does not model derivedAttributes");
+    let mut empty = one(json!({}));
+    empty["constraints"] = json!([{"requests": ["r"]}]);
+    let error = picked(&empty, &[]).unwrap_err().to_string();
+    assert_eq!(error, "constraint #0: this stand-in does not model this type of constraint");
     let unknown = json!({"requests": [{"name": "r", "exactly": {"deviceClassName": "nope"}}]});
     assert_eq!(picked(&unknown, &[]).unwrap_err().to_string(), "request r: device class nope not found");
+}
+
+#[test]
+fn where_nothing_fits_the_devices_that_match_say_why() {
+    let mut devices = one(json!({"count": 2, "selectors": product("H100")}));
+    let error = picked(&devices, &["gpu-1", "gpu-3"]).unwrap_err().to_string();
+    assert_eq!(error, "cannot allocate all claims: gpu-1 is in use");
+    devices["constraints"] = json!([{"distinctAttribute": "gpu.example.com/productName"}]);
+    let error = picked(&devices, &[]).unwrap_err().to_string();
+    assert_eq!(error, "cannot allocate all claims: gpu-1 violates a constraint");
+    let error = picked(&one(json!({"selectors": product("A100")})), &[]).unwrap_err().to_string();
+    assert_eq!(error, "cannot allocate all claims");
 }
 
 proptest! {

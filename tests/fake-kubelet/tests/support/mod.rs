@@ -2,12 +2,14 @@
 #![allow(dead_code, unused_imports, reason = "each test file uses its own part")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "only tests are compiled with this")]
 mod api;
+mod cluster;
 mod driver;
 mod services;
 
 use std::{path::Path, time::Duration};
 
 pub(crate) use api::{Api, result};
+pub(crate) use cluster::{Cluster, NODE, create};
 pub(crate) use driver::{Behaviour, Call, Plugin, prepared};
 use fake_kubelet::{Builder, Kubelet};
 use tempfile::TempDir;
