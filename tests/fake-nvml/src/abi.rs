@@ -4,6 +4,8 @@
 #![allow(clippy::missing_safety_doc, missing_docs, reason = "NVML's documentation describes them")]
 
 mod events;
+mod limits;
+mod processes;
 mod readings;
 
 use std::{
@@ -22,6 +24,7 @@ use crate::{
 
 const SUCCESS: Code = nvml::nvmlReturn_enum_NVML_SUCCESS;
 const INVALID_ARGUMENT: Code = nvml::nvmlReturn_enum_NVML_ERROR_INVALID_ARGUMENT;
+const NOT_SUPPORTED: Code = nvml::nvmlReturn_enum_NVML_ERROR_NOT_SUPPORTED;
 const NOT_FOUND: Code = nvml::nvmlReturn_enum_NVML_ERROR_NOT_FOUND;
 const TOO_SMALL: Code = nvml::nvmlReturn_enum_NVML_ERROR_INSUFFICIENT_SIZE;
 const LOST: Code = nvml::nvmlReturn_enum_NVML_ERROR_GPU_IS_LOST;
@@ -73,13 +76,21 @@ fn handle(place: usize) -> nvmlDevice_t {
 
 /// The GPU behind a handle, unless it is gone or this question is to fail.
 fn ask(device: nvmlDevice_t, function: &str) -> Result<&'static GpuProfile, Code> {
+    view_of(device, function).map(|(_, gpu)| gpu)
+}
+
+/// The same, with all that this call sees.
+fn view_of(device: nvmlDevice_t, function: &str) -> Result<(View, &'static GpuProfile), Code> {
     let view = state::view(function)?;
     let place = device.addr().checked_sub(1).ok_or(INVALID_ARGUMENT)?;
     let gpu = view.profile.gpus.get(place).ok_or(INVALID_ARGUMENT)?;
     if view.is_removed(gpu) {
         return Err(LOST);
     }
-    view.error(gpu, function).map_or(Ok(gpu), Err)
+    match view.error(gpu, function) {
+        Some(error) => Err(error),
+        None => Ok((view, gpu)),
+    }
 }
 
 fn find(function: &str, device: *mut nvmlDevice_t, is_it: impl Fn(&GpuProfile) -> bool) -> Result<(), Code> {
@@ -119,6 +130,7 @@ pub extern "C" fn nvmlErrorString(result: nvmlReturn_t) -> *const c_char {
         nvml::nvmlReturn_enum_NVML_ERROR_DRIVER_NOT_LOADED => c"Driver Not Loaded",
         LOST => c"GPU is lost",
         NOT_FOUND => c"Not Found",
+        NOT_SUPPORTED => c"Not Supported",
         _ => c"Unknown Error",
     };
     text.as_ptr()

@@ -15,6 +15,20 @@ pub struct Control {
     pub errors: BTreeMap<String, BTreeMap<String, u32>>,
     /// By function: how long a call takes, in milliseconds.
     pub hang: BTreeMap<String, u64>,
+    /// By UUID: the processes on a GPU. One that computes and draws has an entry for each.
+    pub processes: BTreeMap<String, Vec<Process>>,
+}
+
+/// What one process has on one GPU; it is told of for as long as the process lives.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Process {
+    /// As the reader of the list sees it in /proc.
+    pub pid: u32,
+    /// Bytes of the GPU's memory; none is NVML's "not available".
+    pub used: Option<u64>,
+    /// Whether it draws and doesn't compute.
+    pub graphics: bool,
 }
 
 impl Control {

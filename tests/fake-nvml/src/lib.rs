@@ -9,12 +9,18 @@
 //! | `FAKE_NVML_PROFILE` | a profile file; without it, the profile that is appended to the library's own file |
 //! | `FAKE_NVML_CONTROL` | a file that is looked at in each call: GPUs that are gone, errors, calls that hang |
 //! | `FAKE_NVML_DEV` | the directory of device nodes, by default `/dev`; plain files in another directory count as nodes |
+//!
+//! A variable that isn't set is looked up in the file `fake-nvml.env` beside the library.
 #![allow(unsafe_code, reason = "a C ABI is pointers")]
 
 mod abi;
 mod control;
+mod limits;
 mod profile;
+mod settings;
 mod state;
 
-pub use control::Control;
+pub use control::{Control, Process};
+pub use limits::{Limit, Limits};
 pub use profile::{GpuProfile, Profile};
+pub use settings::SETTINGS;

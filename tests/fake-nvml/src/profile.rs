@@ -1,7 +1,9 @@
 //! The GPUs of a simulated node, as a file describes them.
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 use serde::{Deserialize, Serialize};
+
+use crate::settings;
 
 /// At the very end of a library that carries its profile.
 const MAGIC: &[u8; 8] = b"FAKENVML";
@@ -44,9 +46,19 @@ pub struct GpuProfile {
     pub pcie_root: String,
     /// For sysfs: -1 where the firmware names none.
     pub numa_node: i32,
+    /// Whether the driver holds a cgroup's memory to a limit, as it does from release 615 on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub memory_limits: bool,
+    /// Whether the length of its time slice can be set.
+    #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
+    pub time_slice: bool,
     /// What functions answer instead, by name or `*` for all about this GPU.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub errors: BTreeMap<String, u32>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl Profile {
@@ -77,6 +89,14 @@ impl Profile {
         bytes
     }
 
+    /// The profile that goes with the library in a file: `FAKE_NVML_PROFILE`, or what is appended to the file.
+    pub fn in_force(library: &Path) -> Option<Self> {
+        match settings::value("FAKE_NVML_PROFILE", library) {
+            Some(path) => serde_json::from_slice(&std::fs::read(path).ok()?).ok(),
+            None => Self::of_library(&std::fs::read(library).ok()?),
+        }
+    }
+
     /// The profile at the end of a library, if there is one.
     pub(crate) fn of_library(bytes: &[u8]) -> Option<Self> {
         let rest = bytes.strip_suffix(MAGIC)?;
@@ -98,6 +118,13 @@ mod tests {
             places.sort();
             places.dedup();
             assert!(!places.is_empty() && places.len() == profile.gpus.len(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_gpu_of_which_nothing_is_said_has_time_slices_and_no_memory_limits() {
+        for gpu in Profile::named("mixed").unwrap().gpus {
+            assert_eq!((gpu.time_slice, gpu.memory_limits), (true, false));
         }
     }
 

@@ -1,6 +1,6 @@
 //! Which GPUs this process sees at the moment of a call.
 use std::{
-    ffi::CStr,
+    ffi::{CStr, OsString},
     fs::OpenOptions,
     os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
@@ -10,7 +10,7 @@ use std::{
 
 use nvml_wrapper_sys::bindings as nvml;
 
-use crate::{Control, GpuProfile, Profile};
+use crate::{Control, GpuProfile, Process, Profile, settings};
 
 pub(crate) type Code = nvml::nvmlReturn_t;
 
@@ -43,7 +43,10 @@ pub(crate) fn init() -> Result<(), Code> {
     let mut state = state();
     if state.profile.is_none() {
         // Lives as long as the process: one profile for each time that the library is loaded.
-        let profile = load().ok_or(nvml::nvmlReturn_enum_NVML_ERROR_DRIVER_NOT_LOADED)?;
+        let profile = own_file()
+            .as_deref()
+            .and_then(Profile::in_force)
+            .ok_or(nvml::nvmlReturn_enum_NVML_ERROR_DRIVER_NOT_LOADED)?;
         state.profile = Some(Box::leak(Box::new(profile)));
     }
     state.users += 1;
@@ -80,6 +83,11 @@ impl View {
         self.control.removed.contains(&gpu.uuid)
     }
 
+    /// The processes on a GPU that still live.
+    pub(crate) fn processes(&self, gpu: &GpuProfile) -> impl Iterator<Item = &Process> {
+        self.control.processes.get(&gpu.uuid).into_iter().flatten().filter(|process| lives(process.pid))
+    }
+
     /// What `function` is to answer about a GPU instead of the truth.
     pub(crate) fn error(&self, gpu: &GpuProfile, function: &str) -> Option<Code> {
         let of = |errors: &std::collections::BTreeMap<String, u32>| {
@@ -89,18 +97,33 @@ impl View {
     }
 }
 
+/// Where trouble is ordered, if anywhere.
+pub(crate) fn control_file() -> Option<PathBuf> {
+    setting("FAKE_NVML_CONTROL").map(PathBuf::from)
+}
+
+fn setting(name: &str) -> Option<OsString> {
+    settings::value(name, &own_file()?)
+}
+
 fn enter(function: &str) -> Control {
-    let path = std::env::var_os("FAKE_NVML_CONTROL").map(PathBuf::from);
-    let control = Control::read(path.as_deref());
+    let control = Control::read(control_file().as_deref());
     if let Some(milliseconds) = control.hang.get(function) {
         std::thread::sleep(Duration::from_millis(*milliseconds));
     }
     control
 }
 
+/// A process that has ended holds no memory, even while its parent hasn't asked for its exit code.
+fn lives(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name before the state can hold anything, even brackets.
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+}
+
 /// Whether a device node can be opened, as far as the container's device rules go: behind the node there is no driver.
 fn opens(name: &str) -> bool {
-    let dir = std::env::var_os("FAKE_NVML_DEV").map_or_else(|| PathBuf::from("/dev"), PathBuf::from);
+    let dir = setting("FAKE_NVML_DEV").map_or_else(|| PathBuf::from("/dev"), PathBuf::from);
     let path = dir.join(name);
     let Ok(meta) = path.metadata() else { return false };
     if !meta.file_type().is_char_device() {
@@ -110,13 +133,6 @@ fn opens(name: &str) -> bool {
     match OpenOptions::new().read(true).write(true).open(&path) {
         Ok(_) => true,
         Err(error) => matches!(error.raw_os_error(), Some(libc::ENXIO | libc::ENODEV)),
-    }
-}
-
-fn load() -> Option<Profile> {
-    match std::env::var_os("FAKE_NVML_PROFILE") {
-        Some(path) => serde_json::from_slice(&std::fs::read(path).ok()?).ok(),
-        None => Profile::of_library(&std::fs::read(own_file()?).ok()?),
     }
 }
 

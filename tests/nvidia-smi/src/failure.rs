@@ -1,6 +1,8 @@
 //! What goes wrong, in the real program's words and with its exit codes.
 use nvml_wrapper::error::NvmlError;
 
+use crate::slices::Length;
+
 /// A reason to print nothing else. The exit code of an NVML failure is NVML's own number.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
@@ -19,8 +21,26 @@ pub(crate) enum Failure {
     UnknownFormat(String),
     #[error("\"--format=\" switch is missing. It is required when running a query.")]
     NoFormat,
-    #[error("Invalid combination of input arguments: {0}. This stand-in knows -L, -q, --query-gpu= and --format=.")]
+    #[error(
+        "Invalid combination of input arguments: {0}. This stand-in knows -L, -q, --query-gpu=, --format= and \
+         compute-policy."
+    )]
     UnknownArgument(String),
+    #[error("Invalid timeslice: {0}. It is 0=DEFAULT, 1=SHORT, 2=MEDIUM or 3=LONG.")]
+    UnknownLength(String),
+    #[error(
+        "Failed to set timeslice policy with value {length} for GPU {index} : {why}\n\
+         Failed to set timeslice for requested devices : {why}"
+    )]
+    Slice { length: Length, index: u32, why: Box<Failure> },
+    #[error("Not Supported")]
+    NotSupported,
+    #[error("Unknown Error")]
+    Ordered(u8),
+    #[error("{}", words(.0))]
+    Device(NvmlError),
+    #[error("{0}")]
+    Files(#[from] std::io::Error),
 }
 
 impl Failure {
@@ -28,8 +48,12 @@ impl Failure {
         match self {
             Self::NoLibrary => 12,
             Self::NoDevices => 6,
-            Self::Start(error) => number(error),
-            Self::UnknownField(_) | Self::UnknownFormat(_) | Self::NoFormat => 2,
+            Self::Start(error) | Self::Device(error) => number(error),
+            Self::Slice { why, .. } => why.exit_code(),
+            Self::NotSupported => number(&NvmlError::NotSupported),
+            Self::Ordered(code) => *code,
+            Self::Files(_) => number(&NvmlError::Unknown),
+            Self::UnknownLength(_) | Self::UnknownField(_) | Self::UnknownFormat(_) | Self::NoFormat => 2,
             Self::UnknownArgument(_) => 1,
         }
     }

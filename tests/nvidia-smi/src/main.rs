@@ -1,12 +1,15 @@
 //! A stand-in for `nvidia-smi` that asks the NVML library it finds: what it lists is what a container was given.
 mod failure;
+mod policy;
 mod report;
+mod slices;
 
 use std::process::ExitCode;
 
 use nvml_wrapper::{Nvml, error::NvmlError};
 
 use crate::failure::Failure;
+use crate::policy::Policy;
 use crate::report::{Format, Report};
 
 /// The loader's own search, then where a container without its cache has the driver's libraries.
@@ -33,6 +36,10 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &[String]) -> Result<String, Failure> {
+    if let Some(("compute-policy", arguments)) = arguments.split_first().map(|(first, rest)| (first.as_str(), rest)) {
+        let policy = Policy::parse(arguments)?;
+        return policy.run(&load()?);
+    }
     let report = parse(arguments)?;
     let nvml = load()?;
     let count = nvml.device_count().map_err(Failure::Start)?;

@@ -3,10 +3,8 @@ use std::ffi::{c_int, c_uint};
 
 use nvml_wrapper_sys::bindings::{self as nvml, nvmlDevice_t, nvmlReturn_t};
 
-use super::{INVALID_ARGUMENT, ask, code, give};
+use super::{INVALID_ARGUMENT, NOT_SUPPORTED, ask, code, give};
 use crate::state::{self, Code};
-
-const NOT_SUPPORTED: Code = nvml::nvmlReturn_enum_NVML_ERROR_NOT_SUPPORTED;
 
 /// Degrees Celsius.
 const IDLE_TEMPERATURE: c_uint = 31;
@@ -106,13 +104,4 @@ pub extern "C" fn nvmlDeviceGetUtilizationRates(
 #[unsafe(no_mangle)]
 pub extern "C" fn nvmlDeviceGetPowerUsage(device: nvmlDevice_t, power: *mut c_uint) -> nvmlReturn_t {
     code(ask(device, "nvmlDeviceGetPowerUsage").and_then(|_| give(power, IDLE_POWER)))
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn nvmlDeviceGetComputeRunningProcesses_v3(
-    device: nvmlDevice_t,
-    count: *mut c_uint,
-    _processes: *mut nvml::nvmlProcessInfo_t,
-) -> nvmlReturn_t {
-    code(ask(device, "nvmlDeviceGetComputeRunningProcesses_v3").and_then(|_| give(count, 0)))
 }
