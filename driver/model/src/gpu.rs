@@ -42,6 +42,8 @@ pub struct Gpu {
     pub pcie_root: Option<String>,
     /// The NUMA node from sysfs; none where the kernel says -1.
     pub numa_node: Option<u32>,
+    /// Whether the driver tells how much memory each process uses (`nvmlDeviceGetComputeRunningProcesses_v3`).
+    pub process_memory: bool,
 }
 
 impl Gpu {

@@ -20,9 +20,12 @@ pub enum Part {
     Shared,
     /// One of a fixed number of shares, each a device of its own, for API servers that don't know the above.
     Slot(u16),
+    /// All of it, only for claims with admin access (KEP-5018), whatever others hold.
+    Admin,
 }
 
 const SHARED: &str = "-shared";
+const ADMIN: &str = "-admin";
 const SLOT: &str = "-share-";
 
 /// The text is no DNS label.
@@ -49,6 +52,7 @@ impl DeviceName {
         Self(match part {
             Part::Whole => whole,
             Part::Shared => whole + SHARED,
+            Part::Admin => whole + ADMIN,
             Part::Slot(number) => format!("{whole}{SLOT}{number}"),
         })
     }
@@ -60,6 +64,7 @@ impl DeviceName {
         let part = match rest {
             "" => Part::Whole,
             SHARED => Part::Shared,
+            ADMIN => Part::Admin,
             _ => Part::Slot(rest.strip_prefix(SLOT)?.parse().ok()?),
         };
         // Numbers have one spelling: "-share-07" is nobody's name.
@@ -188,7 +193,7 @@ mod tests {
     fn the_part_is_read_back_from_the_name() {
         let pci: PciAddress = "0000:41:00.0".parse().unwrap();
         assert_eq!(DeviceName::of(pci, Part::Shared).as_str(), "gpu-0000-41-00-shared");
-        for part in [Part::Whole, Part::Shared, Part::Slot(0), Part::Slot(127)] {
+        for part in [Part::Whole, Part::Shared, Part::Admin, Part::Slot(0), Part::Slot(127)] {
             assert_eq!(DeviceName::of(pci, part).part_of(pci), Some(part));
             assert_eq!(DeviceName::of(pci, part).part_of("0000:42:00.0".parse().unwrap()), None);
         }

@@ -2,19 +2,29 @@
 //!
 //! ```text
 //! Nvml::read ──request──> thread: open, init, ask every GPU ──Reading──> caller, or an error after the deadline
+//! Questions::… ─request──> the same thread and session: ask these GPUs ──> caller, or an error after the deadline
 //! ```
 //! NVML blocks for as long as the kernel driver does, for minutes when a GPU hangs. So nothing asynchronous ever calls it,
 //! and a call that is overdue costs its answer and nothing else.
-#![forbid(unsafe_code)]
 
+mod desk;
+mod error;
+mod limits;
 mod names;
+mod processes;
+mod progress;
+mod questions;
 mod reading;
 mod worker;
 
 use std::path::{Path, PathBuf};
 
+pub use error::Error;
+pub use limits::MemoryLimits;
+pub use processes::{GpuProcess, GpuProcesses};
+pub use questions::Questions;
 pub use reading::{GpuReading, Reading};
-pub use worker::{Error, Nvml, Session};
+pub use worker::{Nvml, Session};
 
 /// Directories below a driver's root where distributions put libnvidia-ml, in the order of the search.
 const DIRS: [&str; 6] = [

@@ -1,10 +1,10 @@
 //! One reading of all GPUs: each answers for itself, and one that fails is named and left out.
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::path::Path;
 
 use aliquot_model::{BrokenGpu, ComputeCapability, GpuUuid, Memory, PciAddress};
 use nvml_wrapper::{Device, Nvml as Library, cuda_driver_version_major, cuda_driver_version_minor, error::NvmlError};
 
-use crate::names;
+use crate::{limits, names, progress::Progress};
 
 /// All that one reading found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,48 +38,14 @@ pub struct GpuReading {
     pub compute_capability: ComputeCapability,
     /// `nvmlDeviceGetMemoryInfo_v2`, total.
     pub memory: Memory,
-}
-
-/// How far a reading has come, so that a call that hangs can be laid at its GPU's door and costs no other GPU.
-#[derive(Debug, Default)]
-pub(crate) struct Progress(Mutex<Option<Unfinished>>);
-
-/// A reading that is under way.
-#[derive(Debug, Clone)]
-struct Unfinished {
-    so_far: Reading,
-    asking: u32,
-}
-
-impl Progress {
-    /// What was read so far, and the index of the GPU that is being asked.
-    pub(crate) fn so_far(&self) -> Option<(Reading, u32)> {
-        self.lock().clone().map(|unfinished| (unfinished.so_far, unfinished.asking))
-    }
-
-    /// Forgets a reading that has ended, and gives what it read.
-    pub(crate) fn end(&self) -> Option<Reading> {
-        self.lock().take().map(|unfinished| unfinished.so_far)
-    }
-
-    fn begin(&self, so_far: Reading) {
-        *self.lock() = Some(Unfinished { so_far, asking: 0 });
-    }
-
-    fn answered(&self, gpu: Result<GpuReading, BrokenGpu>) {
-        if let Some(unfinished) = &mut *self.lock() {
-            unfinished.so_far.gpus.push(gpu);
-            unfinished.asking += 1;
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Unfinished>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+    /// Whether `nvmlDeviceGetComputeRunningProcesses_v3` tells who uses it.
+    pub process_memory: bool,
+    /// Whether `nvmlDeviceSetMemoryLimits_v1` can limit a cgroup's memory on it.
+    pub memory_limits: bool,
 }
 
 /// Asks for everything once; the reading is in `progress` afterwards.
-pub(crate) fn read(library: &Library, progress: &Progress) -> Result<(), NvmlError> {
+pub(crate) fn read(library: &Library, path: &Path, progress: &Progress) -> Result<(), NvmlError> {
     let cuda = library.sys_cuda_driver_version()?;
     let count = library.device_count()?;
     progress.begin(Reading {
@@ -88,12 +54,13 @@ pub(crate) fn read(library: &Library, progress: &Progress) -> Result<(), NvmlErr
         gpus: Vec::new(),
     });
     for index in 0..count {
-        progress.answered(read_gpu(library, index));
+        progress.ask(Some(index));
+        progress.answered(read_gpu(library, path, index));
     }
     Ok(())
 }
 
-fn read_gpu(library: &Library, index: u32) -> Result<GpuReading, BrokenGpu> {
+fn read_gpu(library: &Library, path: &Path, index: u32) -> Result<GpuReading, BrokenGpu> {
     let broken = |pci: Option<PciAddress>, question: &str, error: &dyn std::fmt::Display| BrokenGpu {
         index,
         pci,
@@ -118,6 +85,9 @@ fn read_gpu(library: &Library, index: u32) -> Result<GpuReading, BrokenGpu> {
         architecture: names::architecture(device.architecture()).map_err(ask("architecture"))?,
         compute_capability: ComputeCapability { major: number(capability.major), minor: number(capability.minor) },
         memory: memory(&device).map_err(ask("memory"))?,
+        // A GPU that keeps this to itself is offered nevertheless.
+        process_memory: device.running_compute_processes_count().is_ok(),
+        memory_limits: limits::are_known(path, &device),
     })
 }
 

@@ -1,69 +1,13 @@
-//! The thread that owns the library, and the handle by which the rest of the driver asks it.
+//! The thread that owns the library, and the handle by which the rest of the driver asks it for readings.
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, mpsc},
     time::Duration,
 };
 
-use nvml_wrapper::{Nvml as Library, error::NvmlError};
 use tokio::sync::oneshot;
 
-use crate::reading::{self, Progress, Reading};
-
-/// Why there is no reading.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The library can't be loaded, or the kernel driver doesn't answer it.
-    #[error("NVML can't be started from {}: {source}; {}", path.display(), advice(source))]
-    Start {
-        /// The library.
-        path: PathBuf,
-        /// What it said.
-        source: NvmlError,
-    },
-    /// The file is a library, but not NVML.
-    #[error("{} is no NVML: it has no nvmlShutdown", path.display())]
-    Foreign {
-        /// The library.
-        path: PathBuf,
-    },
-    /// A question about the whole node failed.
-    #[error("NVML failed to list the GPUs: {source}; {}", advice(source))]
-    List {
-        /// What it said.
-        #[from]
-        source: NvmlError,
-    },
-    /// No answer in time; the call is still under way.
-    #[error(
-        "NVML gave no answer within {deadline:?}{}: it or the kernel driver hangs (see the kernel's log for NVRM and Xid)",
-        gpu.map(|index| format!(" for GPU {index}")).unwrap_or_default()
-    )]
-    Overdue {
-        /// How long it had.
-        deadline: Duration,
-        /// The index of the GPU that it was asked about.
-        gpu: Option<u32>,
-        /// What was read before that.
-        so_far: Option<Box<Reading>>,
-    },
-    /// The thread can't be made, or died.
-    #[error("the thread that calls NVML ended")]
-    Ended,
-}
-
-/// What an operator can do about an error of NVML.
-fn advice(error: &NvmlError) -> &'static str {
-    match error {
-        NvmlError::DriverNotLoaded => "load the kernel module (modprobe nvidia) or wait for the driver to be installed",
-        NvmlError::LibRmVersionMismatch => {
-            "the library and the kernel module are of different versions: reboot, or reload the module, after a driver update"
-        }
-        NvmlError::NoPermission => "run as root, with the GPUs' device nodes accessible",
-        NvmlError::LibloadingError(_) => "the file is damaged or of another architecture",
-        _ => "see the kernel's log for NVRM messages",
-    }
-}
+use crate::{Error, Questions, Reading, desk::Desk, progress::Progress};
 
 /// Whether a reading may use NVML as an earlier reading left it.
 ///
@@ -77,17 +21,17 @@ pub enum Session {
     Renew,
 }
 
-struct Question {
-    session: Session,
-    answer: oneshot::Sender<Result<Reading, Error>>,
-}
+/// What the thread is to do next.
+pub(crate) type Question = Box<dyn FnOnce(&mut Desk) + Send>;
 
-/// A library that is opened by its own thread, with the first reading.
+/// A library that is opened by its own thread, with the first question.
 #[derive(Debug)]
 pub struct Nvml {
     path: PathBuf,
-    questions: mpsc::Sender<Question>,
+    /// The thread ends with it; further customers only borrow it.
+    inbox: Arc<mpsc::Sender<Question>>,
     progress: Arc<Progress>,
+    questions: Questions,
     /// The answer to a question whose deadline passed: until it comes, asking again would only queue.
     overdue: Option<oneshot::Receiver<Result<Reading, Error>>>,
 }
@@ -95,15 +39,16 @@ pub struct Nvml {
 impl Nvml {
     /// For the library at `path`; nothing is opened yet.
     pub fn new(path: PathBuf) -> Result<Self, Error> {
-        let (questions, inbox) = mpsc::channel();
-        let library = path.clone();
+        let (inbox, questions) = mpsc::channel();
+        let inbox = Arc::new(inbox);
         let progress = Arc::new(Progress::default());
-        let told = Arc::clone(&progress);
+        let desk = Desk::new(path.clone(), Arc::clone(&progress));
         std::thread::Builder::new()
             .name("nvml".to_owned())
-            .spawn(move || serve(&library, &inbox, &told))
+            .spawn(move || serve(desk, questions))
             .map_err(|_| Error::Ended)?;
-        Ok(Self { path, questions, progress, overdue: None })
+        let questions = Questions::new(&inbox, Arc::clone(&progress));
+        Ok(Self { path, inbox, progress, questions, overdue: None })
     }
 
     /// The library's path.
@@ -111,63 +56,51 @@ impl Nvml {
         &self.path
     }
 
+    /// A handle for a further customer of the same library and session. It doesn't keep the library open: when this one
+    /// is dropped, its questions end in [`Error::Ended`].
+    pub fn questions(&self) -> Questions {
+        self.questions.clone()
+    }
+
     /// Reads all GPUs, or gives up waiting after `deadline`.
     pub async fn read(&mut self, session: Session, deadline: Duration) -> Result<Reading, Error> {
-        let mut answer = if let Some(overdue) = self.overdue.take() {
-            overdue
-        } else {
-            let (answer, receiver) = oneshot::channel();
-            self.questions.send(Question { session, answer }).map_err(|_| Error::Ended)?;
-            receiver
+        let mut answer = match self.overdue.take() {
+            Some(overdue) => overdue,
+            None => put(&self.inbox, move |desk| desk.read(session))?,
         };
         match tokio::time::timeout(deadline, &mut answer).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(Error::Ended),
             Err(_) => {
                 self.overdue = Some(answer);
-                let (so_far, gpu) = self.progress.so_far().unzip();
-                Err(Error::Overdue { deadline, gpu, so_far: so_far.map(Box::new) })
+                let so_far = self.progress.so_far().map(Box::new);
+                Err(Error::Overdue { deadline, gpu: self.progress.gpu(), so_far })
             }
         }
     }
 }
 
-/// Answers until the handle is dropped.
-fn serve(path: &Path, inbox: &mpsc::Receiver<Question>, progress: &Progress) {
-    let mut open: Option<Library> = None;
-    for question in inbox {
-        if question.session == Session::Renew {
-            open = None;
+/// Puts a question to the thread. One whose asker has gone when its turn comes is left.
+pub(crate) fn put<T: Send + 'static>(
+    inbox: &mpsc::Sender<Question>,
+    question: impl FnOnce(&mut Desk) -> T + Send + 'static,
+) -> Result<oneshot::Receiver<T>, Error> {
+    let (answer, receiver) = oneshot::channel();
+    let question = move |desk: &mut Desk| {
+        if !answer.is_closed() {
+            // Nobody may wait any more.
+            let _ = answer.send(question(desk));
         }
-        let result = read(&mut open, path, progress);
-        if result.is_err() {
-            open = None;
-        }
-        // Nobody may wait any more.
-        let _ = question.answer.send(result);
-    }
-}
-
-fn read(open: &mut Option<Library>, path: &Path, progress: &Progress) -> Result<Reading, Error> {
-    let library = match open {
-        Some(library) => library,
-        None => open.insert(start(path)?),
     };
-    let asked = reading::read(library, progress);
-    let reading = progress.end();
-    asked?;
-    reading.ok_or(Error::Ended)
+    inbox.send(Box::new(question)).map_err(|_| Error::Ended)?;
+    Ok(receiver)
 }
 
-fn start(path: &Path) -> Result<Library, Error> {
-    let library = Library::builder().lib_path(path.as_os_str()).init();
-    let library = library.map_err(|source| Error::Start { path: path.to_owned(), source })?;
-    if library.lib().nvmlShutdown.is_err() {
-        // Dropping it would call what isn't there.
-        std::mem::forget(library);
-        return Err(Error::Foreign { path: path.to_owned() });
+/// Answers until the handle is dropped.
+fn serve(mut desk: Desk, questions: mpsc::Receiver<Question>) {
+    for question in questions {
+        question(&mut desk);
     }
-    Ok(library)
 }
 
 #[cfg(test)]

@@ -1,0 +1,98 @@
+//! The handle of a further customer: questions about single GPUs, one at a time.
+use std::{
+    path::PathBuf,
+    sync::{Arc, Weak, mpsc},
+    time::Duration,
+};
+
+use aliquot_model::{GpuUuid, Memory};
+use tokio::sync::{Mutex, oneshot};
+
+use crate::{
+    Error, GpuProcesses, MemoryLimits,
+    desk::Desk,
+    progress::Progress,
+    worker::{Question, put},
+};
+
+/// Asks the library that [`Nvml`](crate::Nvml) has open, through its thread and its session.
+///
+/// All clones together have one question under way. What is asked while an overdue one hangs waits here, where it can be
+/// given up, and not in the thread's queue.
+#[derive(Debug, Clone)]
+pub struct Questions {
+    inbox: Weak<mpsc::Sender<Question>>,
+    progress: Arc<Progress>,
+    /// Ends when the last question has.
+    last: Arc<Mutex<Option<oneshot::Receiver<()>>>>,
+}
+
+impl Questions {
+    pub(crate) fn new(inbox: &Arc<mpsc::Sender<Question>>, progress: Arc<Progress>) -> Self {
+        Self { inbox: Arc::downgrade(inbox), progress, last: Arc::default() }
+    }
+
+    /// Whether the library's owner has let go of it, so that there will be no more answers.
+    pub fn are_over(&self) -> bool {
+        self.inbox.strong_count() == 0
+    }
+
+    /// The processes on these GPUs, in the same order (`nvmlDeviceGetComputeRunningProcesses_v3` and
+    /// `nvmlDeviceGetGraphicsRunningProcesses_v3`).
+    pub async fn processes(&self, gpus: Vec<GpuUuid>, deadline: Duration) -> Result<Vec<GpuProcesses>, Error> {
+        self.ask(deadline, move |desk| desk.processes(gpus)).await
+    }
+
+    /// Limits the memory that a cgroup's processes can have of a GPU (`nvmlDeviceSetMemoryLimits_v1`).
+    ///
+    /// Up to `soft` they are sure of, over `hard` they get none. Zero and no hard limit take earlier limits away.
+    pub async fn set_limits(
+        &self,
+        gpu: GpuUuid,
+        cgroup: PathBuf,
+        soft: Memory,
+        hard: Option<Memory>,
+        deadline: Duration,
+    ) -> Result<(), Error> {
+        self.ask(deadline, move |desk| desk.set_limits(gpu, cgroup, soft, hard)).await
+    }
+
+    /// The limits that a cgroup has on a GPU, if any were set (`nvmlDeviceGetMemoryLimits_v1`).
+    pub async fn limits(
+        &self,
+        gpu: GpuUuid,
+        cgroup: PathBuf,
+        deadline: Duration,
+    ) -> Result<Option<MemoryLimits>, Error> {
+        self.ask(deadline, move |desk| desk.limits(gpu, cgroup)).await
+    }
+
+    async fn ask<T: Send + 'static>(
+        &self,
+        deadline: Duration,
+        question: impl FnOnce(&mut Desk) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        tokio::time::timeout(deadline, self.answer(question))
+            .await
+            .unwrap_or_else(|_| Err(Error::Overdue { deadline, gpu: self.progress.gpu(), so_far: None }))
+    }
+
+    async fn answer<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&mut Desk) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let mut last = self.last.lock().await;
+        if let Some(end) = &mut *last {
+            // It ends by being dropped with its question.
+            let _ = end.await;
+        }
+        let (under_way, end) = oneshot::channel();
+        *last = Some(end);
+        let question = move |desk: &mut Desk| {
+            let _under_way = under_way;
+            question(desk)
+        };
+        let answer = put(&*self.inbox.upgrade().ok_or(Error::Ended)?, question)?;
+        answer.await.map_err(|_| Error::Ended)?
+    }
+}
