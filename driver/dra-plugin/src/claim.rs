@@ -1,7 +1,9 @@
 //! What a driver is told about a claim, and what it answers: only its own part, in the order that Kubernetes defines.
 use std::{collections::BTreeMap, fmt};
 
-use crate::name::is_dns_subdomain;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+
+use crate::{name::is_dns_subdomain, slices::quantity::Amount};
 
 /// The UID of a claim: not empty, at most 64 bytes of `[A-Za-z0-9._-]`, not beginning with a dot; so it can be part of a
 /// file name.
@@ -143,6 +145,14 @@ pub struct DeviceResult {
     pub share_id: Option<String>,
     /// How much of each capacity this share takes, as Kubernetes quantities (KEP-5075).
     pub consumed_capacity: BTreeMap<String, String>,
+}
+
+impl DeviceResult {
+    /// How much this share takes of a capacity, in whole units; none where the result doesn't say.
+    pub fn consumed(&self, capacity: &str) -> Option<u64> {
+        let quantity = Quantity(self.consumed_capacity.get(capacity)?.clone());
+        Amount::of(&quantity)?.whole()
+    }
 }
 
 /// A request's name, with the sub-request that `firstAvailable` chose (KEP-4816).

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use dra_plugin::{
     DriverName,
-    slices::{Feature, Handle, NodeName, Pool, PoolName, PublishStatus, Publisher},
+    slices::{Feature, Handle, NodeName, Pool, PoolName, PublishStatus, Publisher, Rehearsal, rehearse},
 };
 use fake_apiserver::{Builder, Fault, Server, Trouble};
 use k8s_openapi::api::{
@@ -182,4 +182,24 @@ async fn a_successor_takes_over_what_its_predecessor_left_without_a_write() {
     let mut status = handle.status();
     status.wait_for(|status| matches!(status, PublishStatus::Published { .. })).await.unwrap();
     assert_eq!(bed.rest().await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rehearsal_tells_what_would_be_lost_and_leaves_nothing_behind() {
+    let bed =
+        Bed::start(Server::builder().drop_field("resourceslices", "spec.devices[].allowMultipleAllocations")).await;
+    let (driver, node) = (DriverName::new("gpu.example.com").unwrap(), NodeName::new("n1").unwrap());
+    let mut shared = pool(2);
+    assert_eq!(rehearse(&bed.client, &driver, &node, &shared).await, Ok(Rehearsal::Complete));
+    shared.devices[1].allow_multiple_allocations = Some(true);
+    let Ok(Rehearsal::Dropped(dropped)) = rehearse(&bed.client, &driver, &node, &shared).await else {
+        panic!("nothing dropped")
+    };
+    assert_eq!(dropped[0].feature, Feature::ConsumableCapacity);
+    let fault = |trouble| Fault { verb: "dry-run".into(), resource: "resourceslices".into(), times: 1, trouble };
+    bed.api.inject(fault(Trouble::Error(422, None)));
+    assert!(matches!(rehearse(&bed.client, &driver, &node, &shared).await, Ok(Rehearsal::Refused(_))));
+    bed.api.inject(fault(Trouble::Error(503, None)));
+    assert!(rehearse(&bed.client, &driver, &node, &shared).await.is_err());
+    assert!(bed.slices().is_empty());
 }

@@ -76,7 +76,8 @@ async fn handle(
         Err(error) => return Failure::bad_request(error.to_string()).into_response(),
     };
     let verb = verb(&method, &target, &options);
-    match shared.enter(verb, target.kind.resource) {
+    let counted = if options.dry_run.is_some() { "dry-run" } else { verb };
+    match shared.enter(counted, target.kind.resource) {
         Some(Trouble::Error(code, retry_after)) => return Failure::injected(code, retry_after).into_response(),
         Some(Trouble::Garbage) => {
             return ([(header::CONTENT_TYPE, "application/json")], "{\"kind\": garbage").into_response();
@@ -199,9 +200,11 @@ fn change(
     let Target { kind, namespace, name, part } = target;
     let mut store = shared.store();
     if options.dry_run.is_some() {
-        // Nothing is kept; what a server would answer to a write is mostly what it was sent.
-        let object = if body.is_empty() { json!({}) } else { document(body)? };
-        return Ok(Json(object).into_response());
+        // Nothing is kept; what a server would answer to a write is what it was sent, less what it doesn't store.
+        let mut object = if body.is_empty() { json!({}) } else { document(body)? };
+        store.prune(kind, &mut object);
+        let code = if method == Method::POST { StatusCode::CREATED } else { StatusCode::OK };
+        return Ok((code, Json(object)).into_response());
     }
     let (code, object) = match (method.as_str(), name) {
         ("GET", Some(name)) => (StatusCode::OK, store.get(kind, namespace, name)?),

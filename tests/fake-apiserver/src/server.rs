@@ -130,7 +130,7 @@ impl Server {
 
     /// How many requests would have changed something.
     pub fn writes(&self) -> usize {
-        let is_write = |verb: &str| !["get", "list", "watch", "other"].contains(&verb);
+        let is_write = |verb: &str| !["get", "list", "watch", "dry-run", "other"].contains(&verb);
         self.requests().iter().filter(|((verb, _), _)| is_write(verb)).map(|(_, count)| count).sum()
     }
 

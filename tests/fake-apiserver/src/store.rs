@@ -203,7 +203,7 @@ impl Store {
         object
     }
 
-    fn prune(&self, kind: &Kind, object: &mut Value) {
+    pub(crate) fn prune(&self, kind: &Kind, object: &mut Value) {
         for (_, path) in self.dropped.iter().filter(|(resource, _)| resource == kind.resource) {
             apply::drop_field(object, path);
         }

@@ -83,13 +83,24 @@ impl SliceApi {
         spec: ResourceSliceSpec,
         owner: OwnerReference,
     ) -> Result<ResourceSlice, CallError> {
+        let slice = self.slice(index, spec, Some(vec![owner]));
+        call("the ResourceSlice cannot be created", self.slices.create(&PostParams::default(), &slice)).await
+    }
+
+    /// What would be stored; nothing is.
+    pub(super) async fn rehearse(&self, index: usize, spec: ResourceSliceSpec) -> Result<ResourceSlice, CallError> {
+        let slice = self.slice(index, spec, None);
+        let parameters = PostParams { dry_run: true, ..PostParams::default() };
+        call("a ResourceSlice cannot be created as a dry run", self.slices.create(&parameters, &slice)).await
+    }
+
+    fn slice(&self, index: usize, spec: ResourceSliceSpec, owners: Option<Vec<OwnerReference>>) -> ResourceSlice {
         let metadata = ObjectMeta {
             generate_name: Some(names::generate_name(index, self.driver.as_str(), self.node.as_str())),
-            owner_references: Some(vec![owner]),
+            owner_references: owners,
             ..ObjectMeta::default()
         };
-        let slice = ResourceSlice { metadata, spec };
-        call("the ResourceSlice cannot be created", self.slices.create(&PostParams::default(), &slice)).await
+        ResourceSlice { metadata, spec }
     }
 
     pub(super) async fn update(&self, slice: &ResourceSlice) -> Result<ResourceSlice, CallError> {

@@ -19,7 +19,8 @@ mod mirror;
 mod names;
 mod pool;
 mod publisher;
-mod quantity;
+pub(crate) mod quantity;
+mod rehearsal;
 mod semantic;
 mod status;
 #[cfg(test)]
@@ -29,5 +30,6 @@ mod validate;
 pub use dropped::{DroppedField, Feature};
 pub use pool::{InvalidName, NodeName, Pool, PoolName};
 pub use publisher::{Handle, Publisher};
+pub use rehearsal::{Rehearsal, RehearsalError, rehearse};
 pub use status::PublishStatus;
 pub use validate::{Fault, Faults};

@@ -3,14 +3,14 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 /// An exact amount, counted in billionths (`n`, the smallest suffix there is).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Amount(i128);
+pub(crate) struct Amount(i128);
 
 /// Billionths in one.
 const ONE: i128 = 1_000_000_000;
 
 impl Amount {
     /// Reads a quantity; none where it is malformed, finer than a billionth or beyond the range.
-    pub(super) fn of(quantity: &Quantity) -> Option<Self> {
+    pub(crate) fn of(quantity: &Quantity) -> Option<Self> {
         let text = quantity.0.trim();
         let (negative, text) = match text.as_bytes().first()? {
             b'-' => (true, &text[1..]),
@@ -31,6 +31,11 @@ impl Amount {
             Suffix::Binary(bits) => times_power_of_ten(mantissa.checked_mul(1 << bits)?, 9 - scale)?,
         };
         Some(Self(if negative { -billionths } else { billionths }))
+    }
+
+    /// In whole units, as capacities of devices are counted; none where it is negative or has a fraction.
+    pub(crate) fn whole(self) -> Option<u64> {
+        (self.0 % ONE == 0).then(|| u64::try_from(self.0 / ONE).ok())?
     }
 
     /// The one spelling of this amount that stands for all its spellings.
