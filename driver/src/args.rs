@@ -1,6 +1,6 @@
 //! Every flag and environment variable of the driver, typed.
 #![allow(clippy::doc_markdown, reason = "these comments are the text of --help, where backticks are noise")]
-use std::{path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -26,6 +26,49 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Print what this node would publish; no cluster needed.
     Inspect(Box<InspectArgs>),
+    /// Check a policy file, or print its schema; no cluster needed.
+    ///
+    /// A policy says which of a node's GPUs are offered, whole or in shares, and how these are sized and guarded.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// Move from NVIDIA's device plugin with time slicing: print or write what aliquot needs instead; no cluster needed.
+    ///
+    /// Reads a configuration of the device plugin (a file, or a ConfigMap with one or several) and manifests with pods.
+    /// Makes the policy file and its ConfigMap, DeviceClasses for resources of your own, ResourceClaimTemplates, and the
+    /// pods changed to use them. Why each choice was made is said in comments, and on standard error as "note: ...";
+    /// what is lost or may surprise as "warning: ...". Nothing is written unless everything can be converted.
+    ///
+    /// For example: aliquot-driver convert --config time-slicing.yaml --out converted deployment.yaml
+    ///
+    /// Or: kubectl get deployments -o yaml | aliquot-driver convert --config time-slicing.yaml /dev/stdin
+    Convert(Box<ConvertArgs>),
+}
+
+/// What can be done with a policy.
+#[derive(Debug, Subcommand)]
+pub enum PolicyCommand {
+    /// Print the JSON schema of the policy file, for editors and linters.
+    Schema,
+    /// Check a policy file, and show what it would offer on this node.
+    ///
+    /// Exits with an error, naming line and column, if the driver would refuse the file.
+    Check(Box<CheckArgs>),
+}
+
+/// `aliquot-driver policy check`.
+#[derive(Debug, Clone, Args)]
+pub struct CheckArgs {
+    /// The policy file.
+    pub file: PathBuf,
+    /// Which node.
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// Show what is offered to API servers that can't tell shares from whole GPUs (see fallback in the schema).
+    #[arg(long)]
+    pub fixed: bool,
+    /// A table, or the ResourceSlices as YAML or JSON.
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
 }
 
 /// Where things are on this node.
@@ -110,6 +153,14 @@ pub struct RunArgs {
     /// by side during a rolling update.
     #[arg(long, env = "POD_UID", value_name = "UID")]
     pub pod_uid: Option<String>,
+    /// Which GPUs are offered, whole or in shares; every GPU as both if not given.
+    ///
+    /// Changes of the file are taken without a restart; a file that is wrong changes nothing. See "aliquot-driver policy".
+    #[arg(long, env = "ALIQUOT_POLICY", value_parser = absolute, value_name = "FILE")]
+    pub policy: Option<PathBuf>,
+    /// Where Prometheus metrics are served, at /metrics; empty for nowhere.
+    #[arg(long, env = "ALIQUOT_METRICS_ADDRESS", default_value = "0.0.0.0:2112", value_parser = address, value_name = "IP:PORT")]
+    pub metrics_address: Address,
     /// How long a prepare call may wait and retry before it answers with an error; the kubelet gives up after 45 s.
     #[arg(long, env = "ALIQUOT_PREPARE_BUDGET", default_value = "35s", value_parser = duration, value_name = "TIME")]
     pub prepare_budget: Duration,
@@ -120,11 +171,28 @@ pub struct RunArgs {
     /// How long NVML may take for one reading before it counts as hung.
     #[arg(long, env = "ALIQUOT_NVML_DEADLINE", default_value = "20s", value_parser = duration, value_name = "TIME")]
     pub nvml_deadline: Duration,
+    /// How often the memory of shares in use is measured, if the policy has it guarded.
+    #[arg(long, env = "ALIQUOT_GUARD_INTERVAL", default_value = "2s", value_parser = duration, value_name = "TIME")]
+    pub guard_interval: Duration,
 }
+
+/// An address to listen on, or none.
+pub type Address = Option<SocketAddr>;
 
 /// `aliquot-driver inspect`.
 #[derive(Debug, Clone, Args)]
 pub struct InspectArgs {
+    /// Which node.
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// A table, or the ResourceSlices as YAML or JSON.
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
+/// A node that is looked at without a cluster.
+#[derive(Debug, Clone, Args)]
+pub struct NodeArgs {
     /// The node's name in the pool's name.
     #[arg(long, env = "NODE_NAME", default_value = "localhost", value_name = "NAME")]
     pub node_name: String,
@@ -134,12 +202,49 @@ pub struct InspectArgs {
     /// Where things are.
     #[command(flatten)]
     pub places: Places,
-    /// A table, or the ResourceSlices as YAML or JSON.
-    #[arg(short, long, value_enum, default_value_t = Output::Table)]
-    pub output: Output,
     /// How long NVML may take for the reading.
     #[arg(long, env = "ALIQUOT_NVML_DEADLINE", default_value = "20s", value_parser = duration, value_name = "TIME")]
     pub nvml_deadline: Duration,
+}
+
+/// `aliquot-driver convert`.
+#[derive(Debug, Clone, Args)]
+pub struct ConvertArgs {
+    /// The device plugin's configuration: the file that it reads as CONFIG_FILE, or a manifest of the ConfigMap that holds
+    /// it. Without one, nvidia.com/gpu is a whole GPU and nvidia.com/gpu.shared a share.
+    #[arg(long, env = "ALIQUOT_CONVERT_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Which of a ConfigMap's configurations nodes without the label nvidia.com/device-plugin.config use: its key.
+    ///
+    /// Not needed for a single one, nor if one is named "default".
+    #[arg(long, env = "ALIQUOT_CONVERT_DEFAULT_CONFIG", value_name = "KEY", requires = "config")]
+    pub default_config: Option<String>,
+    /// Leave pods as they are, and make DeviceClasses whose extendedResourceName is what they ask for.
+    ///
+    /// Pods keep "nvidia.com/gpu: 1" and get a share through the class (KEP-5004, on by default from Kubernetes 1.36). It
+    /// works only where the device plugin no longer runs.
+    #[arg(long, env = "ALIQUOT_CONVERT_KEEP_PODS", requires = "config")]
+    pub keep_pods: bool,
+    /// Write the files into this directory; without it, the manifests go to standard output, for kubectl apply -f -.
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Overwrite files that are in --out already.
+    #[arg(long, requires = "out")]
+    pub force: bool,
+    /// Print the manifests; yaml is the only form, and the default without --out.
+    #[arg(short, long, value_enum, conflicts_with = "out")]
+    pub output: Option<ManifestForm>,
+    /// Manifests with Pods, Deployments, StatefulSets, DaemonSets, Jobs, CronJobs, ReplicaSets, or Lists of them, in YAML
+    /// or JSON. Other kinds in them pass through.
+    #[arg(value_name = "POD FILES")]
+    pub files: Vec<PathBuf>,
+}
+
+/// The form of what `convert` prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ManifestForm {
+    /// Manifests, one document each.
+    Yaml,
 }
 
 /// The form of what `inspect` prints.
@@ -160,22 +265,17 @@ fn absolute(text: &str) -> Result<PathBuf, String> {
     if path.is_absolute() && is_plain { Ok(path) } else { Err("an absolute path without \"..\" is needed".to_owned()) }
 }
 
-/// `35s`, `500ms` or `2m`; more than nothing.
-fn duration(text: &str) -> Result<Duration, String> {
-    parse_duration(text)
-        .and_then(|time| if time.is_zero() { Err("it must be more than 0".to_owned()) } else { Ok(time) })
+/// `0.0.0.0:2112`, `[::]:2112`, or nothing.
+fn address(text: &str) -> Result<Address, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|_| "an IP address and a port are needed, such as 0.0.0.0:2112".to_owned())
 }
 
-fn parse_duration(text: &str) -> Result<Duration, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| "a time is a number and a unit, such as 35s".to_owned())?;
-    match unit {
-        "ms" => Ok(Duration::from_millis(number)),
-        "s" => Ok(Duration::from_secs(number)),
-        "m" => number.checked_mul(60).map(Duration::from_secs).ok_or_else(|| "too long".to_owned()),
-        _ => Err(format!("unknown unit {unit:?}: use ms, s or m, such as 35s")),
-    }
+/// `35s`, `500ms` or `2m`; more than nothing.
+fn duration(text: &str) -> Result<Duration, aliquot_params::InvalidDuration> {
+    aliquot_params::duration(text)
 }
 
 #[cfg(test)]
@@ -191,12 +291,17 @@ mod tests {
 
     #[test]
     fn every_flag_has_an_environment_variable() {
-        for name in ["run", "inspect"] {
-            let cli = Cli::command();
-            let command = cli.find_subcommand(name).unwrap();
+        let cli = Cli::command();
+        let check = cli.find_subcommand("policy").unwrap().find_subcommand("check").unwrap();
+        for (name, command) in ["run", "inspect", "convert"]
+            .map(|name| (name, cli.find_subcommand(name).unwrap()))
+            .into_iter()
+            .chain([("policy check", check)])
+        {
             for arg in command.get_arguments() {
                 let id = arg.get_id().as_str();
-                if !["help", "version", "output"].contains(&id) {
+                // What one call reads, writes and shows says its command line alone.
+                if !["help", "version", "output", "file", "fixed", "out", "force", "files"].contains(&id) {
                     assert!(arg.get_env().is_some(), "{name} --{id}");
                 }
             }
@@ -208,15 +313,5 @@ mod tests {
         assert!(Cli::try_parse_from(["x", "inspect", "--driver-root", "driver"]).is_err());
         assert!(Cli::try_parse_from(["x", "inspect", "--cdi-root", "/var/../etc"]).is_err());
         assert!(Cli::try_parse_from(["x", "inspect", "--driver-root", "/run/nvidia/driver"]).is_ok());
-    }
-
-    #[test]
-    fn times_need_a_unit() {
-        assert_eq!(duration("35s"), Ok(Duration::from_secs(35)));
-        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
-        assert!(duration("0s").is_err(), "a rescan without a pause would never end");
-        assert!(duration("35").is_err());
-        assert!(duration("-1s").is_err());
-        assert!(duration("99999999999999999999m").is_err());
     }
 }

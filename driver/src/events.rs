@@ -1,81 +1,68 @@
-//! Events on the Node for what an administrator has to mend: GPUs that can't be read.
-use k8s_openapi::api::core::v1::ObjectReference;
-use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+//! What of a node's GPUs and policy is worth an event on the Node: what an administrator has to mend.
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::discovery::View;
-
-/// The API server refuses a longer note (events.k8s.io/v1).
-const LONGEST_NOTE: usize = 1024;
+use crate::{discovery::View, notices::Notices, policy::InForce};
 
 /// What is worth telling of a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Notice {
-    type_: EventType,
+struct Telling {
+    is_warning: bool,
     reason: &'static str,
     note: String,
 }
 
-/// Writes events for each change of the view, until `stop`. An event that can't be written is only logged: the log has
-/// said the same.
+/// Tells of each change of the view and of the policy, until `stop`.
 pub(crate) async fn tell(
-    client: kube::Client,
-    driver: String,
-    node: String,
+    notices: Notices,
     mut view: watch::Receiver<View>,
+    mut policy: watch::Receiver<InForce>,
     stop: CancellationToken,
 ) {
-    let reporter = Reporter { controller: driver, instance: Some(node.clone()) };
-    let recorder = Recorder::new(client, reporter);
-    // As the kubelet refers to its node: kubectl finds events by the name in place of the UID.
-    let regarding = ObjectReference {
-        api_version: Some("v1".to_owned()),
-        kind: Some("Node".to_owned()),
-        name: Some(node.clone()),
-        uid: Some(node),
-        ..ObjectReference::default()
-    };
-    let mut last = View::Searching;
+    let (mut last, mut last_policy) = (View::Searching, InForce::default());
     loop {
-        let now = view.borrow_and_update().clone();
-        for notice in notices(&last, &now) {
-            let event = Event {
-                type_: notice.type_,
-                reason: notice.reason.to_owned(),
-                note: Some(notice.note),
-                action: "Discover".to_owned(),
-                secondary: None,
-            };
-            let written = tokio::select! {
-                () = stop.cancelled() => return,
-                written = recorder.publish(&event, &regarding) => written,
-            };
-            if let Err(error) = written {
-                tracing::warn!(
-                    reason = event.reason,
-                    error = crate::report(&error),
-                    "an event on the node can't be written"
-                );
+        let (now, now_policy) = (view.borrow_and_update().clone(), policy.borrow_and_update().clone());
+        let all = of_view(&last, &now).into_iter().chain(of_policy(&last_policy, &now_policy));
+        for Telling { is_warning, reason, note } in all {
+            if is_warning {
+                notices.warn_node(reason, note);
+            } else {
+                notices.tell_node(reason, note);
             }
         }
-        last = now;
+        (last, last_policy) = (now, now_policy);
         tokio::select! {
             () = stop.cancelled() => return,
             changed = view.changed() => if changed.is_err() { return },
+            Ok(()) = policy.changed() => {}
         }
     }
 }
 
+/// What the step from one policy to the next is worth telling. The first good one is no news.
+fn of_policy(last: &InForce, now: &InForce) -> Option<Telling> {
+    match (last.trouble(), now.trouble()) {
+        (before, Some(trouble)) if before != Some(trouble) => {
+            let note = format!("the policy is refused: {trouble}");
+            Some(Telling { is_warning: true, reason: "PolicyRefused", note })
+        }
+        (_, None) if last.policy().is_some() && (last.policy() != now.policy() || last.trouble().is_some()) => {
+            let note = "a new policy is in force".to_owned();
+            Some(Telling { is_warning: false, reason: "PolicyInForce", note })
+        }
+        _ => None,
+    }
+}
+
 /// What the step from one view to the next is worth telling.
-fn notices(last: &View, now: &View) -> Vec<Notice> {
-    let warning = |reason, note: String| Notice { type_: EventType::Warning, reason, note: cut(note) };
+fn of_view(last: &View, now: &View) -> Vec<Telling> {
+    let warning = |reason, note: String| Telling { is_warning: true, reason, note };
     match now {
         View::Searching => Vec::new(),
         View::Unavailable(reason) => vec![warning("GPUsUnavailable", format!("no GPUs can be offered: {reason}"))],
         View::Ready(found) => {
             let known = |gpu| matches!(last, View::Ready(before) if before.inventory.broken().contains(gpu));
-            let mut notices: Vec<Notice> = found
+            let mut notices: Vec<Telling> = found
                 .inventory
                 .broken()
                 .iter()
@@ -105,16 +92,11 @@ fn notices(last: &View, now: &View) -> Vec<Notice> {
             }
             if matches!(last, View::Unavailable(_)) && !found.inventory.gpus().is_empty() {
                 let note = format!("{} GPUs are offered again", found.inventory.gpus().len());
-                notices.push(Notice { type_: EventType::Normal, reason: "GPUsAvailable", note });
+                notices.push(Telling { is_warning: false, reason: "GPUsAvailable", note });
             }
             notices
         }
     }
-}
-
-fn cut(mut note: String) -> String {
-    note.truncate(note.floor_char_boundary(LONGEST_NOTE));
-    note
 }
 
 #[cfg(test)]
@@ -139,19 +121,18 @@ mod tests {
 
     #[test]
     fn a_broken_gpu_is_told_once_with_its_place() {
-        let first = notices(&View::Searching, &ready(vec![lost()]));
+        let first = of_view(&View::Searching, &ready(vec![lost()]));
         assert_eq!(first[0].note, "GPU 2 at 0000:41:00.0 is not offered: it is lost");
         assert_eq!(
-            notices(&ready(vec![lost()]), &ready(vec![lost()])).iter().filter(|n| n.reason == "GPUUnhealthy").count(),
+            of_view(&ready(vec![lost()]), &ready(vec![lost()])).iter().filter(|n| n.reason == "GPUUnhealthy").count(),
             0
         );
     }
 
     #[test]
-    fn a_node_without_gpus_says_why_in_a_note_that_the_api_server_takes() {
-        let told = notices(&View::Searching, &View::Unavailable("ü".repeat(2000)));
-        assert_eq!(told[0].reason, "GPUsUnavailable");
-        assert!(told[0].note.len() <= LONGEST_NOTE);
-        assert_eq!(notices(&View::Searching, &ready(vec![]))[0].reason, "NoGPUs");
+    fn a_node_without_gpus_says_why() {
+        let told = of_view(&View::Searching, &View::Unavailable("no driver".into()));
+        assert_eq!((told[0].reason, told[0].note.as_str()), ("GPUsUnavailable", "no GPUs can be offered: no driver"));
+        assert_eq!(of_view(&View::Searching, &ready(vec![]))[0].reason, "NoGPUs");
     }
 }

@@ -1,6 +1,8 @@
 //! `aliquot-driver inspect`: what this node would publish, without any cluster.
 use std::fmt::Write as _;
 
+use aliquot_model::Inventory;
+use aliquot_params::policy::Policy;
 use dra_plugin::{
     DriverName,
     slices::{NodeName, Pool},
@@ -8,8 +10,9 @@ use dra_plugin::{
 use k8s_openapi::api::resource::v1::{Device, ResourceSlice};
 
 use crate::{
-    args::{InspectArgs, Output},
-    discovery, offer,
+    args::{InspectArgs, NodeArgs, Output},
+    discovery,
+    offer::{self, Layout, Offered},
     roots::Roots,
 };
 
@@ -36,11 +39,19 @@ pub(crate) enum Error {
     Yaml(#[from] serde_saphyr::ser::Error),
 }
 
-/// Reads the node once and prints it.
+/// Reads the node once and prints what is offered without a policy.
 pub(crate) fn inspect(args: &InspectArgs) -> Result<(), Error> {
+    let inventory = inventory(&args.node)?;
+    let offered = offer::offered(&inventory, &Policy::default(), &[], Layout::Counters);
+    print!("{}", show(&args.node, offered, args.output)?);
+    Ok(())
+}
+
+/// The node's GPUs; those that are left out are told on standard error.
+pub(crate) fn inventory(node: &NodeArgs) -> Result<Inventory, Error> {
     let settings = discovery::Settings {
-        roots: Roots::new(&args.places, &args.driver_name),
-        deadline: args.nvml_deadline,
+        roots: Roots::new(&node.places, &node.driver_name),
+        deadline: node.nvml_deadline,
         interval: std::time::Duration::MAX,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
@@ -50,19 +61,22 @@ pub(crate) fn inspect(args: &InspectArgs) -> Result<(), Error> {
     for gpu in found.inventory.broken() {
         eprintln!("GPU {} is left out: {}", gpu.index, gpu.reason);
     }
-    let devices = offer::devices(&found.inventory);
-    let text = match args.output {
-        Output::Table => table(&devices),
-        Output::Json => serde_json::to_string_pretty(&list(args, devices)?)? + "\n",
-        Output::Yaml => serde_saphyr::to_string(&list(args, devices)?)?,
-    };
-    print!("{text}");
-    Ok(())
+    Ok(found.inventory)
 }
 
-fn list(args: &InspectArgs, devices: Vec<Device>) -> Result<serde_json::Value, Error> {
+/// What is offered, in the form that was asked for.
+pub(crate) fn show(node: &NodeArgs, offered: Offered, output: Output) -> Result<String, Error> {
+    Ok(match output {
+        Output::Table => table(&offered.devices),
+        Output::Json => serde_json::to_string_pretty(&list(node, offered)?)? + "\n",
+        Output::Yaml => serde_saphyr::to_string(&list(node, offered)?)?,
+    })
+}
+
+fn list(args: &NodeArgs, offered: Offered) -> Result<serde_json::Value, Error> {
     let (driver, node) = (DriverName::new(&args.driver_name)?, NodeName::new(&args.node_name)?);
-    let pool = Pool { devices, ..Pool::empty(offer::pool_name(&driver, &node)?) };
+    let Offered { devices, counters, .. } = offered;
+    let pool = Pool { name: offer::pool_name(&driver, &node)?, devices, counters };
     let slices = pool.slices(&driver, &node);
     let items = slices.into_iter().map(|spec| serde_json::to_value(ResourceSlice { spec, ..ResourceSlice::default() }));
     let items = items.collect::<Result<Vec<_>, _>>()?;
@@ -80,14 +94,16 @@ fn table(devices: &[Device]) -> String {
         ("UUID", "uuid"),
     ];
     let mut rows = vec![{
-        let mut head = vec!["NAME".to_owned(), "MEMORY".to_owned()];
+        let mut head = ["NAME", "SHARES", "MEMORY", "SHARE"].map(ToOwned::to_owned).to_vec();
         head.extend(COLUMNS.iter().map(|(title, _)| (*title).to_owned()));
         head
     }];
     for device in devices {
-        let memory =
-            device.capacity.as_ref().and_then(|all| all.get("memory")).map_or_else(String::new, |c| c.value.0.clone());
-        let mut row = vec![device.name.clone(), memory];
+        let capacity = |name: &str| device.capacity.as_ref().and_then(|all| all.get(name));
+        let amount = |name: &str| capacity(name).map_or_else(|| "-".to_owned(), |capacity| capacity.value.0.clone());
+        let default = capacity("memory").and_then(|memory| memory.request_policy.as_ref()?.default.clone());
+        let default = default.map_or_else(|| "-".to_owned(), |default| default.0);
+        let mut row = vec![device.name.clone(), amount("shares"), amount("memory"), default];
         row.extend(COLUMNS.iter().map(|(_, name)| attribute(device, name)));
         rows.push(row);
     }

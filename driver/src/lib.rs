@@ -2,36 +2,44 @@
 //!
 //! ```text
 //! NVML ─┐
-//! sysfs ┼─> discovery ──> View ──┬─> offer ──> dra_plugin::slices ──> ResourceSlices
-//! files ┘                        │
-//!                                └──────────┐
-//! kubelet ─gRPC─> dra_plugin ─> claim: plan ─> book (intent) ─> edits ─> CDI spec ─> book (prepared) ─> answer
+//! sysfs ┼─> discovery ──> View ──┬─> offer ──> offering ──> dra_plugin::slices ──> ResourceSlices
+//! files ┘    policy ──────────┐  │     └──── holdings ────────┐
+//!                             └──┴───────┐                    │
+//! kubelet ─gRPC─> dra_plugin ─> claim: plan ─> book (intent) ─┴> sharing, edits ─> CDI spec ─> book (prepared) ─> answer
 //! ```
-//! `offer` and `claim::plan` are pure; discovery, the book and the spec store are the edges. The book's records are the
+//! `offer`, `claim::plan` and `claim::hold` are pure; discovery, the policy file, the book and the spec store are the edges. The book's records are the
 //! only truth about prepared claims, and every path comes from [`roots::Roots`].
 #![forbid(unsafe_code)]
 
 pub mod args;
 pub mod claim;
+mod convert;
 pub mod discovery;
 mod edits;
 mod events;
 mod fault;
 mod inspect;
+mod notices;
 pub mod offer;
+mod offering;
+mod policy;
 pub mod roots;
 mod run;
+pub mod sharing;
 mod telemetry;
 
 use std::process::ExitCode;
 
-use args::{Cli, Command};
+use args::{Cli, Command, PolicyCommand};
 
 /// Does what the command line says.
 pub fn main(cli: Cli) -> ExitCode {
     let result = match cli.command {
         Command::Run(args) => run::run(*args).map_err(|error| report(&error)),
         Command::Inspect(args) => inspect::inspect(&args).map_err(|error| report(&error)),
+        Command::Policy(PolicyCommand::Schema) => policy::check::schema().map_err(|error| report(&error)),
+        Command::Policy(PolicyCommand::Check(args)) => policy::check::check(&args).map_err(|error| report(&error)),
+        Command::Convert(args) => convert::run(&args).map_err(|error| report(&error)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

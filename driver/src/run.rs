@@ -1,9 +1,9 @@
 //! `aliquot-driver run`: builds the parts, joins the tasks, and orders their end.
-use std::{path::PathBuf, sync::Arc, time::SystemTime};
+use std::{path::PathBuf, sync::Arc};
 
 use dra_plugin::{
-    DeviceHealth, DriverName, Plugin,
-    slices::{Handle, NodeName, Pool, PoolName, Publisher},
+    DriverName, Plugin,
+    slices::{NodeName, Publisher},
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -16,9 +16,17 @@ use crate::{
     claim::{self, Claims, Site},
     discovery::{self, View},
     edits::Edits,
-    events, offer,
+    events,
+    notices::{self, Notices},
+    offer,
+    offering::Offering,
+    policy::{self, InForce},
     roots::Roots,
-    telemetry,
+    sharing::{
+        guard::{self, Guard, Usage},
+        guarding,
+    },
+    telemetry::{self, metrics},
 };
 
 /// Why the driver can't run on.
@@ -59,6 +67,9 @@ pub(crate) enum Error {
     /// The CDI directory.
     #[error("--cdi-root can't be used")]
     Store(#[from] cdi_spec::StoreError),
+    /// The metrics' address.
+    #[error(transparent)]
+    Metrics(#[from] metrics::BindError),
     /// The plugin's sockets.
     #[error(transparent)]
     Build(#[from] dra_plugin::BuildError),
@@ -80,7 +91,18 @@ pub(crate) fn run(args: RunArgs) -> Result<(), Error> {
 
 async fn serve(args: RunArgs) -> Result<(), Error> {
     // Destructured in full, so that a flag that nothing uses doesn't compile.
-    let RunArgs { identity, places, logs: _, pod_uid, prepare_budget, rescan_interval, nvml_deadline } = args;
+    let RunArgs {
+        identity,
+        places,
+        logs: _,
+        pod_uid,
+        policy,
+        metrics_address,
+        prepare_budget,
+        rescan_interval,
+        nvml_deadline,
+        guard_interval,
+    } = args;
     let stop = stop_on_signals()?;
     let roots = Roots::new(&places, &identity.driver_name);
     let boot_id = roots.boot_id().map_err(|source| Error::BootId { proc: roots.proc.clone(), source })?;
@@ -92,8 +114,10 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     );
 
     let (views, view) = watch::channel(View::Searching);
+    let (questions, asked) = watch::channel(None);
+    let findings = discovery::Findings { views, questions };
     let settings = discovery::Settings { roots: roots.clone(), deadline: nvml_deadline, interval: rescan_interval };
-    let discovery = tokio::spawn(discovery::follow(settings, views, stop.clone()));
+    let discovery = tokio::spawn(discovery::follow(settings, findings, stop.clone()));
 
     let (driver, node) = (DriverName::new(&identity.driver_name)?, NodeName::new(&identity.node_name)?);
     let pool = offer::pool_name(&driver, &node)?;
@@ -101,14 +125,42 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     let (publisher, publishing) = Publisher::new(client.clone(), driver.clone(), node.clone());
     let publisher = tokio::spawn(publisher.run(stop.clone()));
     let (healths, health) = watch::channel(Vec::new());
-    let offering = tokio::spawn(offer_each(view.clone(), pool.clone(), publishing, healths, stop.clone()));
-    let telling =
-        tokio::spawn(events::tell(client.clone(), driver.to_string(), node.to_string(), view.clone(), stop.clone()));
+    let (policies, in_force) = watch::channel(InForce::default());
+    let settings = policy::Settings { file: policy, run: roots.run.clone() };
+    let following = tokio::spawn(policy::follow(settings, view.clone(), policies, stop.clone()));
+    let (notices, told) = Notices::new();
+    let writing =
+        tokio::spawn(notices::write(client.clone(), driver.to_string(), node.to_string(), told, stop.clone()));
+    let telling = tokio::spawn(events::tell(notices.clone(), view.clone(), in_force.clone(), stop.clone()));
 
     let site = Site { pool: pool.to_string(), cdi_kind: cdi_spec::Kind::new(&identity.driver_name, "claim")? };
     let store = cdi_spec::Store::open(&roots.cdi)?;
-    let claims = Claims::open(site, boot_id, &roots.run.join("claims"), store, Edits::new(roots.clone()), view)?;
-    let claims = Arc::new(claims);
+    let edits = Edits::new(roots.clone());
+    let around = claim::Around { view: view.clone(), policy: in_force.clone(), notices: notices.clone() };
+    let claims = Arc::new(Claims::open(site, boot_id, &roots.run.join("claims"), store, edits, around)?);
+    let offering = Offering { client: client.clone(), driver, node, pool, publishing, healths, notices };
+    let offering = tokio::spawn(offering.run(view.clone(), in_force.clone(), Arc::clone(&claims), stop.clone()));
+    let (holders, holdings) = watch::channel(Vec::new());
+    let (usages, usage) = watch::channel(Usage::default());
+    let watching =
+        tokio::spawn(guarding::follow(Arc::clone(&claims), view.clone(), in_force.clone(), holders, stop.clone()));
+    let settings = guard::Settings {
+        roots: roots.clone(),
+        interval: guard_interval,
+        driver: identity.driver_name.clone(),
+        node: identity.node_name.clone(),
+    };
+    let processes = guarding::Library { questions: asked, deadline: nvml_deadline };
+    let guarding = Guard::new(settings, client.clone(), processes, holdings, usages);
+    let guarding = tokio::spawn(guarding.run(stop.clone()));
+    let metrics = match metrics_address {
+        Some(address) => {
+            let sources =
+                metrics::Sources { view: view.clone(), policy: in_force.clone(), usage, claims: Arc::clone(&claims) };
+            metrics::serve(address, sources, stop.clone()).await?
+        }
+        None => tokio::spawn(async {}),
+    };
     let restoring = {
         let (claims, stop) = (Arc::clone(&claims), stop.clone());
         tokio::spawn(async move {
@@ -125,7 +177,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     }
     let result = plugin.build(claims)?.run(stop.clone()).await;
     stop.cancel();
-    for task in [discovery, publisher, offering, telling, restoring] {
+    for task in [discovery, publisher, following, offering, telling, writing, watching, guarding, metrics, restoring] {
         let _ = task.await;
     }
     tracing::info!("stopped; slices and prepared claims stay");
@@ -137,37 +189,6 @@ async fn client() -> Result<kube::Client, Error> {
     let mut config = kube::Config::infer().await?;
     config.default_retry = false;
     kube::Client::try_from(config).map_err(Error::Access)
-}
-
-/// Publishes each new inventory; without one an empty pool, so that "no GPUs" can be told from "no driver".
-async fn offer_each(
-    mut view: watch::Receiver<View>,
-    pool: PoolName,
-    publishing: Handle,
-    healths: watch::Sender<Vec<DeviceHealth>>,
-    stop: CancellationToken,
-) {
-    loop {
-        let offer = match &*view.borrow_and_update() {
-            View::Searching => None,
-            View::Unavailable(_) => Some((Vec::new(), Vec::new())),
-            View::Ready(found) => {
-                let inventory = &found.inventory;
-                Some((offer::devices(inventory), offer::health(inventory, &pool, SystemTime::now())))
-            }
-        };
-        if let Some((devices, health)) = offer {
-            healths.send_replace(health);
-            let pool = Pool { devices, ..Pool::empty(pool.clone()) };
-            if let Err(faults) = publishing.publish(pool) {
-                tracing::error!(%faults, "the API server would refuse these devices; what was published before stays");
-            }
-        }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            changed = view.changed() => if changed.is_err() { return },
-        }
-    }
 }
 
 fn stop_on_signals() -> Result<CancellationToken, Error> {

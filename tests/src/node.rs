@@ -132,6 +132,8 @@ impl Node {
         command
             .arg(subcommand)
             .env("NODE_NAME", "node1")
+            // Suites run side by side on one machine.
+            .env("ALIQUOT_METRICS_ADDRESS", "127.0.0.1:0")
             .env("FAKE_NVML_DEV", self.path("dev"))
             .env("FAKE_NVML_CONTROL", self.path("nvml-control.json"));
         for (name, dir) in [
@@ -158,6 +160,10 @@ impl Node {
             fs::write(dir.join(&file), bytes)?;
             symlink(&file, dir.join(format!("{stem}.so.1")))?;
         }
+        // The driver starts nvidia-smi without its own environment.
+        let settings = [("FAKE_NVML_DEV", "dev"), ("FAKE_NVML_CONTROL", "nvml-control.json")]
+            .map(|(name, path)| format!("{name}={}\n", self.path(path).display()));
+        fs::write(dir.join(fake_nvml::SETTINGS), settings.concat())?;
         let smi = self.path("driver/usr/bin/nvidia-smi");
         fs::copy(artifacts.smi(), &smi)?;
         fs::set_permissions(smi, fs::Permissions::from_mode(0o755))

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::{
     debian::Packages,
     runtime::{ContainerSpec, Containerd, Pod as Sandbox},
-    testbed::{DRIVER, NODE, Result, Testbed, apply, documents},
+    testbed::{DRIVER, NODE, Result, Testbed, apply, documents, pods_and_others},
 };
 
 /// Everything that runs; dropping it ends and removes all of it.
@@ -34,7 +34,7 @@ impl Playground {
     /// Starts everything.
     pub async fn start() -> Result<Self> {
         let testbed = Testbed::start("h100x8").await?;
-        testbed.until("all GPUs are published", || testbed.published().len() == 8).await?;
+        testbed.until("all GPUs are published", || testbed.whole().len() == 8).await?;
         let dir = tempfile::Builder::new().prefix("aliquot").tempdir()?;
         let containers = containerd(dir.path(), &testbed).await;
         Ok(Self { testbed, containers, _dir: dir })
@@ -63,7 +63,7 @@ impl Playground {
     }
 
     fn published(&self) -> String {
-        let mut rows = vec![row(&["DEVICE", "PRODUCT", "MEMORY", "PCI", "NUMA", "UUID"])];
+        let mut rows = vec![row(&["DEVICE", "PRODUCT", "MEMORY", "SHARES", "PCI", "NUMA", "UUID"])];
         for device in self.testbed.devices() {
             let attribute = |name: &str| {
                 let value = device.attributes.as_ref().and_then(|all| all.get(name));
@@ -71,12 +71,14 @@ impl Playground {
                     value.and_then(|value| value.string.clone().or_else(|| value.int.map(|int| int.to_string())));
                 text.unwrap_or_default()
             };
-            let memory =
-                device.capacity.as_ref().and_then(|all| all.get("memory")).map(|memory| memory.value.0.clone());
+            let capacity = |name: &str| {
+                device.capacity.as_ref().and_then(|all| all.get(name)).map(|capacity| capacity.value.0.clone())
+            };
             rows.push(vec![
                 device.name.clone(),
                 attribute("productName"),
-                memory.unwrap_or_default(),
+                capacity("memory").unwrap_or_default(),
+                capacity("shares").unwrap_or_default(),
                 attribute("resource.kubernetes.io/pciBusID"),
                 attribute("resource.kubernetes.io/numaNode"),
                 attribute("uuid"),
@@ -87,7 +89,7 @@ impl Playground {
 
     async fn run(&self, file: &Path) -> Result<Vec<Given>> {
         let objects: Vec<Value> = documents(&std::fs::read_to_string(file)?)?;
-        let (pods, others): (Vec<_>, Vec<_>) = objects.into_iter().partition(|object| object["kind"] == "Pod");
+        let (pods, others) = pods_and_others(objects);
         apply(&self.testbed.client, &others).await?;
         let mut given = Vec::new();
         for object in pods {
@@ -125,7 +127,7 @@ impl Playground {
             .into_iter()
             .filter_map(|pod| Some((pod.metadata.uid?, pod.metadata.name?)))
             .collect();
-        let mut rows = vec![row(&["CLAIM", "REQUEST", "DEVICE", "RESERVED FOR"])];
+        let mut rows = vec![row(&["CLAIM", "REQUEST", "DEVICE", "SHARE", "RESERVED FOR"])];
         for claim in claims.list(&ListParams::default()).await? {
             let status = claim.status.unwrap_or_default();
             let users = status.reserved_for.unwrap_or_default();
@@ -133,7 +135,9 @@ impl Playground {
             let devices = status.allocation.and_then(|allocation| allocation.devices).unwrap_or_default();
             for result in devices.results.unwrap_or_default() {
                 let name = claim.metadata.name.clone().unwrap_or_default();
-                rows.push(vec![name, result.request, result.device, users.join(", ")]);
+                let taken = result.consumed_capacity.unwrap_or_default();
+                let taken: Vec<String> = taken.iter().map(|(name, amount)| format!("{name} {}", amount.0)).collect();
+                rows.push(vec![name, result.request, result.device, taken.join(", "), users.join(", ")]);
             }
         }
         Ok(section("Allocated by the scheduler's stand-in", &rows))
@@ -226,7 +230,7 @@ mod tests {
     fn every_example_can_be_read() {
         for file in examples().unwrap() {
             let objects: Vec<Value> = documents(&std::fs::read_to_string(&file).unwrap()).unwrap();
-            assert!(objects.iter().any(|object| object["kind"] == "Pod"), "{}", file.display());
+            assert!(!pods_and_others(objects).0.is_empty(), "{}", file.display());
         }
     }
 }

@@ -168,6 +168,14 @@ impl Testbed {
         self.devices().into_iter().map(|device| device.name).collect()
     }
 
+    /// Names of the whole GPUs that are published, by place.
+    pub fn whole(&self) -> Vec<String> {
+        let mut names = self.published();
+        names.retain(|name| !name.contains("-share") && !name.ends_with("-admin"));
+        names.sort();
+        names
+    }
+
     /// The devices that are published, in order.
     pub fn devices(&self) -> Vec<Device> {
         let slices = self.api.peek_all("resourceslices");
@@ -308,6 +316,28 @@ fn files(dir: &Path) -> Result<Vec<PathBuf>> {
 pub fn documents<T: DeserializeOwned>(text: &str) -> Result<Vec<T>> {
     let parts = text.split("\n---\n").filter(|part| !part.trim().is_empty());
     parts.map(|part| serde_saphyr::from_str(part).map_err(Into::into)).collect()
+}
+
+/// The pods that objects stand for, and the other objects: a Deployment's are made as its controllers make them.
+pub fn pods_and_others(objects: Vec<Value>) -> (Vec<Value>, Vec<Value>) {
+    let (mut pods, mut others) = (Vec::new(), Vec::new());
+    for object in objects {
+        match object["kind"].as_str() {
+            Some("Pod") => pods.push(object),
+            Some("Deployment") => {
+                for number in 0..object["spec"]["replicas"].as_u64().unwrap_or(1) {
+                    let mut pod = object["spec"]["template"].clone();
+                    let name = format!("{}-{number}", object["metadata"]["name"].as_str().unwrap_or_default());
+                    pod["metadata"]["name"] = json!(name);
+                    pod["apiVersion"] = json!("v1");
+                    pod["kind"] = json!("Pod");
+                    pods.push(pod);
+                }
+            }
+            _ => others.push(object),
+        }
+    }
+    (pods, others)
 }
 
 /// Creates objects of any kind; those without a namespace go where their kind does.

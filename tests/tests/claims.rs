@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 use std::time::{Duration, Instant};
 
-use aliquot_tests::testbed::{DRIVER, NODE, Result, Testbed, apply, documents};
+use aliquot_tests::testbed::{DRIVER, NODE, Result, Testbed, apply, documents, pods_and_others};
 use fake_apiserver::{Fault, Server, Trouble};
 use serde_json::json;
 
@@ -12,7 +12,7 @@ const TWO: &str = "gpu-0000-43-00";
 /// Runs the pods of an example file and says which device nodes each container gets, by pod and container.
 async fn example(testbed: &Testbed, text: &str) -> Result<Vec<(String, Vec<String>)>> {
     let objects: Vec<serde_json::Value> = documents(text)?;
-    let (pods, others): (Vec<_>, Vec<_>) = objects.into_iter().partition(|object| object["kind"] == "Pod");
+    let (pods, others) = pods_and_others(objects);
     apply(&testbed.client, &others).await?;
     let mut seen = Vec::new();
     for pod in pods {
@@ -33,18 +33,18 @@ fn said(seen: &[(String, Vec<String>)]) -> Vec<(&str, Vec<&str>)> {
 async fn each_example_gives_each_container_what_it_asks_for() -> Result<()> {
     let testbed = Testbed::start("h100x8").await?;
     let seen = example(&testbed, include_str!("../../deploy/examples/one-gpu.yaml")).await?;
-    assert_eq!(said(&seen), [("one-gpu/main", vec!["/dev/nvidia0"])]);
+    assert_eq!(said(&seen), [("one-gpu/main", vec!["/dev/nvidia7"])]);
     let seen = example(&testbed, include_str!("../../deploy/examples/two-containers.yaml")).await?;
     assert_eq!(
         said(&seen),
-        [("two-containers/left", vec!["/dev/nvidia1"]), ("two-containers/right", vec!["/dev/nvidia2"])]
+        [("two-containers/left", vec!["/dev/nvidia6"]), ("two-containers/right", vec!["/dev/nvidia5"])]
     );
     let seen = example(&testbed, include_str!("../../deploy/examples/shared-claim.yaml")).await?;
-    assert_eq!(said(&seen), [("shared-a/main", vec!["/dev/nvidia3"]), ("shared-b/main", vec!["/dev/nvidia3"])]);
+    assert_eq!(said(&seen), [("shared-a/main", vec!["/dev/nvidia4"]), ("shared-b/main", vec!["/dev/nvidia4"])]);
     let seen = example(&testbed, include_str!("../../deploy/examples/big-memory.yaml")).await?;
-    assert_eq!(said(&seen), [("big-memory/main", vec!["/dev/nvidia4"])]);
+    assert_eq!(said(&seen), [("big-memory/main", vec!["/dev/nvidia3"])]);
     let seen = example(&testbed, include_str!("../../deploy/examples/first-available.yaml")).await?;
-    assert_eq!(said(&seen), [("first-available/main", vec!["/dev/nvidia5"])]);
+    assert_eq!(said(&seen), [("first-available/main", vec!["/dev/nvidia2"])]);
     Ok(())
 }
 

@@ -27,7 +27,7 @@ async fn every_profile_is_published_with_its_memory_and_place() -> Result<()> {
         let testbed = Testbed::start(name).await?;
         let profile = Profile::named(name).unwrap();
         let well = profile.gpus.iter().filter(|gpu| gpu.errors.is_empty()).count();
-        testbed.until("all GPUs are published", || testbed.published().len() == well).await?;
+        testbed.until("all GPUs are published", || testbed.whole().len() == well).await?;
         for device in testbed.devices() {
             let attributes = device.attributes.unwrap();
             let pci = attributes["resource.kubernetes.io/pciBusID"].string.clone().unwrap();
@@ -55,7 +55,7 @@ fn aliquot_memory(bytes: u64) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gpu_that_fails_is_left_out_and_named_on_the_node() -> Result<()> {
     let testbed = Testbed::start("failing").await?;
-    assert_eq!(testbed.published().len(), 3);
+    assert_eq!(testbed.whole().len(), 3);
     testbed.until("an event tells of the GPU", || !testbed.api.peek_all("events").is_empty()).await?;
     let event = testbed.api.peek_all("events").remove(0);
     assert_eq!((event["regarding"]["kind"].as_str(), event["reason"].as_str()), (Some("Node"), Some("GPUUnhealthy")));
@@ -68,10 +68,10 @@ async fn a_gpu_that_is_removed_is_unpublished_and_comes_back() -> Result<()> {
     let testbed = quick("h100x8").await?;
     let uuid = testbed.node.profile().gpus[2].uuid.clone();
     testbed.node.control(&Control { removed: vec![uuid], ..Control::default() })?;
-    testbed.until("seven GPUs are left", || testbed.published().len() == 7).await?;
-    assert!(!testbed.published().contains(&"gpu-0000-52-00".to_owned()));
+    testbed.until("seven GPUs are left", || testbed.whole().len() == 7).await?;
+    assert!(!testbed.whole().contains(&"gpu-0000-52-00".to_owned()));
     testbed.node.control(&Control::default())?;
-    testbed.until("it is back", || testbed.published().len() == 8).await?;
+    testbed.until("it is back", || testbed.whole().len() == 8).await?;
     Ok(())
 }
 
@@ -80,17 +80,17 @@ async fn a_gpu_that_hangs_takes_neither_the_others_nor_claims_with_it() -> Resul
     let mut testbed = Testbed::without_driver("h100x8", Server::builder()).await?;
     testbed.start_driver(&[QUICK, ("ALIQUOT_NVML_DEADLINE", "300ms")])?;
     testbed.ready().await?;
-    testbed.until("all are published", || testbed.published().len() == 8).await?;
+    testbed.until("all are published", || testbed.whole().len() == 8).await?;
     let hang = [("nvmlDeviceGetUUID".to_owned(), 3000)].into();
     testbed.node.control(&Control { hang, ..Control::default() })?;
     testbed.until("the hanging GPU is named", || testbed.log().contains("doesn't answer")).await?;
-    testbed.until("only the hanging GPU is taken back", || testbed.published().len() == 7).await?;
+    testbed.until("only the hanging GPU is taken back", || testbed.whole().len() == 7).await?;
     let begun = Instant::now();
     let claim = testbed.allocated("claim", &[("gpu", "gpu-0000-df-00")]).await?;
     testbed.prepare(&claim).await?.unwrap();
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     testbed.node.control(&Control::default())?;
-    testbed.until("all are back", || testbed.published().len() == 8).await
+    testbed.until("all are back", || testbed.whole().len() == 8).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -100,7 +100,7 @@ async fn a_driver_that_is_installed_later_is_found_without_a_restart() -> Result
     std::fs::rename(&installed, &away)?;
     testbed.start_driver(&[])?;
     testbed.ready().await?;
-    assert!(testbed.published().is_empty(), "an empty pool says that the driver is here and has nothing");
+    assert!(testbed.whole().is_empty(), "an empty pool says that the driver is here and has nothing");
     testbed.until("an event says why", || !testbed.api.peek_all("events").is_empty()).await?;
     let event = testbed.api.peek_all("events").remove(0);
     let note = event["note"].as_str().unwrap();
@@ -108,30 +108,30 @@ async fn a_driver_that_is_installed_later_is_found_without_a_restart() -> Result
         event["reason"] == "GPUsUnavailable" && note.contains("--driver-root") && note.contains("libnvidia-ml.so.1")
     );
     std::fs::rename(&away, &installed)?;
-    testbed.until("the GPUs are published", || testbed.published().len() == 8).await
+    testbed.until("the GPUs are published", || testbed.whole().len() == 8).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn slices_that_are_wiped_come_back_and_at_rest_nothing_is_written() -> Result<()> {
     let testbed = quick("h100x8").await?;
-    testbed.until("all are published", || testbed.published().len() == 8).await?;
+    testbed.until("all are published", || testbed.whole().len() == 8).await?;
     let before = testbed.api.writes();
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(testbed.api.writes(), before, "{:?}", testbed.api.requests());
     let slices: Api<ResourceSlice> = Api::all(testbed.client.clone());
     slices.delete_collection(&DeleteParams::default(), &ListParams::default()).await?;
-    testbed.until("they are back", || testbed.published().len() == 8).await?;
-    assert_eq!(testbed.api.writes(), before + 2, "one write for all: {:?}", testbed.api.requests());
+    testbed.until("they are back", || testbed.whole().len() == 8).await?;
+    assert_eq!(testbed.api.writes(), before + 3, "one deletion and two slices: {:?}", testbed.api.requests());
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn slices_stay_when_the_driver_ends_and_a_restart_writes_nothing() -> Result<()> {
     let mut testbed = quick("h100x8").await?;
-    testbed.until("all are published", || testbed.published().len() == 8).await?;
+    testbed.until("all are published", || testbed.whole().len() == 8).await?;
     assert!(testbed.stop_driver()?.success());
     let writes = testbed.api.writes();
-    assert_eq!(testbed.published().len(), 8);
+    assert_eq!(testbed.whole().len(), 8);
     testbed.start_driver(&[QUICK])?;
     testbed.until("it serves", || testbed.log().matches("registered with the kubelet").count() == 2).await?;
     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -147,18 +147,18 @@ async fn an_api_server_that_is_down_at_the_start_is_waited_for() -> Result<()> {
         testbed.api.inject(Fault { verb: String::new(), resource: resource.into(), times: 3, trouble });
     }
     testbed.start_driver(&[])?;
-    testbed.until("the GPUs are published", || testbed.published().len() == 8).await
+    testbed.until("the GPUs are published", || testbed.whole().len() == 8).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_that_breaks_or_is_too_old_is_begun_anew() -> Result<()> {
     let testbed = quick("h100x8").await?;
-    testbed.until("all are published", || testbed.published().len() == 8).await?;
+    testbed.until("all are published", || testbed.whole().len() == 8).await?;
     let slices: Api<ResourceSlice> = Api::all(testbed.client.clone());
     for _ in 0..2 {
         testbed.api.expire_watches();
         slices.delete_collection(&DeleteParams::default(), &ListParams::default()).await?;
-        testbed.until("they are back", || testbed.published().len() == 8).await?;
+        testbed.until("they are back", || testbed.whole().len() == 8).await?;
     }
     Ok(())
 }

@@ -24,11 +24,11 @@ async fn testbed() -> Result<Testbed> {
 async fn inspect_prints_what_would_be_published_without_a_cluster() -> Result<()> {
     let testbed = testbed().await?;
     let (ok, table, _) = ended(testbed.node.driver("inspect").env_remove("KUBECONFIG"));
-    assert!(ok && table.lines().count() == 9 && table.starts_with("NAME"), "{table}");
+    assert!(ok && table.lines().count() == 25 && table.starts_with("NAME"), "{table}");
     assert!(table.contains("gpu-0000-1b-00") && table.contains("81559Mi") && table.contains("NVIDIA H100 80GB HBM3"));
     let (ok, json, _) = ended(testbed.node.driver("inspect").args(["-o", "json"]));
     let list: serde_json::Value = serde_json::from_str(&json)?;
-    assert!(ok && list["items"][0]["spec"]["devices"].as_array().unwrap().len() == 8);
+    assert!(ok && list["items"][1]["spec"]["devices"].as_array().unwrap().len() == 24);
     let (ok, yaml, _) = ended(testbed.node.driver("inspect").args(["-o", "yaml"]));
     let same: serde_json::Value = serde_saphyr::from_str(&yaml)?;
     assert!(ok && same == list, "{yaml}");

@@ -4,7 +4,7 @@
 //! change them at any time; so each operation runs under a lock file which also counts changes: a count that isn't ours
 //! means that the index is read anew. At rest and with one instance nothing is read twice.
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs::{File, TryLockError},
     io,
     os::unix::fs::FileExt as _,
@@ -12,12 +12,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aliquot_model::DeviceName;
-use dra_plugin::{ClaimRef, ClaimUid};
+use aliquot_model::{DeviceName, GpuUuid};
+use aliquot_params::TimeSlice;
+use dra_plugin::ClaimUid;
 
 use owned_dir::{Access, Dir};
 
-use super::record::{self, Record, State};
+use crate::offer::Holding;
+
+use super::{
+    hold::{self, Clash},
+    record::{self, Record, State},
+};
 
 const LOCK: &str = "lock";
 const SUFFIX: &str = ".json";
@@ -34,8 +40,8 @@ pub(super) struct Book {
     /// The count of changes that the index stands for.
     seen: Option<u64>,
     records: HashMap<ClaimUid, Record>,
-    /// The claim that holds a device for itself.
-    holders: BTreeMap<DeviceName, ClaimUid>,
+    /// The claims that hold something of a GPU, so that a reservation looks at these only.
+    users: BTreeMap<GpuUuid, BTreeSet<ClaimUid>>,
 }
 
 /// Why the book can't do as asked.
@@ -62,13 +68,8 @@ pub enum Error {
 pub(super) enum Reservation {
     /// The devices are spoken for, and the record is on disk.
     Held,
-    /// Another claim holds one of them.
-    Taken {
-        /// The device.
-        device: DeviceName,
-        /// Its holder.
-        by: ClaimRef,
-    },
+    /// Others are in the way.
+    Clashes(Clash),
 }
 
 impl Book {
@@ -76,7 +77,7 @@ impl Book {
     pub(super) fn open(path: &Path, boot_id: String) -> Result<Self, Error> {
         let dir = Dir::open(path)?;
         let lock = dir.lock_file(LOCK)?;
-        let mut book = Self { dir, lock, boot_id, seen: None, records: HashMap::new(), holders: BTreeMap::new() };
+        let mut book = Self { dir, lock, boot_id, seen: None, records: HashMap::new(), users: BTreeMap::new() };
         book.locked(|book, _| book.clean())?;
         Ok(book)
     }
@@ -96,16 +97,30 @@ impl Book {
         self.locked(|book, _| Ok(book.records.values().cloned().collect()))
     }
 
-    /// Writes the record unless another claim holds one of its devices.
+    /// What is held of each device.
+    pub(super) fn holdings(&mut self) -> Result<Vec<Holding>, Error> {
+        self.locked(|book, _| {
+            let mut held: BTreeMap<(&GpuUuid, &DeviceName), u32> = BTreeMap::new();
+            for device in book.records.values().flat_map(|record| &record.devices).filter(|held| !held.admin_access) {
+                let shares = device.share.map_or(0, |share| share.takes.shares);
+                *held.entry((&device.gpu, &device.device)).or_default() += shares;
+            }
+            let holding = |((gpu, device), shares): ((&GpuUuid, &DeviceName), u32)| Holding {
+                gpu: gpu.clone(),
+                device: device.clone(),
+                shares,
+            };
+            Ok(held.into_iter().map(holding).collect())
+        })
+    }
+
+    /// Writes the record unless what other claims hold is in its way.
     ///
     /// Checking and writing happen under one lock, so of two claims (and of two driver instances) one wins.
     pub(super) fn reserve(&mut self, record: Record) -> Result<Reservation, Error> {
         self.locked(|book, change| {
-            for held in record.devices.iter().filter(|held| exclusive(held)) {
-                let holder = book.holders.get(&held.device).filter(|uid| *uid != record.claim.uid());
-                if let Some(other) = holder.and_then(|uid| book.records.get(uid)) {
-                    return Ok(Reservation::Taken { device: held.device.clone(), by: other.claim.clone() });
-                }
+            if let Some(clash) = hold::clash(&record, &book.beside(&record)) {
+                return Ok(Reservation::Clashes(clash));
             }
             change.announce()?;
             book.put(record)?;
@@ -135,6 +150,24 @@ impl Book {
         })
     }
 
+    /// What the time slices of the GPUs in which a record has a say are to be without it, and with it.
+    pub(super) fn time_slices(&mut self, record: &Record) -> Result<Vec<(GpuUuid, TimeSlice, TimeSlice)>, Error> {
+        self.locked(|book, _| {
+            let mut others = book.beside(record);
+            others.retain(|other| other.claim.uid() != record.claim.uid());
+            let all = [others.as_slice(), &[record]].concat();
+            let slices = hold::sliced(record).into_iter();
+            Ok(slices.map(|gpu| (gpu.clone(), hold::time_slice(&others, gpu), hold::time_slice(&all, gpu))).collect())
+        })
+    }
+
+    /// The records of those that hold something of a GPU that this one holds something of.
+    fn beside(&self, record: &Record) -> Vec<&Record> {
+        let users = record.devices.iter().filter_map(|held| self.users.get(&held.gpu)).flatten();
+        let uids: BTreeSet<&ClaimUid> = users.collect();
+        uids.into_iter().filter_map(|uid| self.records.get(uid)).collect()
+    }
+
     fn put(&mut self, record: Record) -> Result<(), Error> {
         self.dir.write(&file_name(record.claim.uid()), &record.encode()?, Access::Private)?;
         self.forget(record.claim.uid());
@@ -143,8 +176,8 @@ impl Book {
     }
 
     fn index(&mut self, record: Record) {
-        for held in record.devices.iter().filter(|held| exclusive(held)) {
-            self.holders.insert(held.device.clone(), record.claim.uid().clone());
+        for held in &record.devices {
+            self.users.entry(held.gpu.clone()).or_default().insert(record.claim.uid().clone());
         }
         self.records.insert(record.claim.uid().clone(), record);
     }
@@ -152,8 +185,8 @@ impl Book {
     fn forget(&mut self, uid: &ClaimUid) {
         if let Some(record) = self.records.remove(uid) {
             for held in record.devices {
-                if self.holders.get(&held.device) == Some(uid) {
-                    self.holders.remove(&held.device);
+                if let Some(users) = self.users.get_mut(&held.gpu) {
+                    users.remove(uid);
                 }
             }
         }
@@ -182,7 +215,7 @@ impl Book {
     /// Reads every record of this boot.
     fn load(&mut self) -> Result<(), Error> {
         self.records.clear();
-        self.holders.clear();
+        self.users.clear();
         for name in self.dir.names()? {
             let Some(uid) = name.strip_suffix(SUFFIX).and_then(|stem| ClaimUid::new(stem).ok()) else {
                 continue;
@@ -269,14 +302,12 @@ fn file_name(uid: &ClaimUid) -> String {
     format!("{}{SUFFIX}", uid.as_str())
 }
 
-/// Whether nobody else may hold the device: it is neither a share nor lent for administration.
-fn exclusive(held: &record::Held) -> bool {
-    !held.admin_access && held.share_id.is_none()
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{super::record::tests::record, *};
+    use super::{
+        super::record::tests::{record, share},
+        *,
+    };
 
     fn open(dir: &tempfile::TempDir) -> Book {
         Book::open(&dir.path().join("claims"), "boot-1".into()).unwrap()
@@ -293,7 +324,7 @@ mod tests {
         assert_eq!(book.reserve(record("u1", &["gpu-0"])).unwrap(), Reservation::Held);
         let taken = book.reserve(record("u2", &["gpu-1", "gpu-0"])).unwrap();
         assert!(
-            matches!(taken, Reservation::Taken { device, by } if device.as_str() == "gpu-0" && by.uid().as_str() == "u1")
+            matches!(taken, Reservation::Clashes(Clash::Held { device, by, .. }) if device.as_str() == "gpu-0" && by.uid().as_str() == "u1")
         );
         assert!(book.find(&uid("u2")).unwrap().is_none());
         book.release(&uid("u1")).unwrap();
@@ -305,7 +336,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (mut old, mut new) = (open(&dir), open(&dir));
         old.reserve(record("u1", &["gpu-0"])).unwrap();
-        assert!(matches!(new.reserve(record("u2", &["gpu-0"])).unwrap(), Reservation::Taken { .. }));
+        assert!(matches!(new.reserve(record("u2", &["gpu-0"])).unwrap(), Reservation::Clashes(_)));
         new.release(&uid("u1")).unwrap();
         assert!(old.find(&uid("u1")).unwrap().is_none());
         assert_eq!(old.reserve(record("u3", &["gpu-0"])).unwrap(), Reservation::Held);
@@ -314,15 +345,16 @@ mod tests {
     }
 
     #[test]
-    fn administration_neither_excludes_nor_is_excluded() {
+    fn ten_shares_are_held_and_an_eleventh_only_when_one_leaves() {
         let dir = tempfile::tempdir().unwrap();
         let mut book = open(&dir);
-        let mut admin = record("admin", &["gpu-0"]);
-        admin.devices[0].admin_access = true;
-        book.reserve(record("u1", &["gpu-0"])).unwrap();
-        assert_eq!(book.reserve(admin).unwrap(), Reservation::Held);
-        book.release(&uid("u1")).unwrap();
-        assert_eq!(book.reserve(record("u2", &["gpu-0"])).unwrap(), Reservation::Held);
+        for n in 0..10 {
+            assert_eq!(book.reserve(share(&format!("u{n}"), "gpu-0", 1, 8)).unwrap(), Reservation::Held);
+        }
+        let more = share("u10", "gpu-0", 1, 8);
+        assert!(matches!(book.reserve(more.clone()).unwrap(), Reservation::Clashes(Clash::Full { .. })));
+        book.release(&uid("u3")).unwrap();
+        assert_eq!(open(&dir).reserve(more).unwrap(), Reservation::Held);
     }
 
     #[test]

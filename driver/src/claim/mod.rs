@@ -1,14 +1,18 @@
 //! What one claim gets: plan, reserve, write the CDI spec, commit; and the way back.
 //!
 //! ```text
-//! claim ─> plan (pure) ─> book.reserve (intent) ─> spec written ─> book.commit (prepared) ─> answer
-//!                              │ taken: wait for the holder's unprepare
+//! claim ─> plan (pure) ─> book.reserve (intent) ─> time slice ─> spec written ─> book.commit (prepared) ─> answer
+//!                              │ in another's way (hold, pure): wait for its unprepare
 //! ```
 //! Every step can be repeated, and every state that a killed process leaves behind is one that the next call goes on
 //! from: the record is there before anything it describes, and is the last to go.
 mod book;
+mod hold;
+mod naming;
 mod plan;
 mod record;
+mod settings;
+mod slices;
 mod wait;
 
 use std::{
@@ -16,6 +20,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use aliquot_params::policy::Policy;
 use dra_plugin::{AllocatedClaim, Call, ClaimRef, ClaimUid, Driver, Failure, PreparedDevice};
 use tokio::sync::watch;
 
@@ -23,22 +28,43 @@ use crate::{
     discovery::{Found, View},
     edits::Edits,
     fault,
+    notices::Notices,
+    offer::Holding,
+    policy::InForce,
 };
 use book::{Book, Reservation};
+use hold::Clash;
 pub use plan::Site;
+#[cfg(test)]
+pub(crate) use record::tests as testing;
 pub(crate) use record::{Held, Record};
 use record::{SCHEMA, State};
+use slices::TimeSlices;
 
 /// The claims of this node.
 pub struct Claims {
     site: Site,
     boot_id: String,
     book: Mutex<Book>,
-    /// Told after each release, so that a claim that waits for a device looks again.
-    released: watch::Sender<()>,
+    /// Told after each change, so that a claim that waits for a device looks again.
+    changed: watch::Sender<()>,
     view: watch::Receiver<View>,
+    policy: watch::Receiver<InForce>,
+    notices: Notices,
+    slices: TimeSlices,
     store: cdi_spec::Store,
     edits: Edits,
+}
+
+/// What claims are prepared with, from the rest of the driver.
+#[derive(Debug)]
+pub struct Around {
+    /// The GPUs.
+    pub view: watch::Receiver<View>,
+    /// How they are shared.
+    pub policy: watch::Receiver<InForce>,
+    /// Where users are told.
+    pub notices: Notices,
 }
 
 /// Why the claims of this node can't be served.
@@ -60,11 +86,12 @@ impl Claims {
         records: &Path,
         store: cdi_spec::Store,
         edits: Edits,
-        view: watch::Receiver<View>,
+        around: Around,
     ) -> Result<Self, Error> {
-        let book = Book::open(records, boot_id.clone())?;
-        let claims =
-            Self { site, boot_id, book: Mutex::new(book), released: watch::Sender::new(()), view, store, edits };
+        let Around { view, policy, notices } = around;
+        let book = Mutex::new(Book::open(records, boot_id.clone())?);
+        let (changed, slices) = (watch::Sender::new(()), TimeSlices::default());
+        let claims = Self { site, boot_id, book, changed, view, policy, notices, slices, store, edits };
         claims.remove_orphans()?;
         Ok(claims)
     }
@@ -72,6 +99,23 @@ impl Claims {
     /// How many claims this node holds records of.
     pub fn count(&self) -> usize {
         self.book().all().map_or(0, |records| records.len())
+    }
+
+    /// What claims on this node hold of each device, for those who offer.
+    pub(crate) fn holdings(&self) -> Vec<Holding> {
+        self.book().holdings().unwrap_or_default()
+    }
+
+    /// The records of those who hold shares.
+    pub(crate) fn sharing(&self) -> Vec<Record> {
+        let mut records = self.book().all().unwrap_or_default();
+        records.retain(|record| record.devices.iter().any(|held| held.share.is_some()));
+        records
+    }
+
+    /// Told after each change of what is held.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
     }
 
     /// Writes the specs of prepared claims that are gone from the directory: a container that starts again in its pod needs
@@ -139,28 +183,26 @@ impl Claims {
         }
     }
 
-    /// Speaks for the devices; while another claim holds one, waits for its unprepare.
+    /// Speaks for the devices; while another claim is in the way, waits for its unprepare.
     async fn reserve(&self, record: &Record, call: &Call) -> Result<(), Failure> {
-        let mut wait = wait::Wait::new(self.released.subscribe());
+        let mut wait = wait::Wait::new(self.changed.subscribe());
         let mut told = false;
         loop {
             let reservation = self.book().reserve(record.clone()).map_err(|error| broken(&error))?;
-            match reservation {
+            let clash = match reservation {
                 Reservation::Held => return Ok(()),
-                Reservation::Taken { device, by } => {
-                    if !std::mem::replace(&mut told, true) {
-                        tracing::info!(%device, holder = %by, holder.uid = %by.uid(),
-                            "waiting for a device that another claim still holds");
-                    }
-                    if !wait.more(call).await {
-                        return Err(Failure::Permanent(format!(
-                            "device {device} is still held by claim {by} (UID {}), whose pod has not ended on this node; \
-                             the kubelet tries again",
-                            by.uid()
-                        )));
-                    }
+                Reservation::Clashes(clash) => clash,
+            };
+            if let Clash::Held { device, by, .. } | Clash::Full { device, by, .. } = &clash {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::info!(%device, holder = %by, holder.uid = %by.uid(),
+                        "waiting for a device that another claim still holds");
+                }
+                if wait.more(call).await {
+                    continue;
                 }
             }
+            return Err(Failure::Permanent(naming::clash(&clash, &record.claim)));
         }
     }
 
@@ -171,8 +213,8 @@ impl Claims {
     }
 
     /// Undoes a reservation whose side effects failed, so that a device isn't held for nothing.
-    fn undo(&self, claim: &ClaimRef) {
-        let undone = self.remove(claim);
+    async fn undo(&self, claim: &ClaimRef) {
+        let undone = self.remove(claim).await;
         if let Err(error) = undone {
             tracing::error!(claim = %claim, claim.uid = %claim.uid(), error = %crate::report(&error),
                 "a failed prepare can't be undone yet; the kubelet's unprepare does it");
@@ -180,13 +222,20 @@ impl Claims {
     }
 
     /// The spec first: a record without a spec is still found by the next call, a spec without a record is not.
-    fn remove(&self, claim: &ClaimRef) -> Result<(), Error> {
+    ///
+    /// The time slice before both: what it is to be follows from the records.
+    async fn remove(&self, claim: &ClaimRef) -> Result<(), Error> {
         fault::point("unprepare.begin");
+        let record = self.book().find(claim.uid())?;
+        if let Some(record) = record.filter(|record| record.devices.iter().any(|held| held.time_slice.is_some())) {
+            self.restore_time_slices(&record).await;
+            fault::point("unprepare.time-slice-restored");
+        }
         self.store.remove(&self.site.cdi_kind, claim.uid().as_str())?;
         fault::point("unprepare.spec-removed");
         self.book().release(claim.uid())?;
         fault::point("unprepare.released");
-        self.released.send_replace(());
+        self.changed.send_replace(());
         Ok(())
     }
 }
@@ -211,31 +260,40 @@ impl Driver for Claims {
 
     async fn prepare(&self, claim: AllocatedClaim, call: &Call) -> Result<Vec<PreparedDevice>, Failure> {
         let found = self.found(call).await?;
-        let devices =
-            plan::plan(&claim, &found.inventory, &self.site).map_err(|fault| Failure::Permanent(fault.to_string()))?;
+        let policy = self.policy.borrow().policy().unwrap_or_else(|| Arc::new(Policy::default()));
+        let devices = plan::plan(&claim, &found.inventory, &policy, &self.site)
+            .map_err(|fault| Failure::Permanent(fault.to_string()))?;
         let record = Record {
             schema: SCHEMA,
             boot_id: self.boot_id.clone(),
             claim: claim.claim.clone(),
             state: State::Preparing,
             devices,
+            pods: claim.reserved_for.clone(),
         };
         fault::point("prepare.begin");
+        // Whatever an earlier try has done or not is done again.
+        let again = self.book().find(record.claim.uid()).map_err(|error| broken(&error))?.is_some();
         self.reserve(&record, call).await?;
         fault::point("prepare.reserved");
-        if let Err(failure) = self.write_spec(&record, &found) {
-            self.undo(&record.claim);
+        let made = match self.set_time_slices(&record, &found, again).await {
+            Ok(()) => self.write_spec(&record, &found),
+            Err(failure) => Err(failure),
+        };
+        if let Err(failure) = made {
+            self.undo(&record.claim).await;
             return Err(failure);
         }
         fault::point("prepare.spec-written");
         self.book().commit(record.claim.uid()).map_err(|error| broken(&error))?;
         fault::point("prepare.committed");
+        self.changed.send_replace(());
         tracing::info!(devices = %names(&record), "prepared");
         Ok(record.answer())
     }
 
     async fn unprepare(&self, claim: &ClaimRef) -> Result<(), Failure> {
-        self.remove(claim).map_err(|error| broken(&error))?;
+        self.remove(claim).await.map_err(|error| broken(&error))?;
         tracing::info!("unprepared");
         Ok(())
     }

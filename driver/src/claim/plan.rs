@@ -1,11 +1,18 @@
-//! What an allocated claim gets on this node. Pure: allocation, parameters and inventory in, devices to hold out.
+//! What an allocated claim gets on this node. Pure: allocation, parameters, inventory and policy in, devices to hold out.
 use std::collections::BTreeMap;
 
-use aliquot_model::{DeviceName, Inventory};
-use aliquot_params::Faults;
+use aliquot_model::{DeviceName, Gpu, GpuUuid, Inventory, Memory, Part};
+use aliquot_params::{
+    Faults, TimeSlice,
+    policy::{Policy, Shares},
+};
 use dra_plugin::{AllocatedClaim, ConfigSource, DeviceResult};
 
-use super::record::Held;
+use super::{
+    record::{Held, Room, Share, Slice},
+    settings,
+};
+use crate::offer;
 
 /// Whose claims are planned: names that are the same for the life of the process.
 #[derive(Debug, Clone)]
@@ -61,18 +68,66 @@ pub(super) enum Fault {
         /// All that is wrong.
         faults: Faults,
     },
+    /// Parameters of a whole GPU for a share, or the other way round.
+    #[error(
+        "the parameters for {driver} in the {source_of} are a {kind}, but request {request} got {device}, which takes a {needed}"
+    )]
+    WrongKind {
+        /// Whose parameters they are.
+        driver: String,
+        /// Class or claim.
+        source_of: ConfigSource,
+        /// What was written.
+        kind: &'static str,
+        /// For which request.
+        request: String,
+        /// In the allocation.
+        device: DeviceName,
+        /// What can be written.
+        needed: &'static str,
+    },
+    /// One claim wants two things of one GPU.
+    #[error("the claim asks for time slices {first} and {second} on one GPU, {gpu}, which can have one only")]
+    TwoTimeSlices {
+        /// The GPU.
+        gpu: GpuUuid,
+        /// Of one of its requests.
+        first: TimeSlice,
+        /// Of another one.
+        second: TimeSlice,
+    },
+    /// A claim without admin access got a device that is for administration.
+    #[error(
+        "device {device} is only for claims with adminAccess: true; ask for class gpu.aliquot.dev or share.gpu.aliquot.dev instead, or set adminAccess in a namespace with the label resource.kubernetes.io/admin-access: \"true\""
+    )]
+    AdminOnly {
+        /// In the allocation.
+        device: DeviceName,
+    },
     /// A CDI name can't be made of the claim's UID.
     #[error("{0}")]
     Name(#[from] cdi_spec::InvalidName),
 }
 
 /// Plans every device of the claim, in the order of the allocation.
-pub(super) fn plan(claim: &AllocatedClaim, inventory: &Inventory, site: &Site) -> Result<Vec<Held>, Fault> {
+pub(super) fn plan(
+    claim: &AllocatedClaim,
+    inventory: &Inventory,
+    policy: &Policy,
+    site: &Site,
+) -> Result<Vec<Held>, Fault> {
     let mut first_of: BTreeMap<DeviceName, String> = BTreeMap::new();
+    let mut slice_of: BTreeMap<GpuUuid, TimeSlice> = BTreeMap::new();
     let mut plan = Vec::with_capacity(claim.results.len());
     for result in &claim.results {
-        let held = plan_device(claim, result, inventory, site)?;
-        let exclusive = !held.admin_access && held.share_id.is_none();
+        let held = plan_device(claim, result, inventory, policy, site)?;
+        if let Some(slice) = held.time_slice.filter(|slice| slice.asked)
+            && let Some(first) = slice_of.insert(held.gpu.clone(), slice.interval)
+            && first != slice.interval
+        {
+            return Err(Fault::TwoTimeSlices { gpu: held.gpu, first, second: slice.interval });
+        }
+        let exclusive = !held.admin_access && held.share.is_none_or(|share| share.alone);
         if exclusive && let Some(first) = first_of.insert(held.device.clone(), held.request.clone()) {
             return Err(Fault::Twice { device: held.device, first, second: held.request });
         }
@@ -85,6 +140,7 @@ fn plan_device(
     claim: &AllocatedClaim,
     result: &DeviceResult,
     inventory: &Inventory,
+    policy: &Policy,
     site: &Site,
 ) -> Result<Held, Fault> {
     if result.pool != site.pool {
@@ -93,15 +149,15 @@ fn plan_device(
     }
     let missing = || Fault::NoSuchDevice { device: result.device.clone() };
     let device: DeviceName = result.device.parse().map_err(|_| missing())?;
-    let gpu = inventory.whole(&device).ok_or_else(missing)?;
-    // A whole GPU has no settings yet; decoding tells users of parameters that would do nothing.
-    for config in claim.configs_for(result) {
-        aliquot_params::decode(&config.parameters).map_err(|faults| Fault::Parameters {
-            driver: site.cdi_kind.vendor().to_owned(),
-            source_of: config.source,
-            faults,
-        })?;
+    let (gpu, part) = inventory.device(&device).ok_or_else(missing)?;
+    if part == Part::Admin && !result.admin_access {
+        return Err(Fault::AdminOnly { device });
     }
+    let is_share = matches!(part, Part::Shared | Part::Slot(_));
+    let shares = is_share.then(|| shares_of(gpu, policy)).flatten();
+    let wish = settings::time_slice(claim, result, &device, part, site)?;
+    let by_policy = shares.map(|shares| shares.time_slice).filter(|interval| *interval != TimeSlice::Default);
+    let by_policy = by_policy.map(|interval| Slice { interval, asked: false, required: false });
     Ok(Held {
         request: result.request.base().to_owned(),
         pool: result.pool.clone(),
@@ -109,9 +165,32 @@ fn plan_device(
         minor: gpu.minor,
         admin_access: result.admin_access,
         share_id: result.share_id.clone(),
+        share: shares.map(|shares| share(result, part, &shares)),
+        // Whoever only looks at a GPU must not set it up (KEP-5018).
+        time_slice: wish.or(by_policy).filter(|_| !result.admin_access),
         cdi_id: cdi_id(claim, &device, result.share_id.as_deref(), site)?,
         device,
     })
+}
+
+/// How a GPU is shared; where the policy no longer says so, as it is without a policy.
+fn shares_of(gpu: &Gpu, policy: &Policy) -> Option<Shares> {
+    let of = |policy: &Policy| policy.for_gpu(gpu).ok()?.shares;
+    of(policy).or_else(|| of(&Policy::default()))
+}
+
+fn share(result: &DeviceResult, part: Part, shares: &Shares) -> Share {
+    let of = Room { shares: shares.count, memory: shares.memory };
+    match part {
+        Part::Slot(_) => Share { takes: Room { shares: 1, memory: offer::slot_memory(shares) }, of, alone: true },
+        // A scheduler that allocated it without an account of shares took it for a device like any other.
+        _ if result.consumed_capacity.is_empty() => Share { takes: of, of, alone: true },
+        _ => {
+            let count = result.consumed("shares").map_or(1, |count| u32::try_from(count).unwrap_or(u32::MAX));
+            let memory = Memory::from_bytes(result.consumed("memory").unwrap_or_default());
+            Share { takes: Room { shares: count, memory }, of, alone: false }
+        }
+    }
 }
 
 /// Unique on the node, also where one claim gets several shares of a device.
@@ -146,6 +225,7 @@ mod tests {
             cuda_driver_version: "13.0".into(),
             pcie_root: None,
             numa_node: None,
+            process_memory: true,
         }
     }
 
@@ -177,7 +257,7 @@ mod tests {
     }
 
     fn planned(results: Vec<DeviceResult>) -> Result<Vec<Held>, Fault> {
-        plan(&claim(results), &inventory(), &site())
+        plan(&claim(results), &inventory(), &Policy::default(), &site())
     }
 
     #[test]
@@ -201,6 +281,14 @@ mod tests {
     }
 
     #[test]
+    fn what_is_for_administration_is_refused_to_others() {
+        let admin = DeviceResult { admin_access: true, ..result("gpu", "gpu-0000-01-00-admin") };
+        assert_eq!(planned(vec![admin.clone()]).unwrap()[0].minor, 4);
+        let other = DeviceResult { admin_access: false, ..admin };
+        assert!(matches!(planned(vec![other]), Err(Fault::AdminOnly { .. })));
+    }
+
+    #[test]
     fn a_pool_of_another_node_is_refused() {
         let elsewhere = DeviceResult { pool: "gpu.example.com/node2".into(), ..result("gpu", "gpu-0000-01-00") };
         assert!(matches!(planned(vec![elsewhere]), Err(Fault::OtherPool { .. })));
@@ -220,10 +308,103 @@ mod tests {
         let parameters =
             serde_json::json!({"apiVersion": "gpu.aliquot.dev/v1alpha1", "kind": "GpuConfig", "mode": "fast"});
         claim.configs = vec![OpaqueConfig { source: ConfigSource::Claim, requests: vec!["b".into()], parameters }];
-        assert!(plan(&claim, &inventory(), &site()).is_ok());
+        assert!(plan(&claim, &inventory(), &Policy::default(), &site()).is_ok());
         claim.configs[0].requests = vec!["a".into()];
-        let error = plan(&claim, &inventory(), &site()).unwrap_err().to_string();
+        let error = plan(&claim, &inventory(), &Policy::default(), &site()).unwrap_err().to_string();
         assert!(error.contains("ResourceClaim") && error.contains("mode is no field"), "{error}");
+    }
+
+    fn share(request: &str, device: &str, id: &str, shares: &str, memory: &str) -> DeviceResult {
+        let consumed = [("shares".to_owned(), shares.to_owned()), ("memory".to_owned(), memory.to_owned())];
+        DeviceResult { share_id: Some(id.into()), consumed_capacity: consumed.into(), ..result(request, device) }
+    }
+
+    fn configured(results: Vec<DeviceResult>, configs: &[(ConfigSource, &[&str], &str, &str)]) -> AllocatedClaim {
+        let mut claim = claim(results);
+        let config = |(source, requests, kind, interval): &(ConfigSource, &[&str], &str, &str)| OpaqueConfig {
+            source: *source,
+            requests: requests.iter().map(|request| (*request).to_owned()).collect(),
+            parameters: serde_json::json!({"apiVersion": "gpu.aliquot.dev/v1alpha1", "kind": kind,
+                "sharing": {"strategy": "TimeSlicing", "timeSlicingConfig": {"interval": interval}}}),
+        };
+        claim.configs = configs.iter().map(config).collect();
+        claim
+    }
+
+    fn intervals(claim: &AllocatedClaim) -> Vec<Option<TimeSlice>> {
+        let plan = plan(claim, &inventory(), &Policy::default(), &site()).unwrap();
+        plan.iter().map(|held| held.time_slice.map(|slice| slice.interval)).collect()
+    }
+
+    #[test]
+    fn several_shares_of_one_gpu_are_each_their_own_device() {
+        let device = "gpu-0000-01-00-shared";
+        let plan = planned(vec![share("a", device, "s1", "1", "8Gi"), share("b", device, "s2", "2", "21474836480")]);
+        let plan = plan.unwrap();
+        let told: Vec<_> = plan.iter().map(|held| (held.cdi_id.as_str(), held.share.unwrap().takes)).collect();
+        let room = |shares, gib: u64| Room { shares, memory: Memory::from_bytes(gib << 30) };
+        assert_eq!(
+            told,
+            [
+                ("gpu.example.com/claim=u1-gpu-0000-01-00-shared-s1", room(1, 8)),
+                ("gpu.example.com/claim=u1-gpu-0000-01-00-shared-s2", room(2, 20)),
+            ]
+        );
+        assert!(plan.iter().all(|held| held.gpu == gpu(1).uuid && held.share.unwrap().of == room(10, 80)));
+    }
+
+    #[test]
+    fn a_fixed_share_and_one_without_an_account_have_one_holder() {
+        let slot = &planned(vec![result("gpu", "gpu-0000-01-00-share-3")]).unwrap()[0];
+        let share = slot.share.unwrap();
+        assert_eq!((share.alone, share.takes.shares, share.takes.memory.bytes()), (true, 1, 8 << 30));
+        let all = planned(vec![result("gpu", "gpu-0000-01-00-shared")]).unwrap()[0].share.unwrap();
+        assert_eq!((all.alone, all.takes), (true, all.of));
+    }
+
+    #[test]
+    fn the_claim_comes_before_the_class_and_its_request_before_all() {
+        use ConfigSource::{Claim, Class};
+        let gpus = || vec![result("a", "gpu-0000-01-00"), result("b", "gpu-0000-02-00")];
+        let all: &[&str] = &[];
+        let config = configured(gpus(), &[(Class, &["a"], "GpuConfig", "Long"), (Claim, all, "GpuConfig", "Short")]);
+        assert_eq!(intervals(&config), [Some(TimeSlice::Short), Some(TimeSlice::Short)]);
+        let config = configured(gpus(), &[(Claim, &["a"], "GpuConfig", "Long"), (Claim, all, "GpuConfig", "Short")]);
+        assert_eq!(intervals(&config), [Some(TimeSlice::Long), Some(TimeSlice::Short)]);
+    }
+
+    #[test]
+    fn parameters_of_the_other_kind_are_passed_over_unless_they_name_the_request() {
+        use ConfigSource::Claim;
+        let share = || share("gpu/part", "gpu-0000-01-00-shared", "s1", "1", "8Gi");
+        for requests in [&[][..], &["gpu"]] {
+            let config = configured(vec![share()], &[(Claim, requests, "GpuConfig", "Short")]);
+            assert_eq!(intervals(&config), [None]);
+        }
+        let config = configured(vec![share()], &[(Claim, &["gpu/part"], "GpuConfig", "Short")]);
+        let error = plan(&config, &inventory(), &Policy::default(), &site()).unwrap_err().to_string();
+        assert!(
+            error.contains("a GpuConfig, but request gpu/part") && error.contains("takes a ShareConfig"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn one_claim_cannot_want_two_time_slices_of_one_gpu() {
+        use ConfigSource::Claim;
+        let device = "gpu-0000-01-00-shared";
+        let shares = vec![share("a", device, "s1", "1", "8Gi"), share("b", device, "s2", "1", "8Gi")];
+        let config =
+            configured(shares, &[(Claim, &["a"], "ShareConfig", "Short"), (Claim, &["b"], "ShareConfig", "Long")]);
+        let fault = plan(&config, &inventory(), &Policy::default(), &site()).unwrap_err();
+        assert!(matches!(fault, Fault::TwoTimeSlices { .. }), "{fault}");
+    }
+
+    #[test]
+    fn whoever_only_looks_at_a_gpu_sets_nothing() {
+        let admin = DeviceResult { admin_access: true, ..result("a", "gpu-0000-01-00") };
+        let config = configured(vec![admin], &[(ConfigSource::Claim, &[], "GpuConfig", "Short")]);
+        assert_eq!(intervals(&config), [None]);
     }
 
     proptest! {

@@ -2,8 +2,9 @@
 //!
 //! A record file is a line of JSON and a line with the CRC-32 of its bytes. The checksum is over the bytes and not over
 //! a structure, so a field that another version added doesn't make a good record look broken.
-use aliquot_model::{DeviceName, GpuUuid};
-use dra_plugin::{ClaimRef, InvalidClaim, PreparedDevice};
+use aliquot_model::{DeviceName, GpuUuid, Memory};
+use aliquot_params::TimeSlice;
+use dra_plugin::{ClaimRef, InvalidClaim, PodRef, PreparedDevice};
 use serde::{Deserialize, Serialize};
 
 /// The schema that this build writes. Readers take any schema whose fields they find, so that a downgrade works.
@@ -27,6 +28,9 @@ pub struct Record {
     pub state: State,
     /// What it holds, in the order of the allocation.
     pub devices: Vec<Held>,
+    /// The pods that it was reserved for at that time; others may come later without another prepare.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "pods")]
+    pub pods: Vec<PodRef>,
 }
 
 /// How far preparing a claim got.
@@ -59,8 +63,67 @@ pub struct Held {
     /// Which share of the device, where it allows several allocations (KEP-5075).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share_id: Option<String>,
+    /// How much of the GPU; none where it is all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share: Option<Share>,
+    /// What the GPU's time slice is to be while this is held; none where it is left alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_slice: Option<Slice>,
     /// The name by which the container runtime injects it.
     pub cdi_id: String,
+}
+
+/// A part of a GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Share {
+    /// What was allocated: the result's `consumedCapacity`.
+    pub takes: Room,
+    /// What the GPU offered when it was prepared.
+    pub of: Room,
+    /// Whether the device has one holder: it is one of a fixed number of shares.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub alone: bool,
+}
+
+/// Shares and memory, of a GPU or of a part of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Room {
+    /// How many shares.
+    pub shares: u32,
+    /// How much memory, in bytes.
+    pub memory: Memory,
+}
+
+impl Room {
+    /// Both together.
+    pub(super) fn plus(self, other: Self) -> Self {
+        Self { shares: self.shares.saturating_add(other.shares), memory: self.memory.plus(other.memory) }
+    }
+
+    /// The larger of each.
+    pub(super) fn max(self, other: Self) -> Self {
+        Self { shares: self.shares.max(other.shares), memory: self.memory.max(other.memory) }
+    }
+
+    /// Whether neither is more than there is.
+    pub(super) fn fits_into(self, other: Self) -> bool {
+        self.shares <= other.shares && self.memory <= other.memory
+    }
+}
+
+/// What a GPU's time slice is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Slice {
+    /// How long.
+    pub interval: TimeSlice,
+    /// By the claim's parameters, and not only by the node's policy.
+    pub asked: bool,
+    /// Whether the claim is not to be prepared where the GPU can't set it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub required: bool,
 }
 
 /// Why bytes are no record.
@@ -120,6 +183,28 @@ impl Record {
     }
 }
 
+/// Pods as name and UID.
+mod pods {
+    use serde::{Deserializer, Serializer};
+
+    use super::{Deserialize, PodRef, Serialize};
+
+    #[derive(Serialize, Deserialize)]
+    struct Fields {
+        name: String,
+        uid: String,
+    }
+
+    pub(super) fn serialize<S: Serializer>(pods: &[PodRef], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(pods.iter().map(|pod| Fields { name: pod.name.clone(), uid: pod.uid.clone() }))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PodRef>, D::Error> {
+        let pods = Vec::<Fields>::deserialize(deserializer)?;
+        Ok(pods.into_iter().map(|Fields { name, uid }| PodRef { name, uid }).collect())
+    }
+}
+
 /// A claim's reference as three fields, checked again when read.
 mod claim_ref {
     use serde::{Deserializer, Serializer, de::Error as _};
@@ -145,20 +230,34 @@ mod claim_ref {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
-    pub(in crate::claim) fn record(uid: &str, devices: &[&str]) -> Record {
+    /// A share of 80 GiB in ten parts.
+    pub(crate) fn share(uid: &str, gpu: &str, shares: u32, gibibytes: u64) -> Record {
+        let mut record = record(uid, &[gpu]);
+        let room = |shares, gibibytes: u64| Room { shares, memory: Memory::from_bytes(gibibytes << 30) };
+        let held = &mut record.devices[0];
+        held.device = format!("{gpu}-shared").parse().unwrap();
+        held.share_id = Some(format!("share-{uid}"));
+        held.share = Some(Share { takes: room(shares, gibibytes), of: room(10, 80), alone: false });
+        record
+    }
+
+    /// Whole GPUs, each of a UUID of its own.
+    pub(crate) fn record(uid: &str, devices: &[&str]) -> Record {
         let held = |device: &&str| Held {
             request: "gpu".into(),
             pool: "gpu.example.com/node1".into(),
             device: device.parse().unwrap(),
-            gpu: "GPU-a669635e-6dfb-38a3-2f06-448166423d32".parse().unwrap(),
+            gpu: format!("GPU-{device}").parse().unwrap(),
             minor: 0,
             admin_access: false,
             share_id: None,
+            share: None,
+            time_slice: None,
             cdi_id: format!("gpu.example.com/claim={uid}-{device}"),
         };
         Record {
@@ -167,13 +266,18 @@ pub(super) mod tests {
             claim: ClaimRef::new("default", "claim", uid).unwrap(),
             state: State::Preparing,
             devices: devices.iter().map(held).collect(),
+            pods: vec![],
         }
     }
 
     #[test]
     fn what_is_written_is_read_back() {
-        let record = record("u1", &["gpu-0000-41-00", "gpu-0000-42-00"]);
-        assert_eq!(Record::decode(&record.encode().unwrap()).unwrap(), record);
+        let mut shared = share("u2", "gpu-0000-41-00", 2, 16);
+        shared.devices[0].time_slice = Some(Slice { interval: TimeSlice::Short, asked: true, required: true });
+        shared.pods = vec![PodRef { name: "a".into(), uid: "b".into() }];
+        for record in [record("u1", &["gpu-0000-41-00", "gpu-0000-42-00"]), shared] {
+            assert_eq!(Record::decode(&record.encode().unwrap()).unwrap(), record);
+        }
     }
 
     #[test]

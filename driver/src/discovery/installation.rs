@@ -40,6 +40,18 @@ pub struct Installation {
     pub binaries: Vec<PathBuf>,
 }
 
+impl Installation {
+    /// One of the driver's programs.
+    pub fn program(&self, name: &str) -> Option<&Path> {
+        self.binaries.iter().find(|path| path.file_name().is_some_and(|file| file == name)).map(PathBuf::as_path)
+    }
+
+    /// The file that programs load under a name.
+    pub fn library(&self, name: &str) -> Option<&Path> {
+        self.libraries.iter().find(|library| library.names.contains(name)).map(|library| library.file.as_path())
+    }
+}
+
 /// One shared library of the driver.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Library {

@@ -13,7 +13,7 @@ use std::{
 };
 
 use aliquot_model::{BrokenGpu, Gpu, Inventory};
-use aliquot_nvml::{GpuReading, Nvml, Reading, Session};
+use aliquot_nvml::{GpuReading, Nvml, Questions, Reading, Session};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -94,8 +94,18 @@ pub async fn read(nvml: &mut Option<Nvml>, session: Session, settings: &Settings
     }
 }
 
-/// Follows the node until `stop`; a view that is the same as the last wakes nobody.
-pub async fn follow(settings: Settings, views: watch::Sender<View>, stop: CancellationToken) {
+/// Where discovery's findings go.
+#[derive(Debug)]
+pub struct Findings {
+    /// A view that is the same as the last wakes nobody.
+    pub views: watch::Sender<View>,
+    /// The library, for those who ask more of it: a second session would hide new GPUs from this one.
+    pub questions: watch::Sender<Option<Questions>>,
+}
+
+/// Follows the node until `stop`.
+pub async fn follow(settings: Settings, findings: Findings, stop: CancellationToken) {
+    let Findings { views, questions } = findings;
     let mut nvml = None;
     let mut session = Session::Keep;
     let mut waker = wake::Waker::new(&settings.roots);
@@ -104,6 +114,13 @@ pub async fn follow(settings: Settings, views: watch::Sender<View>, stop: Cancel
             () = stop.cancelled() => return,
             reading = read(&mut nvml, session, &settings) => reading,
         };
+        questions.send_if_modified(|last| {
+            let is_over = last.as_ref().is_none_or(Questions::are_over);
+            if is_over {
+                *last = nvml.as_ref().map(Nvml::questions);
+            }
+            is_over
+        });
         let view = next(&views.borrow(), reading, &settings.roots);
         let troubled = !matches!(&view, View::Ready(found) if found.inventory.broken().is_empty());
         views.send_if_modified(|last| {
@@ -177,6 +194,7 @@ fn placed(gpu: GpuReading, driver_version: &str, cuda_driver_version: &str, sys:
         cuda_driver_version: cuda_driver_version.to_owned(),
         pcie_root: place.pcie_root,
         numa_node: place.numa_node,
+        process_memory: gpu.process_memory,
     }
 }
 
@@ -236,6 +254,7 @@ mod tests {
             cuda_driver_version: "13.0".into(),
             pcie_root: None,
             numa_node: None,
+            process_memory: true,
         }
     }
 
@@ -259,6 +278,8 @@ mod tests {
             architecture: "Hopper".into(),
             compute_capability: ComputeCapability { major: 9, minor: 0 },
             memory: Memory::from_bytes(80 << 30),
+            process_memory: true,
+            memory_limits: false,
         };
         let so_far = Reading {
             driver_version: "580.65.06".into(),

@@ -4,6 +4,7 @@
 //! the spec, which the runtime applies once per container; each device adds its own node.
 mod libraries;
 mod nodes;
+mod shares;
 
 use cdi_spec::{ContainerEdits, Device, DeviceName, Kind, Spec};
 
@@ -44,9 +45,10 @@ impl Edits {
             // A claim may hold one device through two requests, for use and for administration; it is one CDI device.
             if devices.iter().all(|device| device.name != name) {
                 let device_nodes = vec![nodes::gpu(&self.roots, held.minor)];
+                let env = shares::env(record, &held.request);
                 devices.push(Device {
                     name,
-                    container_edits: ContainerEdits { device_nodes, ..ContainerEdits::default() },
+                    container_edits: ContainerEdits { device_nodes, env, ..ContainerEdits::default() },
                 });
             }
         }

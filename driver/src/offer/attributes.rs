@@ -1,10 +1,11 @@
-//! Attribute and capacity names and values of a whole GPU.
+//! Attribute and capacity names and values of GPUs and their shares.
 //!
 //! Names and types are those of NVIDIA's DRA driver, so that CEL written for it needs its domain changed and nothing
 //! else; those under `resource.kubernetes.io` are Kubernetes' standard ones.
 use std::collections::BTreeMap;
 
 use aliquot_model::{Gpu, semver};
+use aliquot_params::policy::{GuardMode, Shares};
 use k8s_openapi::{
     api::resource::v1::{DeviceAttribute, DeviceCapacity},
     apimachinery::pkg::api::resource::Quantity,
@@ -15,9 +16,32 @@ const LONGEST_STRING: usize = 64;
 
 /// All attributes of a whole GPU.
 pub(super) fn of_whole(gpu: &Gpu) -> BTreeMap<String, DeviceAttribute> {
+    of(gpu, "gpu")
+}
+
+/// All attributes of a GPU for those who look after it.
+pub(super) fn of_admin(gpu: &Gpu) -> BTreeMap<String, DeviceAttribute> {
+    of(gpu, "admin")
+}
+
+/// All attributes of a share: those of its GPU, and what holds its users to their memory.
+pub(super) fn of_share(gpu: &Gpu, shares: &Shares) -> BTreeMap<String, DeviceAttribute> {
+    let mut all = of(gpu, "share");
+    let told = [("memoryEnforcement", enforcement(gpu, shares)), ("memoryGuard", shares.guard.mode.as_str())];
+    all.extend(told.into_iter().filter_map(|(name, value)| Some((name.to_owned(), text(value)?))));
+    all
+}
+
+/// Who notices a share that uses more memory than it has: the driver (`guard`; `memoryGuard` says what it does then), or
+/// nobody.
+fn enforcement(gpu: &Gpu, shares: &Shares) -> &'static str {
+    if shares.guard.mode == GuardMode::Off || !gpu.process_memory { "none" } else { "guard" }
+}
+
+fn of(gpu: &Gpu, kind: &str) -> BTreeMap<String, DeviceAttribute> {
     let capability = format!("{}.{}", gpu.compute_capability.major, gpu.compute_capability.minor);
     let all = [
-        ("type", text("gpu")),
+        ("type", text(kind)),
         ("uuid", text(gpu.uuid.as_str())),
         ("productName", text(&gpu.product_name)),
         ("brand", text(&gpu.brand)),
@@ -58,6 +82,7 @@ fn number(value: u32) -> DeviceAttribute {
 #[cfg(test)]
 mod tests {
     use aliquot_model::{ComputeCapability, Memory};
+    use aliquot_params::policy::Policy;
 
     use super::*;
 
@@ -76,6 +101,7 @@ mod tests {
             cuda_driver_version: "13.0".into(),
             pcie_root: Some("pci0000:40".into()),
             numa_node: Some(0),
+            process_memory: true,
         }
     }
 
@@ -101,6 +127,23 @@ mod tests {
             })
         );
         assert_eq!(capacity(&gpu())["memory"].value.0, "81559Mi");
+    }
+
+    #[test]
+    fn a_share_says_who_holds_its_users_to_their_memory() {
+        let shares = |gpu: &Gpu| Policy::default().for_gpu(gpu).unwrap().shares.unwrap();
+        let told = |gpu: &Gpu, shares: &Shares| {
+            let all = of_share(gpu, shares);
+            let value = |name: &str| all[name].string.clone().unwrap();
+            (value("type"), value("memoryEnforcement"), value("memoryGuard"))
+        };
+        let expected = |a: &str, b: &str, c: &str| (a.to_owned(), b.to_owned(), c.to_owned());
+        assert_eq!(told(&gpu(), &shares(&gpu())), expected("share", "guard", "observe"));
+        let silent = Gpu { process_memory: false, ..gpu() };
+        assert_eq!(told(&silent, &shares(&silent)), expected("share", "none", "observe"));
+        let mut off = shares(&gpu());
+        off.guard.mode = GuardMode::Off;
+        assert_eq!(told(&gpu(), &off), expected("share", "none", "off"));
     }
 
     #[test]

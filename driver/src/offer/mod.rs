@@ -1,14 +1,27 @@
-//! What this node offers: the inventory as the devices of one pool. Pure.
+//! What this node offers: inventory and policy as the devices and counters of one pool. Pure.
+//!
+//! ```text
+//! Gpu + Policy ─> Whole ───┐ draw on one counter set (KEP-4815), so a scheduler takes either
+//!              ├> Shared ──┘ (several allocations with a part of the capacity each, KEP-5075)
+//!              └> Admin: for claims with admin access (KEP-5018), draws on nothing
+//! ```
+//! What excludes what is in the slice, and not in code. Where an API server doesn't store that ([`Layout::Fixed`]), the
+//! policy says whether a GPU is whole or a fixed number of shares.
 mod attributes;
+mod devices;
+mod health;
 
-use std::time::SystemTime;
+use std::collections::{BTreeMap, BTreeSet};
 
-use aliquot_model::{DeviceName, Gpu, Inventory};
+use aliquot_model::{DeviceName, Gpu, GpuUuid, Inventory, Part};
+use aliquot_params::policy::{self, Form, GpuFault, Order, Policy, Shares};
+pub(crate) use devices::slot_memory;
 use dra_plugin::{
-    DeviceHealth, DriverName, HealthStatus,
+    DriverName,
     slices::{InvalidName, NodeName, PoolName},
 };
-use k8s_openapi::api::resource::v1::Device;
+pub use health::health;
+use k8s_openapi::api::resource::v1::{CounterSet, Device};
 
 /// The pool's name: unique over all drivers, since schedulers before the middle of 2026 key their counter cache by the
 /// pool's name alone.
@@ -16,62 +29,164 @@ pub fn pool_name(driver: &DriverName, node: &NodeName) -> Result<PoolName, Inval
     PoolName::new(format!("{driver}/{node}"))
 }
 
-/// Each GPU that answers as a whole device, in the order of names, so that the same hardware always gives the same pool.
-pub fn devices(inventory: &Inventory) -> Vec<Device> {
-    let mut devices: Vec<Device> = inventory.gpus().iter().map(whole).collect();
-    devices.sort_by(|a, b| a.name.cmp(&b.name));
-    devices
+/// How a GPU can be offered, as far as the API server stores it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// Whole and shared at once.
+    Counters,
+    /// Whole, or a fixed number of shares which are devices of their own.
+    Fixed,
 }
 
-fn whole(gpu: &Gpu) -> Device {
-    Device {
-        name: gpu.whole_name().as_str().to_owned(),
-        attributes: Some(attributes::of_whole(gpu)),
-        capacity: Some(attributes::capacity(gpu)),
-        ..Device::default()
+/// What claims on this node hold of one device; a claim for administration holds nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holding {
+    /// The GPU.
+    pub gpu: GpuUuid,
+    /// The device.
+    pub device: DeviceName,
+    /// How many shares, where it is shared.
+    pub shares: u32,
+}
+
+/// What there is to publish.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Offered {
+    /// The devices, in the order in which a scheduler is to try them.
+    pub devices: Vec<Device>,
+    /// The counters on which they draw.
+    pub counters: Vec<CounterSet>,
+    /// GPUs that the policy doesn't fit, and which are therefore not offered.
+    pub faults: Vec<GpuFault>,
+}
+
+impl Offered {
+    /// Whether it can be had only from an API server that stores shared counters or several allocations.
+    pub fn needs_counters(&self) -> bool {
+        !self.counters.is_empty() || self.devices.iter().any(|device| device.allow_multiple_allocations == Some(true))
     }
 }
 
-/// What the kubelet writes into the status of pods about each device (KEP-4680).
-pub fn health(inventory: &Inventory, pool: &PoolName, since: SystemTime) -> Vec<DeviceHealth> {
-    let health = |device: DeviceName, status, message: &str| DeviceHealth {
-        pool: pool.to_string(),
-        device: device.to_string(),
-        status,
-        since,
-        message: message.to_owned(),
-    };
-    let well = inventory.gpus().iter().map(|gpu| health(gpu.whole_name(), HealthStatus::Healthy, ""));
-    let broken = inventory
-        .broken()
-        .iter()
-        .filter_map(|gpu| Some(health(DeviceName::whole(gpu.pci?), HealthStatus::Unhealthy, &gpu.reason)));
-    well.chain(broken).collect()
+/// What is offered of the inventory.
+///
+/// A GPU of which claims hold a device that is no longer to be offered stays as it is for these claims, and is offered
+/// to nobody else, until they have left: a scheduler that no longer sees the device would count it as free.
+pub fn offered(inventory: &Inventory, policy: &Policy, holdings: &[Holding], layout: Layout) -> Offered {
+    let mut offered = Offered::default();
+    let mut shared: Vec<(u32, Device)> = Vec::new();
+    let mut others: Vec<Device> = Vec::new();
+    let mut admins: Vec<Device> = Vec::new();
+    for gpu in inventory.gpus() {
+        let held = held(holdings, gpu);
+        let wanted = match policy.for_gpu(gpu) {
+            Ok(offer) => wanted(&offer, layout),
+            Err(fault) => {
+                offered.faults.push(fault);
+                Wanted::default()
+            }
+        };
+        if wanted.is_offered() || !held.is_empty() {
+            admins.push(devices::admin(gpu));
+        }
+        let leaving = held.keys().any(|part| !wanted.has(*part));
+        if leaving {
+            let devices = held.iter().map(|(part, shares)| devices::held(gpu, *part, *shares, policy));
+            others.extend(devices);
+            continue;
+        }
+        let both = wanted.whole && wanted.shared.is_some();
+        if both {
+            offered.counters.push(devices::counter_set(gpu));
+        }
+        if wanted.whole {
+            others.push(devices::whole(gpu, both));
+        }
+        if let Some(shares) = &wanted.shared {
+            let used = if shares.order == Order::Spread { held.values().sum() } else { 0 };
+            shared.push((used, devices::shared(gpu, shares, both)));
+        }
+        if let Some(shares) = &wanted.slots {
+            let numbers = (0..shares.count).filter_map(|number| u16::try_from(number).ok());
+            others.extend(numbers.map(|number| devices::slot(gpu, number, shares)));
+        }
+    }
+    // Schedulers take the first that fits: shares from one end and whole GPUs from the other, so that they meet last.
+    shared.sort_by(|(used, a), (more, b)| (used, &a.name).cmp(&(more, &b.name)));
+    others.sort_by(by_kind_and_place);
+    offered.devices = shared.into_iter().map(|(_, device)| device).chain(others).chain(admins).collect();
+    offered
+}
+
+/// What is wanted of one GPU.
+#[derive(Debug, Default)]
+struct Wanted {
+    whole: bool,
+    shared: Option<Shares>,
+    slots: Option<Shares>,
+}
+
+impl Wanted {
+    fn is_offered(&self) -> bool {
+        self.whole || self.shared.is_some() || self.slots.is_some()
+    }
+
+    fn has(&self, part: Part) -> bool {
+        match part {
+            Part::Whole => self.whole,
+            Part::Shared => self.shared.is_some(),
+            // Claims for administration hold nothing.
+            Part::Admin => true,
+            Part::Slot(number) => self.slots.is_some_and(|shares| u32::from(number) < shares.count),
+        }
+    }
+}
+
+fn wanted(offer: &policy::Offer, layout: Layout) -> Wanted {
+    let policy::Offer { whole, shares, fallback, .. } = *offer;
+    match (layout, whole, shares) {
+        (Layout::Counters, whole, shared) => Wanted { whole, shared, slots: None },
+        (Layout::Fixed, true, Some(slots)) if fallback == Form::Shares => {
+            Wanted { slots: Some(slots), ..Wanted::default() }
+        }
+        (Layout::Fixed, false, slots) => Wanted { slots, ..Wanted::default() },
+        (Layout::Fixed, true, _) => Wanted { whole: true, ..Wanted::default() },
+    }
+}
+
+/// The parts of a GPU that claims hold, with the number of shares.
+fn held(holdings: &[Holding], gpu: &Gpu) -> BTreeMap<Part, u32> {
+    let mut held = BTreeMap::new();
+    for holding in holdings.iter().filter(|holding| holding.gpu == gpu.uuid) {
+        if let Some(part) = holding.device.part_of(gpu.pci) {
+            *held.entry(part).or_default() += holding.shares;
+        }
+    }
+    held
+}
+
+/// Whole GPUs last and from the highest place down; the rest by place.
+fn by_kind_and_place(a: &Device, b: &Device) -> std::cmp::Ordering {
+    let is_whole = |device: &Device| kind(device) == Some("gpu");
+    match (is_whole(a), is_whole(b)) {
+        (true, true) => b.name.cmp(&a.name),
+        (a_is, b_is) => a_is.cmp(&b_is).then_with(|| natural(&a.name).cmp(&natural(&b.name))),
+    }
+}
+
+fn kind(device: &Device) -> Option<&str> {
+    device.attributes.as_ref()?.get("type")?.string.as_deref()
+}
+
+/// Slot 10 comes after slot 9.
+fn natural(name: &str) -> (&str, u16) {
+    let numbered = name.rsplit_once('-').and_then(|(stem, number)| Some((stem, number.parse().ok()?)));
+    numbered.unwrap_or((name, 0))
+}
+
+/// The names of all devices in the pool, for what is told about them.
+fn names(offered: &Offered) -> BTreeSet<&str> {
+    offered.devices.iter().map(|device| device.name.as_str()).collect()
 }
 
 #[cfg(test)]
-mod tests {
-    use aliquot_model::BrokenGpu;
-
-    use super::*;
-
-    #[test]
-    fn the_pool_is_named_after_driver_and_node() {
-        let (driver, node) = (DriverName::new("gpu.example.com").unwrap(), NodeName::new("node-1.example").unwrap());
-        assert_eq!(pool_name(&driver, &node).unwrap().as_str(), "gpu.example.com/node-1.example");
-    }
-
-    #[test]
-    fn a_gpu_that_does_not_answer_is_not_offered_and_unhealthy() {
-        let broken = |index, pci: Option<&str>| BrokenGpu {
-            index,
-            pci: pci.map(|pci| pci.parse().unwrap()),
-            reason: "it is lost".into(),
-        };
-        let inventory = Inventory::new(vec![], vec![broken(0, Some("0000:41:00.0")), broken(1, None)]);
-        assert!(devices(&inventory).is_empty());
-        let health = health(&inventory, &PoolName::new("p").unwrap(), SystemTime::UNIX_EPOCH);
-        assert_eq!((health.len(), health[0].device.as_str()), (1, "gpu-0000-41-00"));
-        assert_eq!((health[0].status, health[0].message.as_str()), (HealthStatus::Unhealthy, "it is lost"));
-    }
-}
+mod tests;

@@ -50,7 +50,7 @@ async fn starts(testbed: &mut Testbed, report: &mut Report) -> Result<()> {
     for _ in 0..STARTS {
         let begun = Instant::now();
         testbed.start_driver(&[])?;
-        while testbed.published().len() < 8 {
+        while testbed.whole().len() < 8 {
             if begun.elapsed() > Duration::from_secs(10) {
                 return Err(format!("the driver published nothing\n{}", testbed.log()).into());
             }

@@ -1,4 +1,5 @@
 //! The policy file's own form. The JSON schema is made from these types, so it can't differ from what is parsed.
+#![allow(clippy::doc_markdown, reason = "these comments are the text of the schema, where backticks are noise")]
 use aliquot_model::{GpuUuid, Memory, PciAddress};
 use schemars::JsonSchema;
 use serde::Deserialize;

@@ -65,7 +65,7 @@ pub enum Order {
     Spread,
 }
 
-/// What is done about a claim that uses more memory than its share.
+/// What is done about a claim that uses more memory than its share, the gentlest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum GuardMode {
@@ -105,6 +105,14 @@ pub struct Guard {
     pub mode: GuardMode,
     /// For how long a claim may be over its share before that.
     pub grace: Duration,
+}
+
+impl Guard {
+    /// The gentler of both: where one figure stands for several claims, none may be treated worse than its own policy
+    /// says.
+    pub fn gentler(self, other: Self) -> Self {
+        Self { mode: self.mode.min(other.mode), grace: self.grace.max(other.grace) }
+    }
 }
 
 impl Default for Guard {

@@ -29,8 +29,9 @@ impl Policy {
         }
         let text = std::str::from_utf8(bytes).map_err(|error| PolicyError::NotText(error.valid_up_to()))?;
         let options = serde_saphyr::options! { with_snippet: false };
-        let file: file::File = serde_saphyr::from_str_with_options(text, options)
-            .map_err(|error| PolicyError::Form(one_line(&error.to_string())))?;
+        let file: file::File = serde_saphyr::from_str_with_options(text, options).map_err(|error| {
+            PolicyError::Form(one_line(&error.render_with_formatter(&serde_saphyr::UserMessageFormatter)))
+        })?;
         let mut faults = Vec::new();
         for (at, rule) in file.rules.iter().enumerate() {
             check(at, rule, &mut faults);

@@ -1,4 +1,6 @@
-//! Logs, to standard error.
+//! What the driver tells of itself: logs to standard error, metrics over HTTP.
+pub(crate) mod metrics;
+
 use std::io::IsTerminal as _;
 
 use tracing_subscriber::{

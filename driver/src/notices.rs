@@ -1,0 +1,128 @@
+//! Events: what users are told about their pods, and administrators about their node.
+use dra_plugin::{ClaimRef, PodRef};
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// More than a node has to tell at a time; what is beyond is only in the log.
+const MOST: usize = 256;
+/// The API server refuses a longer note (events.k8s.io/v1).
+const LONGEST_NOTE: usize = 1024;
+
+/// One event.
+pub struct Notice {
+    subject: Subject,
+    event: Event,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Subject {
+    Node,
+    Users { claim: ClaimRef, pods: Vec<PodRef> },
+}
+
+/// Takes events without ever waiting.
+#[derive(Debug, Clone)]
+pub struct Notices(mpsc::Sender<Notice>);
+
+impl Notices {
+    /// Notices and where they come out.
+    pub fn new() -> (Self, mpsc::Receiver<Notice>) {
+        let (sender, receiver) = mpsc::channel(MOST);
+        (Self(sender), receiver)
+    }
+
+    /// Warns the users of a claim: on its pods, or on the claim where no pod is known.
+    pub(crate) fn warn_users(&self, claim: &ClaimRef, pods: &[PodRef], reason: &str, note: String) {
+        let subject = Subject::Users { claim: claim.clone(), pods: pods.to_vec() };
+        self.send(subject, event(EventType::Warning, reason, "Prepare", note));
+    }
+
+    /// Warns the node's administrators.
+    pub(crate) fn warn_node(&self, reason: &str, note: String) {
+        self.send(Subject::Node, event(EventType::Warning, reason, "Offer", note));
+    }
+
+    /// Tells the node's administrators.
+    pub(crate) fn tell_node(&self, reason: &str, note: String) {
+        self.send(Subject::Node, event(EventType::Normal, reason, "Offer", note));
+    }
+
+    fn send(&self, subject: Subject, event: Event) {
+        if let Err(error) = self.0.try_send(Notice { subject, event }) {
+            tracing::debug!(%error, "an event is dropped");
+        }
+    }
+}
+
+fn event(type_: EventType, reason: &str, action: &str, mut note: String) -> Event {
+    note.truncate(note.floor_char_boundary(LONGEST_NOTE));
+    Event { type_, reason: reason.to_owned(), note: Some(note), action: action.to_owned(), secondary: None }
+}
+
+/// Writes each notice until `stop`. An event that can't be written is only logged: the log has said the same.
+pub(crate) async fn write(
+    client: kube::Client,
+    driver: String,
+    node: String,
+    mut notices: mpsc::Receiver<Notice>,
+    stop: CancellationToken,
+) {
+    let recorder = Recorder::new(client, Reporter { controller: driver, instance: Some(node.clone()) });
+    while let Some(Some(Notice { subject, event })) = stop.run_until_cancelled(notices.recv()).await {
+        for regarding in regarding(&subject, &node) {
+            match stop.run_until_cancelled(recorder.publish(&event, &regarding)).await {
+                Some(Err(error)) => {
+                    tracing::warn!(reason = event.reason, error = crate::report(&error), "an event can't be written");
+                }
+                Some(Ok(())) => {}
+                None => return,
+            }
+        }
+    }
+}
+
+fn regarding(subject: &Subject, node: &str) -> Vec<ObjectReference> {
+    let object = |api_version: &str, kind: &str, namespace: Option<&str>, name: &str, uid: &str| ObjectReference {
+        api_version: Some(api_version.to_owned()),
+        kind: Some(kind.to_owned()),
+        namespace: namespace.map(ToOwned::to_owned),
+        name: Some(name.to_owned()),
+        uid: Some(uid.to_owned()),
+        ..ObjectReference::default()
+    };
+    match subject {
+        // As the kubelet refers to its node: kubectl finds events by the name in place of the UID.
+        Subject::Node => vec![object("v1", "Node", None, node, node)],
+        Subject::Users { claim, pods } if pods.is_empty() => {
+            let (namespace, name, uid) = (claim.namespace(), claim.name(), claim.uid().as_str());
+            vec![object("resource.k8s.io/v1", "ResourceClaim", Some(namespace), name, uid)]
+        }
+        Subject::Users { claim, pods } => {
+            pods.iter().map(|pod| object("v1", "Pod", Some(claim.namespace()), &pod.name, &pod.uid)).collect()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_hear_of_it_on_their_pods_or_else_on_the_claim() {
+        let claim = ClaimRef::new("ns", "claim", "u1").unwrap();
+        let pods = vec![PodRef { name: "pod".into(), uid: "p1".into() }];
+        let told = |pods| {
+            let all = regarding(&Subject::Users { claim: claim.clone(), pods }, "node");
+            all.into_iter().map(|object| (object.kind.unwrap(), object.name.unwrap())).collect::<Vec<_>>()
+        };
+        assert_eq!(told(pods), [("Pod".to_owned(), "pod".to_owned())]);
+        assert_eq!(told(vec![]), [("ResourceClaim".to_owned(), "claim".to_owned())]);
+    }
+
+    #[test]
+    fn a_note_is_one_that_the_api_server_takes() {
+        assert!(event(EventType::Warning, "A", "B", "ü".repeat(2000)).note.unwrap().len() <= LONGEST_NOTE);
+    }
+}

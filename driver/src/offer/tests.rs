@@ -1,0 +1,206 @@
+use aliquot_model::{BrokenGpu, ComputeCapability, Memory};
+use dra_plugin::HealthStatus;
+use proptest::prelude::*;
+
+use super::*;
+
+fn gpu(bus: u8) -> Gpu {
+    Gpu {
+        uuid: format!("GPU-{bus:08x}-6dfb-38a3-2f06-448166423d32").parse().unwrap(),
+        pci: format!("0000:{bus:02x}:00.0").parse().unwrap(),
+        index: bus.into(),
+        minor: bus.into(),
+        product_name: "NVIDIA H100 80GB HBM3".into(),
+        brand: "Nvidia".into(),
+        architecture: "Hopper".into(),
+        compute_capability: ComputeCapability { major: 9, minor: 0 },
+        memory: Memory::from_bytes(81_559 << 20),
+        driver_version: "580.65.06".into(),
+        cuda_driver_version: "13.0".into(),
+        pcie_root: None,
+        numa_node: None,
+        process_memory: true,
+    }
+}
+
+fn inventory(count: u8) -> Inventory {
+    Inventory::new((0..count).map(gpu).collect(), vec![])
+}
+
+fn policy(rules: &str) -> Policy {
+    let text = format!("apiVersion: gpu.aliquot.dev/v1alpha1\nkind: Policy\nrules:\n{rules}");
+    Policy::parse(text.as_bytes()).unwrap()
+}
+
+fn holding(bus: u8, part: Part, shares: u32) -> Holding {
+    Holding { gpu: gpu(bus).uuid, device: DeviceName::of(gpu(bus).pci, part), shares }
+}
+
+/// Without those for administration, which are there for every GPU that is offered or held.
+fn device_names(offered: &Offered) -> Vec<String> {
+    let names = offered.devices.iter().map(|device| device.name.clone());
+    names.filter(|name| !name.ends_with("-admin")).collect()
+}
+
+#[test]
+fn the_pool_is_named_after_driver_and_node() {
+    let (driver, node) = (DriverName::new("gpu.example.com").unwrap(), NodeName::new("node-1.example").unwrap());
+    assert_eq!(pool_name(&driver, &node).unwrap().as_str(), "gpu.example.com/node-1.example");
+}
+
+#[test]
+fn a_gpu_is_whole_and_shared_at_once_and_both_draw_on_one_counter() {
+    let offered = offered(&inventory(1), &Policy::default(), &[], Layout::Counters);
+    let devices = serde_json::to_value(&offered.devices).unwrap();
+    assert_eq!(
+        serde_json::to_value(&offered.counters).unwrap(),
+        serde_json::json!([{"name": "gpu-0000-00-00", "counters": {"whole": {"value": "1"}}}])
+    );
+    let consumes = serde_json::json!([{"counterSet": "gpu-0000-00-00", "counters": {"whole": {"value": "1"}}}]);
+    assert_eq!(devices[0]["name"], "gpu-0000-00-00-shared");
+    assert_eq!(devices[0]["allowMultipleAllocations"], true);
+    assert_eq!(devices[0]["consumesCounters"], consumes);
+    assert_eq!(
+        devices[0]["capacity"],
+        serde_json::json!({
+            "memory": {"value": "81559Mi", "requestPolicy": {"default": "8155Mi",
+                "validRange": {"min": "1Mi", "max": "81559Mi", "step": "1Mi"}}},
+            "shares": {"value": "10", "requestPolicy": {"default": "1",
+                "validRange": {"min": "1", "max": "10", "step": "1"}}},
+        })
+    );
+    assert_eq!((&devices[1]["name"], &devices[1]["consumesCounters"]), (&"gpu-0000-00-00".into(), &consumes));
+    assert_eq!(devices[1]["capacity"], serde_json::json!({"memory": {"value": "81559Mi"}}));
+}
+
+#[test]
+fn administrators_reach_a_gpu_whatever_is_held_of_it_unless_it_is_withheld() {
+    let admins = |policy: &Policy, held: &[Holding]| {
+        let offered = offered(&inventory(1), policy, held, Layout::Counters);
+        let admins: Vec<Device> =
+            offered.devices.into_iter().filter(|device| device.name.ends_with("-admin")).collect();
+        assert!(admins.iter().all(|device| device.consumes_counters.is_none() && kind(device) == Some("admin")));
+        admins.len()
+    };
+    assert_eq!(admins(&Policy::default(), &[]), 1);
+    assert_eq!(admins(&policy("- offer: []\n"), &[]), 0);
+    assert_eq!(admins(&policy("- offer: []\n"), &[holding(0, Part::Whole, 0)]), 1);
+}
+
+#[test]
+fn shares_are_tried_from_one_end_and_whole_gpus_from_the_other() {
+    let offered = offered(&inventory(2), &Policy::default(), &[], Layout::Counters);
+    let expected = ["gpu-0000-00-00-shared", "gpu-0000-01-00-shared", "gpu-0000-01-00", "gpu-0000-00-00"];
+    assert_eq!(device_names(&offered), expected);
+}
+
+#[test]
+fn a_gpu_offered_in_one_form_only_needs_no_counters() {
+    let whole = offered(&inventory(1), &policy("- offer: [whole]\n"), &[], Layout::Counters);
+    assert!(!whole.needs_counters() && whole.devices[0].consumes_counters.is_none());
+    let shared = offered(&inventory(1), &policy("- offer: [shares]\n"), &[], Layout::Counters);
+    assert!(shared.needs_counters() && shared.counters.is_empty());
+    let none = offered(&inventory(1), &policy("- offer: []\n"), &[], Layout::Counters);
+    assert_eq!(none, Offered::default());
+}
+
+#[test]
+fn without_counters_the_policy_says_whole_or_how_many_shares() {
+    let fixed = |rules: &str| device_names(&offered(&inventory(1), &policy(rules), &[], Layout::Fixed));
+    assert_eq!(fixed("- {}\n"), ["gpu-0000-00-00"]);
+    assert_eq!(fixed("- offer: [whole]\n  fallback: shares\n"), ["gpu-0000-00-00"]);
+    let shares = fixed("- fallback: shares\n  shares: {count: 12}\n");
+    assert_eq!(
+        (shares.len(), shares[0].as_str(), shares[10].as_str()),
+        (12, "gpu-0000-00-00-share-0", "gpu-0000-00-00-share-10")
+    );
+    assert_eq!(fixed("- offer: [shares]\n  shares: {count: 2}\n").len(), 2);
+    let offered = offered(&inventory(1), &policy("- offer: [shares]\n"), &[], Layout::Fixed);
+    assert!(!offered.needs_counters());
+    assert_eq!(offered.devices[0].capacity.as_ref().unwrap()["memory"].value.0, "8155Mi");
+}
+
+#[test]
+fn a_gpu_that_the_policy_does_not_fit_is_not_offered_and_told() {
+    let offered = offered(
+        &inventory(2),
+        &policy("- match: {pciAddress: '0000:01:00.0'}\n  shares: {memory: {default: 100Gi}}\n"),
+        &[],
+        Layout::Counters,
+    );
+    assert_eq!(device_names(&offered), ["gpu-0000-00-00-shared", "gpu-0000-00-00"]);
+    assert_eq!(offered.faults.len(), 1);
+}
+
+#[test]
+fn what_is_held_stays_alone_until_its_holders_have_left() {
+    let whole_only = policy("- offer: [whole]\n");
+    let held = [holding(0, Part::Shared, 3)];
+    let during = offered(&inventory(2), &whole_only, &held, Layout::Counters);
+    assert_eq!(device_names(&during), ["gpu-0000-00-00-shared", "gpu-0000-01-00"]);
+    assert_eq!(during.devices[0].capacity.as_ref().unwrap()["shares"].value.0, "3", "no room for a fourth");
+    let after = offered(&inventory(2), &whole_only, &[], Layout::Counters);
+    assert_eq!(device_names(&after), ["gpu-0000-01-00", "gpu-0000-00-00"]);
+    // From whole to shares, and from fixed shares to both.
+    let shares_only = policy("- offer: [shares]\n");
+    let during = offered(&inventory(1), &shares_only, &[holding(0, Part::Whole, 0)], Layout::Counters);
+    assert_eq!(device_names(&during), ["gpu-0000-00-00"]);
+    let during = offered(&inventory(1), &Policy::default(), &[holding(0, Part::Slot(7), 1)], Layout::Counters);
+    assert_eq!(device_names(&during), ["gpu-0000-00-00-share-7"]);
+    // Fewer fixed shares: those beyond stay while they are held.
+    let fewer = policy("- offer: [shares]\n  shares: {count: 2}\n");
+    let during = offered(&inventory(1), &fewer, &[holding(0, Part::Slot(5), 1)], Layout::Fixed);
+    assert_eq!(device_names(&during), ["gpu-0000-00-00-share-5"]);
+}
+
+#[test]
+fn spreading_puts_the_gpu_with_the_fewest_shares_first() {
+    let held = [holding(0, Part::Shared, 2), holding(1, Part::Shared, 1)];
+    let spread =
+        offered(&inventory(3), &policy("- offer: [shares]\n  shares: {order: spread}\n"), &held, Layout::Counters);
+    assert_eq!(device_names(&spread), ["gpu-0000-02-00-shared", "gpu-0000-01-00-shared", "gpu-0000-00-00-shared"]);
+    let pack = offered(&inventory(3), &Policy::default(), &held, Layout::Counters);
+    assert_eq!(device_names(&pack)[0], "gpu-0000-00-00-shared");
+}
+
+#[test]
+fn a_gpu_that_does_not_answer_is_not_offered_and_unhealthy() {
+    let broken = |index, pci: Option<&str>| BrokenGpu {
+        index,
+        pci: pci.map(|pci| pci.parse().unwrap()),
+        reason: "it is lost".into(),
+    };
+    let inventory = Inventory::new(vec![], vec![broken(0, Some("0000:00:00.0")), broken(1, None)]);
+    let offered = offered(&inventory, &Policy::default(), &[], Layout::Counters);
+    assert!(offered.devices.is_empty());
+    let held = [holding(0, Part::Shared, 1)];
+    let health = health(&inventory, &offered, &held, &PoolName::new("p").unwrap(), std::time::SystemTime::UNIX_EPOCH);
+    let told: Vec<_> = health.iter().map(|health| (health.device.as_str(), health.status)).collect();
+    assert_eq!(told, [("gpu-0000-00-00", HealthStatus::Unhealthy), ("gpu-0000-00-00-shared", HealthStatus::Unhealthy)]);
+    assert_eq!(health[0].message, "it is lost");
+}
+
+proptest! {
+    /// The scheduler counts what is in the slices: whatever is held must be there, and beside what excludes it.
+    #[test]
+    fn no_change_of_policy_offers_a_gpu_that_claims_hold_in_another_form(
+        form in 0u8..3, count in 1u32..12, held_part in 0u8..3, number in 0u16..12, fixed: bool,
+    ) {
+        let forms = ["[whole]", "[shares]", "[whole, shares]"][usize::from(form)];
+        let policy = policy(&format!("- offer: {forms}\n  shares: {{count: {count}}}\n  fallback: shares\n"));
+        let part = [Part::Whole, Part::Shared, Part::Slot(number)][usize::from(held_part)];
+        let layout = if fixed { Layout::Fixed } else { Layout::Counters };
+        let offered = offered(&inventory(1), &policy, &[holding(0, part, 1)], layout);
+        let parts: Vec<Part> = device_names(&offered).iter()
+            .map(|name| name.parse::<DeviceName>().unwrap().part_of(gpu(0).pci).unwrap()).collect();
+        prop_assert!(parts.contains(&part));
+        let excludes = |other: &Part| match (part, other) {
+            (Part::Slot(_), Part::Slot(_)) => false,
+            (a, b) => a != *b,
+        };
+        if parts.iter().any(excludes) {
+            let mut for_users = offered.devices.iter().filter(|device| !device.name.ends_with("-admin"));
+            prop_assert!(for_users.all(|device| device.consumes_counters.is_some()), "{parts:?}");
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! The policy in force: reads the file, judges it against the node's GPUs, and follows its changes.
+//!
+//! A file that is wrong changes nothing: the last good policy stays, over restarts too (a copy is kept until the next
+//! boot). Where there never was a good one, nothing new is offered; claims are prepared all the same.
+pub(crate) mod check;
+mod file;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use aliquot_model::Inventory;
+use aliquot_params::policy::{LARGEST, Policy};
+use owned_dir::{Access, Dir};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::discovery::View;
+
+const COPY: &str = "policy.yaml";
+/// An editor or the kubelet changes several names; they are taken as one change.
+const SETTLE: Duration = Duration::from_millis(100);
+
+/// What is in force.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct InForce {
+    policy: Option<Arc<Policy>>,
+    /// What is wrong with the file as it is now.
+    trouble: Option<String>,
+    /// How often a file was refused since the start.
+    refused: u64,
+}
+
+impl InForce {
+    /// The last good policy; none before there is one.
+    pub fn policy(&self) -> Option<Arc<Policy>> {
+        self.policy.clone()
+    }
+
+    /// Why the file isn't in force.
+    pub fn trouble(&self) -> Option<&str> {
+        self.trouble.as_deref()
+    }
+
+    /// How often a file was refused.
+    pub fn refused(&self) -> u64 {
+        self.refused
+    }
+}
+
+/// Where the policy comes from.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    /// The file; none for the policy that needs none.
+    pub(crate) file: Option<PathBuf>,
+    /// Where the copy of the last good one is kept.
+    pub(crate) run: PathBuf,
+}
+
+/// Why a file isn't taken.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refusal {
+    /// It can't be read.
+    #[error(transparent)]
+    File(#[from] file::Error),
+    /// It is wrong by itself.
+    #[error(transparent)]
+    Policy(#[from] aliquot_params::policy::PolicyError),
+    /// It is wrong for this node's GPUs.
+    #[error("{}", .0.join("; "))]
+    Node(Vec<String>),
+}
+
+/// Keeps `sender` at the policy in force until `stop`.
+pub(crate) async fn follow(
+    settings: Settings,
+    mut view: watch::Receiver<View>,
+    sender: watch::Sender<InForce>,
+    stop: CancellationToken,
+) {
+    let Some(path) = settings.file else {
+        sender.send_modify(|now| now.policy = Some(Arc::default()));
+        return;
+    };
+    let mut changes = file::Changes::of(&path);
+    let mut last: Option<Result<Vec<u8>, String>> = None;
+    loop {
+        let read = file::read(&path, LARGEST);
+        let seen = read.as_ref().map_err(ToString::to_string).cloned();
+        if last.as_ref() != Some(&seen) {
+            // What a policy may say of a GPU depends on the GPU.
+            let first = view.wait_for(|view| *view != View::Searching);
+            let Some(first) = stop.run_until_cancelled(first).await else { return };
+            let judged = first.map_or(Ok(Policy::default()), |view| judge(read, &view));
+            take(judged, &settings.run, seen.as_deref().ok(), &sender);
+            last = Some(seen);
+        }
+        if stop.run_until_cancelled(changes.next(SETTLE)).await.is_none() {
+            return;
+        }
+    }
+}
+
+fn judge(read: Result<Vec<u8>, file::Error>, view: &View) -> Result<Policy, Refusal> {
+    let policy = Policy::parse(&read?)?;
+    if let View::Ready(found) = view {
+        fits(&policy, &found.inventory)?;
+    }
+    Ok(policy)
+}
+
+/// Whether the policy can be had on every GPU that is here.
+pub(crate) fn fits(policy: &Policy, inventory: &Inventory) -> Result<(), Refusal> {
+    let faults: Vec<String> =
+        inventory.gpus().iter().filter_map(|gpu| policy.for_gpu(gpu).err()).map(|fault| fault.to_string()).collect();
+    if faults.is_empty() { Ok(()) } else { Err(Refusal::Node(faults)) }
+}
+
+fn take(judged: Result<Policy, Refusal>, run: &std::path::Path, bytes: Option<&[u8]>, sender: &watch::Sender<InForce>) {
+    match judged {
+        Ok(policy) => {
+            for warning in policy.warnings() {
+                tracing::warn!(warning, "the policy is in force, but may not mean what it says");
+            }
+            tracing::info!(rules = policy.rules(), "the policy is in force");
+            keep(run, bytes.unwrap_or_default());
+            sender.send_modify(|now| {
+                now.policy = Some(Arc::new(policy));
+                now.trouble = None;
+            });
+        }
+        Err(refusal) => {
+            let reason = crate::report(&refusal);
+            let kept = sender.borrow().policy.clone().or_else(|| kept(run).map(Arc::new));
+            let stays = if kept.is_some() { "the last good one stays in force" } else { "nothing new is offered" };
+            tracing::error!(reason, "the policy is refused; {stays}");
+            sender.send_modify(|now| {
+                now.policy = kept;
+                now.trouble = Some(format!("{reason}; {stays}"));
+                now.refused += 1;
+            });
+        }
+    }
+}
+
+/// Without the copy a restart would lose the last good policy, no more; so a copy that can't be kept is only logged.
+fn keep(run: &std::path::Path, bytes: &[u8]) {
+    let written = Dir::open(run).and_then(|dir| dir.write(COPY, bytes, Access::Private));
+    if let Err(error) = written {
+        tracing::warn!(error = crate::report(&error), "no copy of the policy can be kept");
+    }
+}
+
+fn kept(run: &std::path::Path) -> Option<Policy> {
+    let bytes = Dir::open(run).and_then(|dir| dir.read(COPY, LARGEST)).ok()??;
+    Policy::parse(&bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::symlink, path::Path};
+
+    use super::*;
+
+    const GOOD: &str = "apiVersion: gpu.aliquot.dev/v1alpha1\nkind: Policy\nrules:\n- offer: [whole]\n";
+
+    struct Bed {
+        dir: tempfile::TempDir,
+        now: watch::Receiver<InForce>,
+        _view: watch::Sender<View>,
+        _stop: tokio_util::sync::DropGuard,
+    }
+
+    impl Bed {
+        fn start(dir: tempfile::TempDir) -> Self {
+            let (view, views) = watch::channel(View::Unavailable("no driver".into()));
+            let (sender, now) = watch::channel(InForce::default());
+            let stop = CancellationToken::new();
+            let settings = Settings { file: Some(dir.path().join("etc/policy.yaml")), run: dir.path().join("run") };
+            tokio::spawn(follow(settings, views, sender, stop.clone()));
+            Self { dir, now, _view: view, _stop: stop.drop_guard() }
+        }
+
+        async fn until(&mut self, holds: impl Fn(&InForce) -> bool) -> InForce {
+            let wait = self.now.wait_for(|now| holds(now));
+            tokio::time::timeout(Duration::from_secs(10), wait).await.unwrap().unwrap().clone()
+        }
+    }
+
+    fn bed(text: &str) -> Bed {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("etc")).unwrap();
+        fs::write(dir.path().join("etc/policy.yaml"), text).unwrap();
+        Bed::start(dir)
+    }
+
+    #[tokio::test]
+    async fn a_bad_file_changes_nothing_and_a_good_one_is_taken_without_a_restart() {
+        let mut bed = bed(GOOD);
+        let first = bed.until(|now| now.policy.is_some()).await.policy();
+        let file = bed.dir.path().join("etc/policy.yaml");
+        let large = vec![b' '; 2 << 20];
+        for bad in [&b"rules: [x"[..], b"\xff\xfe", &large] {
+            let refused = bed.now.borrow().refused;
+            fs::write(&file, bad).unwrap();
+            let now = bed.until(|now| now.refused > refused && now.trouble.is_some()).await;
+            assert_eq!(now.policy, first);
+            assert!(now.trouble().unwrap().contains("the last good one stays"), "{now:?}");
+        }
+        fs::write(&file, GOOD.replace("whole", "shares")).unwrap();
+        let now = bed.until(|now| now.trouble.is_none()).await;
+        assert_ne!(now.policy, first);
+    }
+
+    #[tokio::test]
+    async fn a_restart_with_a_bad_file_keeps_the_last_good_policy() {
+        let mut first = bed(GOOD);
+        let good = first.until(|now| now.policy.is_some()).await.policy();
+        let Bed { dir, .. } = first;
+        fs::write(dir.path().join("etc/policy.yaml"), "rules: {}\n").unwrap();
+        let mut second = Bed::start(dir);
+        let now = second.until(|now| now.trouble.is_some()).await;
+        assert_eq!(now.policy, good);
+    }
+
+    #[tokio::test]
+    async fn a_node_that_never_had_a_good_policy_has_none() {
+        let mut bed = bed("kind: Policy\n");
+        let now = bed.until(|now| now.trouble.is_some()).await;
+        assert!(now.policy.is_none() && now.trouble().unwrap().contains("nothing new is offered"));
+    }
+
+    /// As the kubelet changes a `ConfigMap`'s volume: a link to a directory is replaced.
+    #[tokio::test]
+    async fn a_config_map_is_followed_through_its_links() {
+        let dir = tempfile::tempdir().unwrap();
+        let etc = dir.path().join("etc");
+        let version = |name: &str, text: &str| {
+            fs::create_dir_all(etc.join(name)).unwrap();
+            fs::write(etc.join(name).join("policy.yaml"), text).unwrap();
+        };
+        let point = |name: &str| {
+            symlink(name, etc.join("..data_tmp")).unwrap();
+            fs::rename(etc.join("..data_tmp"), etc.join("..data")).unwrap();
+        };
+        version("..1", GOOD);
+        point("..1");
+        symlink(Path::new("..data/policy.yaml"), etc.join("policy.yaml")).unwrap();
+        let mut bed = Bed::start(dir);
+        let first = bed.until(|now| now.policy.is_some()).await.policy();
+        version("..2", &GOOD.replace("whole", "shares"));
+        point("..2");
+        bed.until(|now| now.policy != first).await;
+        // Gone, half-way through a change: the last good one stays.
+        fs::remove_file(etc.join("..data")).unwrap();
+        let now = bed.until(|now| now.trouble.is_some()).await;
+        assert!(now.policy.is_some() && now.policy != first);
+    }
+}

@@ -1,0 +1,201 @@
+//! Carries out verdicts: events, evictions and kills.
+use std::{collections::BTreeSet, time::Duration};
+
+use k8s_openapi::{
+    api::{
+        core::v1::{self as core, ObjectReference},
+        policy::v1::Eviction,
+    },
+    apimachinery::pkg::apis::meta::v1::{DeleteOptions, ObjectMeta, Preconditions},
+};
+use kube::{
+    Api,
+    api::PostParams,
+    core::Status,
+    runtime::events::{Event, EventType, Recorder, Reporter},
+};
+
+use super::{
+    judge::{Action, Verdict, Victim},
+    kill::kill,
+    note::{Outcome, note},
+    process::{Procfs, Ticks},
+    types::Pod,
+};
+
+/// How long one call may take; the next tick waits for it.
+const ONE_CALL: Duration = Duration::from_secs(5);
+
+/// How often what was done since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Actions {
+    /// Claims over their share that were told of and nothing else.
+    pub observed: u64,
+    /// Pods that were evicted.
+    pub evicted: u64,
+    /// Processes that were killed.
+    pub killed: u64,
+    /// Evictions that a disruption budget or the API server refused, and processes that the kernel didn't let be killed.
+    pub refused: u64,
+}
+
+/// What evicting a pod came to.
+enum Evicted {
+    Yes,
+    /// It is gone, or another pod has its name.
+    Gone,
+    Refused(String),
+}
+
+/// What acts.
+pub(super) struct Hands {
+    client: kube::Client,
+    reporter: Reporter,
+    /// Folds what is only observed into one event while it comes again and again.
+    observed: Recorder,
+    procfs: Procfs,
+    /// UIDs of pods that were evicted and may take their time to end.
+    leaving: BTreeSet<String>,
+    pub(super) done: Actions,
+}
+
+impl Hands {
+    pub(super) fn new(client: kube::Client, reporter: Reporter, procfs: Procfs) -> Self {
+        let observed = Recorder::new(client.clone(), reporter.clone());
+        Self { client, reporter, observed, procfs, leaving: BTreeSet::new(), done: Actions::default() }
+    }
+
+    /// Carries out a verdict upon figures that were read from `begun` on.
+    pub(super) async fn carry_out(&mut self, verdict: &Verdict, begun: Ticks) {
+        match verdict.action {
+            Action::Observe => {
+                self.done.observed += 1;
+                self.tell(verdict, Outcome::Observed).await;
+            }
+            Action::Evict => self.evict(verdict).await,
+            Action::Kill(victim) => self.kill(verdict, victim, begun).await,
+        }
+    }
+
+    /// Forgets evicted pods that have no process any more.
+    pub(super) fn forget_all_but(&mut self, seen: &BTreeSet<&str>) {
+        self.leaving.retain(|uid| seen.contains(uid.as_str()));
+    }
+
+    async fn kill(&mut self, verdict: &Verdict, victim: Victim, begun: Ticks) {
+        match kill(&self.procfs, &victim, &verdict.pod, begun) {
+            Ok(()) => {
+                self.done.killed += 1;
+                self.tell(verdict, Outcome::Killed(victim)).await;
+            }
+            Err(spared) => {
+                self.done.refused += 1;
+                let (pid, pod) = (victim.pid.0, named(&verdict.pod));
+                tracing::warn!(pid, pod, error = crate::report(&spared), "a process over its share is not killed");
+            }
+        }
+    }
+
+    async fn evict(&mut self, verdict: &Verdict) {
+        if self.leaving.contains(&verdict.pod.uid) {
+            return;
+        }
+        match self.try_to_evict(&verdict.pod).await {
+            Evicted::Yes => {
+                self.done.evicted += 1;
+                self.leaving.insert(verdict.pod.uid.clone());
+                self.tell(verdict, Outcome::Evicted).await;
+            }
+            Evicted::Gone => tracing::info!(pod = named(&verdict.pod), "the pod to be evicted is gone already"),
+            Evicted::Refused(reason) => {
+                self.done.refused += 1;
+                self.tell(verdict, Outcome::NotEvicted(&reason)).await;
+            }
+        }
+    }
+
+    async fn try_to_evict(&self, pod: &Pod) -> Evicted {
+        // Not `Api::evict`: kube 5.0 writes its options as `delete_options`, which the API server doesn't know, so that
+        // the precondition would be lost and a new pod of that name evicted.
+        let eviction = Eviction {
+            delete_options: Some(DeleteOptions {
+                preconditions: Some(Preconditions { uid: Some(pod.uid.clone()), resource_version: None }),
+                ..DeleteOptions::default()
+            }),
+            metadata: ObjectMeta {
+                namespace: Some(pod.namespace.clone()),
+                name: Some(pod.name.clone()),
+                ..ObjectMeta::default()
+            },
+        };
+        let pods = Api::<core::Pod>::namespaced(self.client.clone(), &pod.namespace);
+        let params = PostParams::default();
+        let call = pods.create_subresource::<_, serde_json::Value>("eviction", &pod.name, &params, &eviction);
+        match tokio::time::timeout(ONE_CALL, call).await {
+            Ok(Ok(_)) => Evicted::Yes,
+            Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => Evicted::Gone,
+            Ok(Err(kube::Error::Api(status))) => Evicted::Refused(refusal(&status)),
+            Ok(Err(error)) => Evicted::Refused(crate::report(&error)),
+            Err(_) => Evicted::Refused(format!("the API server didn't answer within {} s", ONE_CALL.as_secs())),
+        }
+    }
+
+    /// In the log and in an event on the pod. An event that can't be written is only logged.
+    async fn tell(&self, verdict: &Verdict, outcome: Outcome<'_>) {
+        let (reason, action) = match outcome {
+            Outcome::Observed | Outcome::NotEvicted(_) => ("ShareMemoryExceeded", "Observe"),
+            Outcome::Evicted => ("ShareMemoryEvicted", "Evict"),
+            Outcome::Killed(_) => ("ShareMemoryKilled", "Kill"),
+        };
+        let note = note(verdict, outcome);
+        tracing::warn!(pod = named(&verdict.pod), reason, "{note}");
+        let event = Event {
+            type_: EventType::Warning,
+            reason: reason.to_owned(),
+            note: Some(note),
+            action: action.to_owned(),
+            secondary: verdict.key.claims.first().map(|claim| ObjectReference {
+                api_version: Some("resource.k8s.io/v1".to_owned()),
+                kind: Some("ResourceClaim".to_owned()),
+                namespace: Some(claim.namespace().to_owned()),
+                name: Some(claim.name().to_owned()),
+                uid: Some(claim.uid().to_string()),
+                ..ObjectReference::default()
+            }),
+        };
+        let pod = &verdict.pod;
+        let regarding = ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Pod".to_owned()),
+            namespace: Some(pod.namespace.clone()),
+            name: Some(pod.name.clone()),
+            uid: Some(pod.uid.clone()),
+            ..ObjectReference::default()
+        };
+        // A recorder that knows an event only counts it, and keeps the figures of the first.
+        let fresh = Recorder::new(self.client.clone(), self.reporter.clone());
+        let recorder = if matches!(outcome, Outcome::Observed) { &self.observed } else { &fresh };
+        let error = match tokio::time::timeout(ONE_CALL, recorder.publish(&event, &regarding)).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => crate::report(&error),
+            Err(_) => "the API server didn't answer in time".to_owned(),
+        };
+        tracing::warn!(reason, pod = named(pod), error, "an event on a pod can't be written");
+    }
+}
+
+/// What the API server says, with the budget that stands against it.
+fn refusal(status: &Status) -> String {
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    let causes: Vec<&str> = causes.map(|cause| cause.message.as_str()).filter(|text| !text.is_empty()).collect();
+    let message = status.message.trim_end_matches('.');
+    if causes.is_empty() { message.to_owned() } else { format!("{message} ({})", causes.join("; ")) }
+}
+
+fn named(pod: &Pod) -> String {
+    format!("{}/{}", pod.namespace, pod.name)
+}
+
+#[cfg(test)]
+#[path = "act_tests.rs"]
+mod tests;

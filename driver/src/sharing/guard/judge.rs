@@ -1,0 +1,172 @@
+//! When a claim has been over its share for too long, and what is to be done: a state machine without a clock.
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use aliquot_model::{GpuUuid, Memory};
+
+use super::{
+    attribute::{Attribution, ProcessUse, Share, sum},
+    process::Ticks,
+    types::{GuardMode, Key, Pid, Pod},
+};
+
+/// How often an excess that is only observed is told again: before an event ends (`--event-ttl`, an hour), and no more,
+/// since it may last for days.
+const OBSERVED_AGAIN: Duration = Duration::from_mins(30);
+
+/// What is due for one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// Who is over.
+    pub key: Key,
+    /// What they use.
+    pub used: Memory,
+    /// What they may use.
+    pub limit: Memory,
+    /// For how long they have been over.
+    pub over_for: Duration,
+    /// The pod that it is about: the victim's, or the one that uses most.
+    pub pod: Pod,
+    /// What is to be done.
+    pub action: Action,
+}
+
+/// What is to be done about an excess.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// To tell of it.
+    Observe,
+    /// To evict the pod.
+    Evict,
+    /// To kill a process.
+    Kill(Victim),
+}
+
+/// The process of a key that uses most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Victim {
+    /// Its number.
+    pub pid: Pid,
+    /// When it was started.
+    pub start: Ticks,
+    /// What it uses.
+    pub used: Memory,
+}
+
+/// An excess of which something was told is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// Whose.
+    pub key: Key,
+    /// For how long it lasted.
+    pub lasted: Duration,
+}
+
+/// How long each key has been over.
+#[derive(Debug, Default)]
+pub struct Judge {
+    episodes: BTreeMap<Key, Episode>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Episode {
+    since: Instant,
+    /// From when on the use was seen to be over without a break, or since the last action. `None` after a reading
+    /// failed: what nobody saw is held against nobody.
+    waiting_since: Option<Instant>,
+    acted: bool,
+}
+
+impl Judge {
+    /// Takes note of a tick; `unread` are the GPUs that couldn't be read in it. Returns what has ended.
+    pub fn observe(&mut self, found: &Attribution, unread: &BTreeSet<GpuUuid>, now: Instant) -> Vec<Ended> {
+        for (key, share) in &found.shares {
+            if share.used > share.limit {
+                let begun = Episode { since: now, waiting_since: Some(now), acted: false };
+                let episode = self.episodes.entry(key.clone()).or_insert(begun);
+                episode.waiting_since.get_or_insert(now);
+            }
+        }
+        let mut ended = Vec::new();
+        self.episodes.retain(|key, episode| {
+            if unread.contains(&key.gpu) {
+                episode.waiting_since = None;
+                // Without an action there is nothing to go on from.
+                return episode.acted;
+            }
+            let over = found.shares.get(key).is_some_and(|share| share.used > share.limit);
+            if !over && episode.acted {
+                ended.push(Ended { key: key.clone(), lasted: now.saturating_duration_since(episode.since) });
+            }
+            over
+        });
+        ended
+    }
+
+    /// What is due now, by the last [`observe`](Self::observe). It stays due until [`acted`](Self::acted) is called, so
+    /// that nothing is lost where acting has to wait.
+    pub fn due(&self, found: &Attribution, now: Instant) -> Vec<Verdict> {
+        let due = self.episodes.iter().filter_map(|(key, episode)| {
+            let share = found.shares.get(key)?;
+            let waited = now.saturating_duration_since(episode.waiting_since?);
+            let patience = match share.policy.mode {
+                GuardMode::Off => return None,
+                GuardMode::Observe if episode.acted => share.policy.grace.max(OBSERVED_AGAIN),
+                GuardMode::Observe | GuardMode::Evict | GuardMode::Kill => share.policy.grace,
+            };
+            if waited < patience || share.used <= share.limit {
+                return None;
+            }
+            let (pod, action) = action(share)?;
+            let over_for = now.saturating_duration_since(episode.since);
+            Some(Verdict { key: key.clone(), used: share.used, limit: share.limit, over_for, pod, action })
+        });
+        due.collect()
+    }
+
+    /// Something was done for this key; the next is due after another period of grace.
+    pub fn acted(&mut self, key: &Key, now: Instant) {
+        if let Some(episode) = self.episodes.get_mut(key) {
+            episode.acted = true;
+            episode.waiting_since = Some(now);
+        }
+    }
+
+    /// Since when a key is over, if it is.
+    pub fn over_since(&self, key: &Key) -> Option<Instant> {
+        self.episodes.get(key).map(|episode| episode.since)
+    }
+}
+
+fn action(share: &Share) -> Option<(Pod, Action)> {
+    match share.policy.mode {
+        GuardMode::Off => None,
+        GuardMode::Observe => Some((largest_pod(share)?, Action::Observe)),
+        GuardMode::Evict => Some((largest_pod(share)?, Action::Evict)),
+        GuardMode::Kill => {
+            let larger = |one: &(&Pid, &ProcessUse), other: &(&Pid, &ProcessUse)| {
+                // Of equals the first.
+                one.1.used.cmp(&other.1.used).then(other.0.cmp(one.0))
+            };
+            let (pid, process) = share.processes.iter().max_by(larger)?;
+            let victim = Victim { pid: *pid, start: process.start, used: process.used };
+            Some((process.pod.clone(), Action::Kill(victim)))
+        }
+    }
+}
+
+fn largest_pod(share: &Share) -> Option<Pod> {
+    let mut pods: BTreeMap<&Pod, Memory> = BTreeMap::new();
+    for process in share.processes.values() {
+        let used = pods.entry(&process.pod).or_insert(Memory::from_bytes(0));
+        *used = sum(*used, process.used);
+    }
+    let larger = |one: &(&Pod, Memory), other: &(&Pod, Memory)| one.1.cmp(&other.1).then(other.0.cmp(one.0));
+    pods.into_iter().max_by(larger).map(|(pod, _)| pod.clone())
+}
+
+#[cfg(test)]
+#[path = "judge_tests.rs"]
+mod tests;

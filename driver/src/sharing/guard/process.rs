@@ -1,0 +1,184 @@
+//! What procfs says of a process: its pod, and when it was started.
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    process::getpid,
+    time::{ClockId, clock_gettime},
+};
+
+use super::{
+    cgroup::{PodUid, pod_of},
+    types::Pid,
+};
+
+/// `USER_HZ`: what procfs counts in, on all that Linux and NVIDIA's driver share.
+const TICKS_PER_SECOND: u64 = 100;
+
+/// A moment since the boot, suspension included, in procfs's ticks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticks(pub u64);
+
+impl Ticks {
+    /// This moment, by the clock that start times are in.
+    pub fn now() -> Self {
+        let now = clock_gettime(ClockId::Boottime);
+        let whole = u64::try_from(now.tv_sec).unwrap_or_default() * TICKS_PER_SECOND;
+        Self(whole + u64::try_from(now.tv_nsec).unwrap_or_default() / (1_000_000_000 / TICKS_PER_SECOND))
+    }
+}
+
+/// A process that is there, and whose it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// With the number, this tells a process from one that got its number later.
+    pub start: Ticks,
+    /// Its pod; `None` for a process of the host.
+    pub pod: Option<PodUid>,
+}
+
+/// procfs.
+#[derive(Debug, Clone)]
+pub struct Procfs {
+    root: PathBuf,
+}
+
+impl Procfs {
+    /// procfs at `root`.
+    pub fn new(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    /// When the process was started.
+    pub fn start(&self, pid: Pid) -> io::Result<Ticks> {
+        let text = self.read(pid, "stat")?;
+        start_in(&text).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "its stat has no start time"))
+    }
+
+    /// The pod whose cgroup the process is in.
+    pub fn pod(&self, pid: Pid) -> io::Result<Option<PodUid>> {
+        Ok(pod_of(&self.read(pid, "cgroup")?))
+    }
+
+    /// Whether the numbers in it are those by which this process can send signals.
+    pub fn shares_our_pids(&self) -> bool {
+        let own = getpid().as_raw_nonzero().to_string();
+        std::fs::read_link(self.root.join("self")).is_ok_and(|link| link == Path::new(&own))
+    }
+
+    fn read(&self, pid: Pid, name: &str) -> io::Result<String> {
+        let mut bytes = Vec::with_capacity(512);
+        File::open(self.root.join(format!("{pid}/{name}")))?.read_to_end(&mut bytes)?;
+        // A process may call itself anything.
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+}
+
+/// Field 22 of `proc_pid_stat(5)`. Field 2 is the process's name for itself, in which anything may stand, so that counting
+/// begins behind its last `)`.
+fn start_in(stat: &str) -> Option<Ticks> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_ascii_whitespace().nth(22 - 3)?.parse().ok().map(Ticks)
+}
+
+/// Processes that were seen before, so that at rest each costs one small read.
+#[derive(Debug, Default)]
+pub(super) struct Origins {
+    known: HashMap<Pid, Origin>,
+}
+
+impl Origins {
+    /// Whose process it is; `None` if the process of which `pid` was read at `begun` is gone.
+    pub(super) fn find(&mut self, procfs: &Procfs, pid: Pid, begun: Ticks) -> Option<Origin> {
+        let start = procfs.start(pid).ok()?;
+        if start >= begun {
+            // The number is another's by now.
+            return None;
+        }
+        if let Some(known) = self.known.get(&pid)
+            && known.start == start
+        {
+            return Some(known.clone());
+        }
+        let pod = procfs.pod(pid).ok()?;
+        // Both files must be of one process.
+        if procfs.start(pid).ok()? != start {
+            return None;
+        }
+        let origin = Origin { start, pod };
+        self.known.insert(pid, origin.clone());
+        Some(origin)
+    }
+
+    /// Forgets all others.
+    pub(super) fn retain(&mut self, keep: impl Fn(Pid) -> bool) {
+        self.known.retain(|pid, _| keep(*pid));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, process::Command};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_name_with_spaces_and_brackets_hides_no_start_time() {
+        let rest = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20 21";
+        for name in ["sh", "a b", ") S 1 2 3 (", "x) R 0 0"] {
+            assert_eq!(start_in(&format!("42 ({name}) {rest}")), Some(Ticks(4711)), "{name}");
+        }
+        assert_eq!(start_in("42 (sh) S 1"), None);
+    }
+
+    #[test]
+    fn a_child_started_now_has_the_start_time_of_now() {
+        let before = Ticks::now();
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let start = Procfs::new(Path::new("/proc")).start(Pid(child.id())).unwrap();
+        let after = Ticks::now();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(before <= start && start <= after, "{before:?} {start:?} {after:?}");
+    }
+
+    #[test]
+    fn the_real_procfs_has_our_numbers_and_another_tree_has_not() {
+        assert!(Procfs::new(Path::new("/proc")).shares_our_pids());
+        assert!(!Procfs::new(tempfile::tempdir().unwrap().path()).shares_our_pids());
+    }
+
+    #[test]
+    fn a_known_process_is_not_asked_again_and_a_reused_number_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |start: u64, pod: &str| {
+            fs::create_dir_all(dir.path().join("7")).unwrap();
+            let stat = format!("7 (x) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 {start} 0");
+            fs::write(dir.path().join("7/stat"), stat).unwrap();
+            fs::write(dir.path().join("7/cgroup"), format!("0::/kubepods/pod{pod}/c\n")).unwrap();
+        };
+        let (mut origins, procfs) = (Origins::default(), Procfs::new(dir.path()));
+        let mut pod = |begun| origins.find(&procfs, Pid(7), Ticks(begun)).map(|o| o.pod.unwrap().to_string());
+        write(100, "a");
+        assert_eq!(pod(200).as_deref(), Some("a"));
+        write(100, "b");
+        assert_eq!(pod(200).as_deref(), Some("a"), "it is known");
+        write(150, "c");
+        assert_eq!(pod(200).as_deref(), Some("c"), "it is another process");
+        write(200, "d");
+        assert_eq!(pod(200), None, "it was not there when the GPU was read");
+    }
+
+    proptest! {
+        #[test]
+        fn foreign_text_never_panics(text in "\\PC{0,200}") {
+            let _ = start_in(&text);
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! `/metrics` in the text format of `OpenMetrics`: read from what the rest of the driver knows, at the time of a scrape.
+mod collect;
+
+use std::{convert::Infallible, net::SocketAddr, sync::Arc};
+
+use http_body_util::Full;
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    header,
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::{encoding::text::encode, registry::Registry};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::Duration};
+use tokio_util::sync::CancellationToken;
+
+use crate::{claim::Claims, discovery::View, policy::InForce, sharing::guard::Usage};
+
+/// A client that doesn't send its request within this is let go.
+const SLOWEST: Duration = Duration::from_secs(10);
+/// Prometheus and a person or two; more are made to wait.
+const MOST_CLIENTS: usize = 16;
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// What is told.
+#[derive(Clone)]
+pub(crate) struct Sources {
+    pub(crate) view: watch::Receiver<View>,
+    pub(crate) policy: watch::Receiver<InForce>,
+    pub(crate) usage: watch::Receiver<Usage>,
+    pub(crate) claims: Arc<Claims>,
+}
+
+/// The address can't be had.
+#[derive(Debug, thiserror::Error)]
+#[error("--metrics-address {address} can't be listened on; choose another one, or none with an empty value: {source}")]
+pub(crate) struct BindError {
+    address: SocketAddr,
+    source: std::io::Error,
+}
+
+/// Serves until `stop`.
+pub(crate) async fn serve(
+    address: SocketAddr,
+    sources: Sources,
+    stop: CancellationToken,
+) -> Result<JoinHandle<()>, BindError> {
+    let failed = |source| BindError { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    tracing::info!(address = %bound, "serving metrics");
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(collect::Collector(sources)));
+    let registry = Arc::new(registry);
+    Ok(tokio::spawn(async move {
+        stop.run_until_cancelled(accept(&listener, &registry)).await;
+    }))
+}
+
+async fn accept(listener: &TcpListener, registry: &Arc<Registry>) {
+    let places = Arc::new(tokio::sync::Semaphore::new(MOST_CLIENTS));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let Ok((stream, _)) = listener.accept().await else {
+            // Out of descriptors, say; it may pass.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let registry = Arc::clone(registry);
+        tokio::spawn(async move {
+            let _place = place;
+            let service = service_fn(|request| {
+                let answer = answer(&request, &registry);
+                async move { Ok::<_, Infallible>(answer) }
+            });
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(SLOWEST)
+                .serve_connection(TokioIo::new(stream), service);
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a client of the metrics went away");
+            }
+        });
+    }
+}
+
+fn answer(request: &Request<Incoming>, registry: &Registry) -> Response<Full<Bytes>> {
+    let (status, kind, body) = match (request.method(), request.uri().path()) {
+        (&Method::GET | &Method::HEAD, "/metrics") => {
+            let mut text = String::new();
+            match encode(&mut text, registry) {
+                Ok(()) => (StatusCode::OK, OPENMETRICS, text),
+                Err(_) => {
+                    (StatusCode::INTERNAL_SERVER_ERROR, "text/plain", "the metrics can't be written\n".to_owned())
+                }
+            }
+        }
+        (_, "/metrics") => (StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET\n".to_owned()),
+        _ => (StatusCode::NOT_FOUND, "text/plain", "there is /metrics\n".to_owned()),
+    };
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+    response
+}

@@ -1,0 +1,128 @@
+//! What each metric is made of.
+use std::fmt;
+
+use prometheus_client::{
+    collector::Collector as Collect,
+    encoding::{DescriptorEncoder, EncodeMetric as _},
+    metrics::{counter::ConstCounter, gauge::ConstGauge},
+    registry::Unit,
+};
+
+use super::Sources;
+use crate::{discovery::View, sharing::guard::Usage};
+
+/// Reads everything anew for each scrape; nothing is counted twice.
+pub(super) struct Collector(pub(super) Sources);
+
+impl fmt::Debug for Collector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Collector")
+    }
+}
+
+impl Collect for Collector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let encoder = &mut encoder;
+        let (well, broken) = match &*self.0.view.borrow() {
+            View::Ready(found) => (found.inventory.gpus().len(), found.inventory.broken().len()),
+            View::Searching | View::Unavailable(_) => (0, 0),
+        };
+        gauge(encoder, "aliquot_gpus", "GPUs that answer", None, [(vec![], well as u64)])?;
+        gauge(
+            encoder,
+            "aliquot_gpus_broken",
+            "GPUs that the driver lists and that don't answer",
+            None,
+            [(vec![], broken as u64)],
+        )?;
+        let prepared = self.0.claims.count();
+        gauge(encoder, "aliquot_claims", "Claims with a record on this node", None, [(vec![], prepared as u64)])?;
+        let policy = self.0.policy.borrow().clone();
+        gauge(
+            encoder,
+            "aliquot_policy_in_force",
+            "1 if the policy file as it is now is in force, 0 if it is refused and an earlier one, or none, is",
+            None,
+            [(vec![], u64::from(policy.policy().is_some() && policy.trouble().is_none()))],
+        )?;
+        counter(encoder, "aliquot_policy_refused", "Policy files that were refused", [(vec![], policy.refused())])?;
+        shares(encoder, &self.0.usage.borrow())
+    }
+}
+
+/// What the memory guard measured at its last reading.
+fn shares(encoder: &mut DescriptorEncoder<'_>, usage: &Usage) -> fmt::Result {
+    let labels = |key: &crate::sharing::guard::Key| {
+        let names: Vec<String> = key.claims.iter().map(ToString::to_string).collect();
+        vec![("uuid", key.gpu.to_string()), ("claim", names.join(","))]
+    };
+    let of = |value: fn(&crate::sharing::guard::ShareUsage) -> u64| {
+        usage.shares.iter().map(move |(key, share)| (labels(key), value(share))).collect::<Vec<_>>()
+    };
+    let bytes = Some(&Unit::Bytes);
+    let used = of(|share| share.used.bytes());
+    gauge(encoder, "aliquot_share_memory_used", "GPU memory that the pods of a claim use", bytes, used)?;
+    let limit = of(|share| share.limit.bytes());
+    gauge(encoder, "aliquot_share_memory_limit", "GPU memory that a claim's shares have", bytes, limit)?;
+    let over = of(|share| share.over_since.is_some().into());
+    gauge(encoder, "aliquot_share_memory_exceeded", "1 while a claim uses more than its shares have", None, over)?;
+    let others = usage.unattributed.iter().map(|(gpu, use_)| (vec![("uuid", gpu.to_string())], use_.used.bytes()));
+    gauge(
+        encoder,
+        "aliquot_unattributed_memory_used",
+        "GPU memory that processes use without holding a share of that GPU",
+        bytes,
+        others,
+    )?;
+    let done = usage.actions;
+    let actions =
+        [("observed", done.observed), ("evicted", done.evicted), ("killed", done.killed), ("refused", done.refused)];
+    counter(
+        encoder,
+        "aliquot_guard_actions",
+        "What the memory guard did about claims over their share",
+        actions.map(|(action, count)| (vec![("action", action.to_owned())], count)),
+    )
+}
+
+type Labelled = (Vec<(&'static str, String)>, u64);
+
+fn gauge(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    unit: Option<&Unit>,
+    values: impl IntoIterator<Item = Labelled>,
+) -> fmt::Result {
+    use prometheus_client::metrics::MetricType::Gauge;
+    let mut family = encoder.encode_descriptor(name, help, unit, Gauge)?;
+    for (labels, value) in values {
+        let value = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+        if labels.is_empty() {
+            // Without labels there are no braces.
+            value.encode(family)?;
+            return Ok(());
+        }
+        value.encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+fn counter(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    values: impl IntoIterator<Item = Labelled>,
+) -> fmt::Result {
+    use prometheus_client::metrics::MetricType::Counter;
+    let mut family = encoder.encode_descriptor(name, help, None, Counter)?;
+    for (labels, value) in values {
+        let value = ConstCounter::new(value);
+        if labels.is_empty() {
+            value.encode(family)?;
+            return Ok(());
+        }
+        value.encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
