@@ -71,6 +71,11 @@ impl DeviceName {
         (Self::of(pci, part) == *self).then_some(part)
     }
 
+    /// Whether several claims may have it at once.
+    pub fn is_shared(&self) -> bool {
+        self.0.ends_with(SHARED)
+    }
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0

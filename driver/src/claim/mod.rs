@@ -212,6 +212,21 @@ impl Claims {
         Ok(())
     }
 
+    /// A scheduler without consumable capacity takes a shared device for one of its own; nobody else would know.
+    fn tell_exclusive(&self, record: &Record) {
+        let alone = |held: &&Held| held.device.is_shared() && held.share.is_some_and(|share| share.alone);
+        if let Some(held) = record.devices.iter().find(alone) {
+            let note = format!(
+                "the whole of {} was allocated in place of a share: the scheduler doesn't know shares (feature gate \
+                 DRAConsumableCapacity); set the gate, or offer fixed shares, see fallback in the policy",
+                held.device
+            );
+            tracing::warn!(claim = %record.claim, "{note}");
+            self.notices.warn_users(&record.claim, &record.pods, "ShareIsWhole", note.clone());
+            self.notices.warn_node("ShareIsWhole", note);
+        }
+    }
+
     /// Undoes a reservation whose side effects failed, so that a device isn't held for nothing.
     async fn undo(&self, claim: &ClaimRef) {
         let undone = self.remove(claim).await;
@@ -289,6 +304,7 @@ impl Driver for Claims {
         fault::point("prepare.committed");
         self.changed.send_replace(());
         tracing::info!(devices = %names(&record), "prepared");
+        self.tell_exclusive(&record);
         Ok(record.answer())
     }
 

@@ -3,8 +3,9 @@ use k8s_openapi::{
     api::{
         core::v1::Namespace,
         resource::v1::{
-            AllocationResult, DeviceAllocationResult, DeviceClaim, DeviceRequest, DeviceRequestAllocationResult,
-            ExactDeviceRequest, ResourceClaim, ResourceClaimSpec, ResourceClaimStatus, ResourceSlice,
+            AllocationResult, Device, DeviceAllocationResult, DeviceClaim, DeviceRequest,
+            DeviceRequestAllocationResult, ExactDeviceRequest, ResourceClaim, ResourceClaimSpec, ResourceClaimStatus,
+            ResourceSlice,
         },
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -48,12 +49,13 @@ pub enum Error {
     NoDevice(String),
 }
 
-/// Makes `count` claims that are allocated to the driver's first device, as the scheduler would write them.
+/// Makes `count` claims that are allocated to the driver's first device of its own, as the scheduler would write them.
 pub async fn make(client: &Client, driver: &str, count: usize) -> Result<Vec<Reference>, Error> {
     let slices: Api<ResourceSlice> = Api::all(client.clone());
     let slices = slices.list(&ListParams::default().fields(&format!("spec.driver={driver}"))).await?;
     let device = slices.items.iter().find_map(|slice| {
-        let device = slice.spec.devices.as_ref()?.first()?;
+        let alone = |device: &&Device| device.allow_multiple_allocations != Some(true);
+        let device = slice.spec.devices.as_ref()?.iter().find(alone)?;
         Some((slice.spec.pool.name.clone(), device.name.clone()))
     });
     let (pool, device) = device.ok_or_else(|| Error::NoDevice(driver.to_owned()))?;

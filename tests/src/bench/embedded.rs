@@ -8,7 +8,7 @@ use kube::{
 };
 use kubelet_api::dra::v1::Claim;
 
-use super::{Driver, Floor, Plan, Report, claims, measure};
+use super::{Driver, Floor, Plan, Report, claims, measure, shares};
 use crate::testbed::{DRIVER, Result, Testbed};
 
 /// How often the driver is started to see how long that takes.
@@ -35,6 +35,8 @@ pub async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
     let files = tempfile::Builder::new().prefix("aliquot-floor").tempdir()?;
     let floor = Floor::new(testbed.client.clone(), files.path().to_owned());
     measure::prepare(&mut driver, Some(&floor), &claims, plan, report).await?;
+
+    shares::run(&testbed, &mut driver, report).await?;
 
     let before = testbed.api.writes();
     tokio::time::sleep(REST).await;

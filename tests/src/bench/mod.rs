@@ -7,6 +7,7 @@ pub mod embedded;
 mod floor;
 mod measure;
 mod report;
+mod shares;
 mod socket;
 
 pub use floor::Floor;

@@ -3,6 +3,7 @@ use std::{
     collections::HashMap,
     io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use hyper_util::rt::TokioIo;
@@ -76,6 +77,16 @@ impl Driver {
             self.client.node_unprepare_resources(request).await.map_err(|status| SocketError::Call(status.into()))?;
         let errors = answer.into_inner().claims.into_iter().map(|(uid, claim)| (uid, claim.error)).collect();
         every(claims, errors)
+    }
+
+    /// CPU time that the process behind the socket has used so far, over all its threads.
+    pub fn cpu_time(&self) -> Option<Duration> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid?)).ok()?;
+        let of_task = |task: std::fs::DirEntry| {
+            let stat = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
+            stat.split_whitespace().next()?.parse::<u64>().ok()
+        };
+        Some(Duration::from_nanos(tasks.flatten().filter_map(of_task).sum()))
     }
 
     /// Memory of the process behind the socket, in KiB: resident, and of that anonymous (proc(5), status).
