@@ -22,6 +22,9 @@ use crate::{
 const SETTLE: Duration = Duration::from_millis(50);
 /// The API server is asked again after this, where it gave no answer.
 const AGAIN: Duration = Duration::from_secs(1);
+/// While GPUs wait for their holders to leave, these are looked at: another instance of the driver (a rolling update)
+/// tells nobody of its unprepares.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// What the loop works with.
 pub(crate) struct Offering {
@@ -63,16 +66,16 @@ impl Offering {
                     (View::Unavailable(_), _) => {
                         self.publish(Offered::default());
                         self.healths.send_replace(Vec::new());
-                        true
+                        None
                     }
                     (View::Ready(found), Some(policy)) => {
                         let holdings = claims.holdings();
                         self.offer(&found.inventory, &policy, &holdings, &mut server, &mut told).await
                     }
-                    (View::Searching, _) | (_, None) => true,
+                    (View::Searching, _) | (_, None) => None,
                 }
             };
-            let Some(is_done) = stop.run_until_cancelled(publishing).await else { return };
+            let Some(again) = stop.run_until_cancelled(publishing).await else { return };
             tokio::select! {
                 () = stop.cancelled() => return,
                 changed = view.changed() => if changed.is_err() { return },
@@ -84,12 +87,12 @@ impl Offering {
                         server.learn(dropped, &self.notices);
                     }
                 }
-                () = tokio::time::sleep(AGAIN), if !is_done => {}
+                () = tokio::time::sleep(again.unwrap_or_default()), if again.is_some() => {}
             }
         }
     }
 
-    /// False where the API server must be asked again.
+    /// When to look again, where no event tells.
     async fn offer(
         &self,
         inventory: &Inventory,
@@ -97,14 +100,14 @@ impl Offering {
         holdings: &[Holding],
         server: &mut Server,
         told: &mut Vec<String>,
-    ) -> bool {
+    ) -> Option<Duration> {
         let mut offered = offer::offered(inventory, policy, holdings, Layout::Counters);
         if offered.needs_counters() {
             let layout = match server.layout {
                 Some(layout) => layout,
                 None => match self.ask(&offered).await {
                     Some(layout) => *server.layout.insert(layout),
-                    None => return false,
+                    None => return Some(AGAIN),
                 },
             };
             if layout == Layout::Fixed {
@@ -118,8 +121,9 @@ impl Offering {
         }
         *told = faults;
         self.healths.send_replace(offer::health(inventory, &offered, holdings, &self.pool, SystemTime::now()));
+        let again = (!offered.waiting.is_empty()).then_some(LOOK);
         self.publish(offered);
-        true
+        again
     }
 
     /// Asks the API server, by a dry run, whether it stores what both forms need.

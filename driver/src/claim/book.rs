@@ -40,7 +40,7 @@ pub(super) struct Book {
     /// The count of changes that the index stands for.
     seen: Option<u64>,
     records: HashMap<ClaimUid, Record>,
-    /// The claims that hold something of a GPU, so that a reservation looks at these only.
+    /// The claims that hold something of a GPU, other than for administration, so that a reservation looks at these only.
     users: BTreeMap<GpuUuid, BTreeSet<ClaimUid>>,
 }
 
@@ -101,7 +101,7 @@ impl Book {
     pub(super) fn holdings(&mut self) -> Result<Vec<Holding>, Error> {
         self.locked(|book, _| {
             let mut held: BTreeMap<(&GpuUuid, &DeviceName), u32> = BTreeMap::new();
-            for device in book.records.values().flat_map(|record| &record.devices).filter(|held| !held.admin_access) {
+            for device in book.using().flat_map(|record| &record.devices).filter(|held| !held.admin_access) {
                 let shares = device.share.map_or(0, |share| share.takes.shares);
                 *held.entry((&device.gpu, &device.device)).or_default() += shares;
             }
@@ -152,6 +152,9 @@ impl Book {
 
     /// What the time slices of the GPUs in which a record has a say are to be without it, and with it.
     pub(super) fn time_slices(&mut self, record: &Record) -> Result<Vec<(GpuUuid, TimeSlice, TimeSlice)>, Error> {
+        if hold::sliced(record).is_empty() {
+            return Ok(Vec::new());
+        }
         self.locked(|book, _| {
             let mut others = book.beside(record);
             others.retain(|other| other.claim.uid() != record.claim.uid());
@@ -161,7 +164,19 @@ impl Book {
         })
     }
 
-    /// The records of those that hold something of a GPU that this one holds something of.
+    /// The records of those who hold shares.
+    pub(super) fn sharing(&mut self) -> Result<Vec<Record>, Error> {
+        let shares = |record: &&Record| record.devices.iter().any(|held| held.share.is_some());
+        self.locked(|book, _| Ok(book.using().filter(shares).cloned().collect()))
+    }
+
+    /// The records of those who hold something at all.
+    fn using(&self) -> impl Iterator<Item = &Record> {
+        let uids: BTreeSet<&ClaimUid> = self.users.values().flatten().collect();
+        uids.into_iter().filter_map(|uid| self.records.get(uid))
+    }
+
+    /// The records of those who hold something of a GPU that this one holds something of.
     fn beside(&self, record: &Record) -> Vec<&Record> {
         let users = record.devices.iter().filter_map(|held| self.users.get(&held.gpu)).flatten();
         let uids: BTreeSet<&ClaimUid> = users.collect();
@@ -176,7 +191,7 @@ impl Book {
     }
 
     fn index(&mut self, record: Record) {
-        for held in &record.devices {
+        for held in record.devices.iter().filter(|held| !held.admin_access) {
             self.users.entry(held.gpu.clone()).or_default().insert(record.claim.uid().clone());
         }
         self.records.insert(record.claim.uid().clone(), record);
@@ -187,6 +202,9 @@ impl Book {
             for held in record.devices {
                 if let Some(users) = self.users.get_mut(&held.gpu) {
                     users.remove(uid);
+                    if users.is_empty() {
+                        self.users.remove(&held.gpu);
+                    }
                 }
             }
         }

@@ -108,9 +108,7 @@ impl Claims {
 
     /// The records of those who hold shares.
     pub(crate) fn sharing(&self) -> Vec<Record> {
-        let mut records = self.book().all().unwrap_or_default();
-        records.retain(|record| record.devices.iter().any(|held| held.share.is_some()));
-        records
+        self.book().sharing().unwrap_or_default()
     }
 
     /// Told after each change of what is held.
@@ -288,7 +286,12 @@ impl Driver for Claims {
         };
         fault::point("prepare.begin");
         // Whatever an earlier try has done or not is done again.
-        let again = self.book().find(record.claim.uid()).map_err(|error| broken(&error))?.is_some();
+        let earlier = self.book().find(record.claim.uid()).map_err(|error| broken(&error))?;
+        let again = earlier.is_some();
+        if let Some(earlier) = earlier.filter(|earlier| earlier.devices != record.devices) {
+            // The claim was allocated anew, and nobody said so.
+            self.restore_time_slices(&earlier).await;
+        }
         self.reserve(&record, call).await?;
         fault::point("prepare.reserved");
         let made = match self.set_time_slices(&record, &found, again).await {

@@ -9,7 +9,7 @@ use super::{
 };
 
 /// The most shares that a GPU can have here.
-pub(crate) const MOST_SHARES: u64 = 128;
+pub(crate) const MOST_SHARES: u64 = aliquot_params::policy::MOST_SHARES as u64;
 /// What the device plugin puts before each resource's name.
 pub(crate) const PREFIX: &str = "nvidia.com/";
 /// What it calls GPUs that no pattern names.

@@ -41,6 +41,21 @@ fn template(output: &Output, pod: usize) -> Value {
 }
 
 #[test]
+fn the_driver_takes_every_policy_that_is_made() {
+    let patterns = "resources: {gpus: [{pattern: '*A100*', name: a100}, {pattern: '*', name: gpu}]}\n".to_owned() + TEN;
+    let devices = "sharing: {timeSlicing: {resources: [{name: gpu, replicas: 4, devices: [GPU-b1028956-cfa2-0990-bf4a-5da9abb51763, 1]}]}}";
+    for config in [TEN, TWO_CONFIGS, &patterns, devices, "version: v1"] {
+        let output = convert(&inputs(config, &[])).unwrap();
+        let policies =
+            output.files.iter().filter(|file| file.name.starts_with("policy") && !file.name.contains("configmap"));
+        let policies: Vec<_> =
+            policies.map(|file| aliquot_params::policy::Policy::parse(file.text.as_bytes())).collect();
+        assert!(!policies.is_empty() && policies.iter().all(Result::is_ok), "{config}: {policies:?}");
+        assert!(policies.iter().flatten().all(|policy| policy.warnings().is_empty()), "{config}: {policies:?}");
+    }
+}
+
+#[test]
 fn equal_requests_have_one_template_in_each_namespace() {
     let other = pod("d", "nvidia.com/gpu", 1).replacen("\"name\":\"d\"", "\"name\":\"d\",\"namespace\":\"ml\"", 1);
     let pods = [pod("a", "nvidia.com/gpu", 1), pod("b", "nvidia.com/gpu", 1), pod("c", "nvidia.com/gpu", 2), other];

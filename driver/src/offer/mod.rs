@@ -58,6 +58,8 @@ pub struct Offered {
     pub counters: Vec<CounterSet>,
     /// GPUs that the policy doesn't fit, and which are therefore not offered.
     pub faults: Vec<GpuFault>,
+    /// GPUs that are to be offered otherwise once their holders have left.
+    pub waiting: Vec<GpuUuid>,
 }
 
 impl Offered {
@@ -90,6 +92,7 @@ pub fn offered(inventory: &Inventory, policy: &Policy, holdings: &[Holding], lay
         }
         let leaving = held.keys().any(|part| !wanted.has(*part));
         if leaving {
+            offered.waiting.push(gpu.uuid.clone());
             let devices = held.iter().map(|(part, shares)| devices::held(gpu, *part, *shares, policy));
             others.extend(devices);
             continue;
