@@ -3,6 +3,7 @@ pub mod bench;
 pub mod debian;
 mod digest;
 pub mod image;
+mod look;
 pub mod node;
 pub mod playground;
 pub mod runtime;

@@ -126,6 +126,45 @@ impl Node {
         fs::rename(fresh, path)
     }
 
+    /// The time slices that were set since the start, as GPU and length (0 to 3), in order.
+    pub fn time_slices(&self) -> Vec<(String, u8)> {
+        let log = fs::read_to_string(self.library_dir().join("fake-timeslices.log")).unwrap_or_default();
+        let set = log.lines().filter_map(|line| line.split_once(' '));
+        set.filter_map(|(uuid, length)| Some((uuid.to_owned(), length.parse().ok()?))).collect()
+    }
+
+    /// Makes nvidia-smi fail with this exit code where it is to set a time slice.
+    pub fn refuse_time_slices(&self, code: u8) -> io::Result<()> {
+        fs::write(self.library_dir().join("fake-timeslices.fail"), code.to_string())
+    }
+
+    /// Puts a process of this machine into the node's procfs, in the cgroup of a pod, or of none.
+    pub fn place(&self, pid: u32, pod: Option<&str>) -> io::Result<()> {
+        let dir = self.path("proc").join(pid.to_string());
+        fs::create_dir_all(&dir)?;
+        // The kernel itself says when it was started.
+        symlink(format!("/proc/{pid}/stat"), dir.join("stat"))?;
+        let cgroup = pod.map_or_else(
+            || "/system.slice/other.service".to_owned(),
+            |uid| {
+                let uid = uid.replace('-', "_");
+                format!("/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod{uid}.slice/cri-containerd-1.scope")
+            },
+        );
+        fs::write(dir.join("cgroup"), format!("0::{cgroup}\n"))
+    }
+
+    /// Lets the node's procfs say which process its reader is, as with `hostPID`.
+    pub fn show_self(&self, pid: u32) -> io::Result<()> {
+        let (link, fresh) = (self.path("proc/self"), self.path("proc/self.new"));
+        symlink(pid.to_string(), &fresh)?;
+        fs::rename(fresh, link)
+    }
+
+    fn library_dir(&self) -> PathBuf {
+        self.path("driver").join(LIBRARIES)
+    }
+
     /// The driver with all its roots on this node; whoever starts it adds the API server.
     pub fn driver(&self, subcommand: &str) -> Command {
         let mut command = Command::new(&self.driver);
@@ -151,7 +190,7 @@ impl Node {
     }
 
     fn install(&self, artifacts: &Artifacts) -> io::Result<()> {
-        let dir = self.path("driver").join(LIBRARIES);
+        let dir = self.library_dir();
         let version = &self.profile.driver_version;
         let nvml = self.profile.append_to(&fs::read(artifacts.library())?);
         let cuda = renamed(&nvml, "libnvidia-ml.so.1", "libcuda.so.1");

@@ -81,8 +81,8 @@ impl Testbed {
 
     /// Starts the driver, with more environment.
     pub fn start_driver(&mut self, environment: &[(&str, &str)]) -> Result<()> {
-        self.driver = Some(self.another_driver(environment)?);
-        Ok(())
+        let driver = self.driver.insert(self.another_driver(environment)?);
+        Ok(self.node.show_self(driver.id())?)
     }
 
     /// Starts a driver that the caller ends.
@@ -149,6 +149,17 @@ impl Testbed {
 
     fn log_path(&self) -> PathBuf {
         self.dir.path().join("driver.log")
+    }
+
+    /// Ends the driver if it still runs, starts it with more environment, and waits until it serves.
+    pub async fn restart_driver(&mut self, environment: &[(&str, &str)]) -> Result<()> {
+        if self.driver.is_some() {
+            self.stop_driver()?;
+        }
+        let registered = |testbed: &Self| testbed.log().matches("registered with the kubelet").count();
+        let times = registered(self);
+        self.start_driver(environment)?;
+        self.until("the driver is registered", || registered(self) > times).await
     }
 
     /// Waits until something holds.
@@ -229,14 +240,19 @@ impl Testbed {
 
     /// A claim with a whole allocation.
     pub async fn allocated_as(&self, name: &str, allocation: Value) -> Result<Claim> {
+        self.allocated_in("default", name, allocation).await
+    }
+
+    /// The same in any namespace.
+    pub async fn allocated_in(&self, namespace: &str, name: &str, allocation: Value) -> Result<Claim> {
         let claim = json!({"apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaim",
-            "metadata": {"name": name, "namespace": "default"}, "spec": {}});
+            "metadata": {"name": name, "namespace": namespace}, "spec": {}});
         let made = apply(&self.client, &[claim]).await?;
-        let api: Api<k8s_openapi::api::resource::v1::ResourceClaim> = Api::namespaced(self.client.clone(), "default");
+        let api: Api<k8s_openapi::api::resource::v1::ResourceClaim> = Api::namespaced(self.client.clone(), namespace);
         let status = kube::api::Patch::Merge(json!({"status": {"allocation": allocation}}));
         api.patch_status(name, &kube::api::PatchParams::default(), &status).await?;
         let uid = made.first().and_then(|made| made.metadata.uid.clone()).unwrap_or_default();
-        Ok(Claim { namespace: "default".to_owned(), name: name.to_owned(), uid })
+        Ok(Claim { namespace: namespace.to_owned(), name: name.to_owned(), uid })
     }
 
     /// Prepares one claim over the kubelet's connection: CDI ids, or the driver's error.

@@ -51,9 +51,13 @@ fn key_of(items: &[Value]) -> Option<&'static [&'static str]> {
     KEYS.iter().find(has_all).copied().filter(|_| !items.is_empty())
 }
 
-/// Takes a field away, as an API server does whose feature for it is off; `[]` goes into every item of a list.
+/// Takes a field away, as an API server does whose feature for it is off; `[]` goes into every item of a list, `*` into every
+/// field of an object.
 pub(crate) fn drop_field(object: &mut Value, path: &str) {
     let (first, rest) = path.split_once('.').map_or((path, None), |(first, rest)| (first, Some(rest)));
+    if let ("*", Some(rest), Value::Object(fields)) = (first, rest, &mut *object) {
+        return fields.values_mut().for_each(|inner| drop_field(inner, rest));
+    }
     let name = first.trim_end_matches("[]");
     match (rest, object.get_mut(name)) {
         (None, Some(_)) => {
@@ -95,5 +99,12 @@ mod tests {
         let mut object = json!({"spec": {"devices": [{"name": "a", "x": true}, {"name": "b"}]}});
         drop_field(&mut object, "spec.devices[].x");
         assert_eq!(object, json!({"spec": {"devices": [{"name": "a"}, {"name": "b"}]}}));
+    }
+
+    #[test]
+    fn a_field_is_dropped_from_every_field_of_an_object() {
+        let mut object = json!({"capacity": {"a": {"value": 1, "x": 2}, "b": {"value": 3}}});
+        drop_field(&mut object, "capacity.*.x");
+        assert_eq!(object, json!({"capacity": {"a": {"value": 1}, "b": {"value": 3}}}));
     }
 }

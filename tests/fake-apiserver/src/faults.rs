@@ -19,7 +19,7 @@ pub enum Trouble {
 pub struct Fault {
     /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete` or `deletecollection`; empty for any.
     pub verb: String,
-    /// Such as `resourceclaims`; empty for any.
+    /// Such as `resourceclaims` or `pods/eviction`; empty for any.
     pub resource: String,
     /// How many requests; the rest pass.
     pub times: usize,

@@ -42,6 +42,13 @@ pub(crate) struct Target {
     part: Part,
 }
 
+impl Target {
+    /// What it is called where requests are counted and faults are injected.
+    fn counted(&self) -> &'static str {
+        if self.part == Part::Eviction { "pods/eviction" } else { self.kind.resource }
+    }
+}
+
 /// How the answer is to be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Form {
@@ -77,7 +84,7 @@ async fn handle(
     };
     let verb = verb(&method, &target, &options);
     let counted = if options.dry_run.is_some() { "dry-run" } else { verb };
-    match shared.enter(counted, target.kind.resource) {
+    match shared.enter(counted, target.counted()) {
         Some(Trouble::Error(code, retry_after)) => return Failure::injected(code, retry_after).into_response(),
         Some(Trouble::Garbage) => {
             return ([(header::CONTENT_TYPE, "application/json")], "{\"kind\": garbage").into_response();
@@ -112,6 +119,7 @@ fn target(path: &[&str]) -> Option<Target> {
         [] => (None, Part::All),
         [name] => (Some((*name).to_owned()), Part::All),
         [name, "status"] if kind.status => (Some((*name).to_owned()), Part::Status),
+        [name, "eviction"] if kind.resource == "pods" => (Some((*name).to_owned()), Part::Eviction),
         _ => return None,
     };
     Some(Target { kind, namespace: namespace.to_owned(), name, part })
@@ -216,6 +224,13 @@ fn change(
             }
             (StatusCode::CREATED, store.create(kind, namespace, object)?)
         }
+        // No disruption budget is known here: a test that wants a refusal injects it.
+        ("POST", Some(name)) if *part == Part::Eviction => {
+            let preconditions = document(body)?.pointer("/deleteOptions/preconditions").cloned().unwrap_or_default();
+            store.delete(kind, namespace, name, &preconditions)?;
+            (StatusCode::CREATED, json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}))
+        }
+        (_, Some(_)) if *part == Part::Eviction => return Err(Failure::no_such_path()),
         ("PUT", Some(name)) => (StatusCode::OK, store.replace(kind, namespace, name, document(body)?, *part)?),
         ("PATCH", Some(name)) => {
             let content = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();

@@ -166,4 +166,10 @@ impl Server {
         let Some(kind) = crate::kinds::KINDS.iter().find(|kind| kind.resource == resource) else { return Vec::new() };
         self.shared.store().list(kind, "", &crate::selectors::Selector::default())
     }
+
+    /// All objects of a resource as they were after each of its changes, without a request: what a watch could have seen.
+    pub fn history(&self, resource: &str) -> Vec<Vec<Value>> {
+        let Some(kind) = crate::kinds::KINDS.iter().find(|kind| kind.resource == resource) else { return Vec::new() };
+        self.shared.store().history(kind)
+    }
 }

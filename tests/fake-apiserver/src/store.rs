@@ -28,6 +28,8 @@ pub(crate) struct Change {
 pub(crate) enum Part {
     All,
     Status,
+    /// A pod's: what is written there asks for its deletion.
+    Eviction,
 }
 
 /// All objects.
@@ -76,6 +78,24 @@ impl Store {
         self.log.clear();
         self.forgotten = self.version + 1;
         self.version += 1;
+    }
+
+    /// All objects of a kind as they were after each of its changes, as far as the log goes back.
+    pub(crate) fn history(&self, kind: &Kind) -> Vec<Vec<Value>> {
+        let mut there: BTreeMap<String, Value> = BTreeMap::new();
+        let changes = self.log.iter().filter(|change| change.group == kind.group && change.resource == kind.resource);
+        let after = |change: &Change| {
+            if let Some(object) = change.after.as_ref().or(change.before.as_ref()) {
+                let field = |name: &str| object["metadata"][name].as_str().unwrap_or_default();
+                let at = format!("{}/{}", field("namespace"), field("name"));
+                match &change.after {
+                    Some(after) => there.insert(at, after.clone()),
+                    None => there.remove(&at),
+                };
+            }
+            there.values().cloned().collect()
+        };
+        changes.map(after).collect()
     }
 
     pub(crate) fn get(&self, kind: &'static Kind, namespace: &str, name: &str) -> Result<Value, Failure> {

@@ -1,0 +1,97 @@
+//! What a suite sees of a testbed from outside: CDI specs, records, events, metrics and what was ever published.
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::api::resource::v1::ResourceSlice;
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
+use crate::testbed::{Result, Testbed};
+
+impl Testbed {
+    /// The environment, by name, that CDI ids stand for, without what every container of their claims gets.
+    pub fn env_of(&self, ids: &[String]) -> Result<BTreeMap<String, String>> {
+        let mut env = BTreeMap::new();
+        for path in self.specs()? {
+            let spec: Value = serde_json::from_slice(&std::fs::read(&path)?)?;
+            let kind = spec["kind"].as_str().unwrap_or_default();
+            for device in spec["devices"].as_array().into_iter().flatten() {
+                if ids.contains(&format!("{kind}={}", device["name"].as_str().unwrap_or_default())) {
+                    let lines = device.pointer("/containerEdits/env").and_then(Value::as_array).into_iter().flatten();
+                    let pairs = lines.filter_map(|line| line.as_str()?.split_once('='));
+                    env.extend(pairs.map(|(name, value)| (name.to_owned(), value.to_owned())));
+                }
+            }
+        }
+        Ok(env)
+    }
+
+    /// What the records on the node say, without their checksums. One that goes while they are read isn't told.
+    pub fn told_by_records(&self) -> Result<Vec<Value>> {
+        let mut told = Vec::new();
+        for path in self.records()? {
+            let text = match std::fs::read_to_string(&path) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                text => text?,
+            };
+            told.push(serde_json::from_str(text.lines().next().unwrap_or_default())?);
+        }
+        Ok(told)
+    }
+
+    /// The events of a reason.
+    pub fn events(&self, reason: &str) -> Vec<Value> {
+        let mut events = self.api.peek_all("events");
+        events.retain(|event| event["reason"] == reason);
+        events
+    }
+
+    /// Waits for an event of a reason: its kind and name, and its note.
+    pub async fn event(&self, reason: &str) -> Result<(String, String)> {
+        self.until(&format!("there is an event {reason}"), || !self.events(reason).is_empty()).await?;
+        let event = self.events(reason).first().cloned().unwrap_or_default();
+        let text = |path: &str| event.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
+        Ok((format!("{} {}", text("/regarding/kind"), text("/regarding/name")), text("/note")))
+    }
+
+    /// The names of all devices after each change of the slices, as schedulers see them: of pools of which all slices of
+    /// the newest generation are there.
+    pub fn ever_published(&self) -> Result<Vec<BTreeSet<String>>> {
+        let mut ever = Vec::new();
+        for slices in self.api.history("resourceslices") {
+            let slices: Vec<ResourceSlice> = serde_json::from_value(json!(slices))?;
+            let newest = slices.iter().map(|slice| slice.spec.pool.generation).max();
+            let current = || slices.iter().filter(|slice| Some(slice.spec.pool.generation) == newest);
+            if current().all(|slice| i64::try_from(current().count()) == Ok(slice.spec.pool.resource_slice_count)) {
+                let devices = current().flat_map(|slice| slice.spec.devices.iter().flatten());
+                ever.push(devices.map(|device| device.name.clone()).collect());
+            }
+        }
+        Ok(ever)
+    }
+
+    /// The value of a metric without labels, or of one line with them.
+    pub async fn metric(&self, name: &str) -> Result<Option<u64>> {
+        let log = self.log();
+        // The last driver's, if several were started.
+        let line = log.lines().rev().find(|line| line.contains("serving metrics")).ok_or("no metrics are served")?;
+        let plain: String = without_colours(line);
+        let address = plain.split("address=").nth(1).and_then(|rest| rest.split_whitespace().next());
+        let mut stream = TcpStream::connect(address.ok_or("the log names no address")?).await?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").await?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await?;
+        let mut values = text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        Ok(values.next().and_then(|value| value.trim().parse().ok()))
+    }
+}
+
+/// A log line without the sequences that colour it.
+fn without_colours(line: &str) -> String {
+    let mut parts = line.split('\u{1b}');
+    let first = parts.next().unwrap_or_default().to_owned();
+    let rest = parts.filter_map(|part| part.split_once('m').map(|(_, text)| text));
+    first + &rest.collect::<String>()
+}
