@@ -58,6 +58,27 @@ pub(super) enum Fault {
         /// In the allocation.
         second: String,
     },
+    /// One claim got a GPU whole and in shares.
+    #[error("{first} and {second} were both allocated to this claim, but they are one GPU, which is whole or shared")]
+    TwoForms {
+        /// In the allocation.
+        first: DeviceName,
+        /// In the allocation.
+        second: DeviceName,
+    },
+    /// One claim got more of a GPU than there is.
+    #[error(
+        "device {device} was allocated to this claim with {} shares and {} of memory, but it offers {} shares and {}; delete the claim (or its pod) to have it allocated anew",
+        taken.shares, taken.memory, offered.shares, offered.memory
+    )]
+    TooMuch {
+        /// In the allocation.
+        device: DeviceName,
+        /// By all requests of the claim together.
+        taken: Room,
+        /// All that there is.
+        offered: Room,
+    },
     /// Somebody's parameters are wrong.
     #[error("the parameters for {driver} in the {source_of} are wrong: {faults}")]
     Parameters {
@@ -133,7 +154,25 @@ pub(super) fn plan(
         }
         plan.push(held);
     }
+    fits(&plan)?;
     Ok(plan)
+}
+
+/// A claim alone gets no more of a GPU than there is; what others hold is the records' business.
+fn fits(plan: &[Held]) -> Result<(), Fault> {
+    let mut of_gpu: BTreeMap<&GpuUuid, (&Held, Room)> = BTreeMap::new();
+    for held in plan.iter().filter(|held| !held.admin_access) {
+        let (first, taken) = of_gpu.entry(&held.gpu).or_insert((held, Room::default()));
+        if first.share.is_some() != held.share.is_some() {
+            return Err(Fault::TwoForms { first: first.device.clone(), second: held.device.clone() });
+        }
+        let Some(share) = held.share else { continue };
+        *taken = taken.plus(share.takes);
+        if !taken.fits_into(share.of) {
+            return Err(Fault::TooMuch { device: held.device.clone(), taken: *taken, offered: share.of });
+        }
+    }
+    Ok(())
 }
 
 fn plan_device(
