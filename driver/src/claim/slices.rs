@@ -5,6 +5,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use aliquot_model::GpuUuid;
@@ -18,6 +19,9 @@ use crate::{
     fault,
     sharing::time_slice,
 };
+
+/// How long an unprepare waits for the first reading of the GPUs; the kubelet gives up after 45 s.
+const FIRST_READING: Duration = Duration::from_secs(10);
 
 /// One turn for each GPU. These are the only locks held while something outside is asked.
 #[derive(Debug, Default)]
@@ -71,7 +75,10 @@ impl Claims {
     /// Gives GPUs back the time slice that they have without the claim. A GPU that can't is only logged: the claim must be
     /// able to go.
     pub(super) async fn restore_time_slices(&self, record: &Record) {
-        let View::Ready(found) = self.view.borrow().clone() else {
+        // Right after the start the GPUs haven't been read yet.
+        let mut view = self.view.clone();
+        let first = tokio::time::timeout(FIRST_READING, view.wait_for(|view| *view != View::Searching)).await;
+        let Ok(Ok(View::Ready(found))) = first.map(|first| first.map(|view| view.clone())) else {
             tracing::warn!("time slices can't be restored while the GPUs can't be read");
             return;
         };
