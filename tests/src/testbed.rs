@@ -151,10 +151,10 @@ impl Testbed {
         self.dir.path().join("driver.log")
     }
 
-    /// Ends the driver if it still runs, starts it with more environment, and waits until it serves.
+    /// Ends the driver, if it still runs, as SIGKILL does, starts it with more environment, and waits until it serves.
     pub async fn restart_driver(&mut self, environment: &[(&str, &str)]) -> Result<()> {
         if self.driver.is_some() {
-            self.stop_driver()?;
+            self.kill_driver()?;
         }
         let registered = |testbed: &Self| testbed.log().matches("registered with the kubelet").count();
         let times = registered(self);

@@ -144,6 +144,11 @@ impl Server {
         self.shared.faults.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
+    /// From now on does not store a field, as a server that comes back with its feature off; what is stored stays.
+    pub fn drop_field(&self, resource: &str, path: &str) {
+        self.shared.store().drop_field(resource, path);
+    }
+
     /// Ends all watches that are open, as a server that restarts does.
     pub fn break_watches(&self) {
         self.shared.watches.send_modify(|count| *count += 1);

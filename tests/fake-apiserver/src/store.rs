@@ -223,6 +223,10 @@ impl Store {
         object
     }
 
+    pub(crate) fn drop_field(&mut self, resource: &str, path: &str) {
+        self.dropped.push((resource.to_owned(), path.to_owned()));
+    }
+
     pub(crate) fn prune(&self, kind: &Kind, object: &mut Value) {
         for (_, path) in self.dropped.iter().filter(|(resource, _)| resource == kind.resource) {
             apply::drop_field(object, path);
