@@ -1,4 +1,4 @@
-//! Which pod a process belongs to, from the text of its /proc/<pid>/cgroup.
+//! Which pod a process belongs to, from the text of its `/proc/<pid>/cgroup`.
 //!
 //! The kubelet names a pod's cgroup (`pkg/kubelet/cm`), below which the container's own runtime and then the container
 //! itself name what they like. So names are read from the root down, on whole components, and the first that the kubelet
