@@ -111,7 +111,8 @@ impl Store {
     }
 
     pub(crate) fn create(&mut self, kind: &'static Kind, namespace: &str, mut object: Value) -> Result<Value, Failure> {
-        let name = name_of(kind, &object)?;
+        let taken = |name: &str| self.objects.contains_key(&key(kind, namespace, name));
+        let name = name_of(kind, &object, taken)?;
         if self.objects.contains_key(&key(kind, namespace, &name)) {
             return Err(Failure::exists(kind.resource, &name));
         }
@@ -271,8 +272,9 @@ fn has_finalizers(object: &Value) -> bool {
     object.pointer("/metadata/finalizers").and_then(Value::as_array).is_some_and(|finalizers| !finalizers.is_empty())
 }
 
-/// The name, or one that is made from `generateName`: its first 58 bytes and five random characters.
-fn name_of(kind: &Kind, object: &Value) -> Result<String, Failure> {
+/// The name, or one that is made from `generateName`: its first 58 bytes and five random characters, with eight attempts at
+/// one that isn't taken, as Kubernetes makes (KEP-4420).
+fn name_of(kind: &Kind, object: &Value, taken: impl Fn(&str) -> bool) -> Result<String, Failure> {
     let field = |name: &str| object.pointer(&format!("/metadata/{name}")).and_then(Value::as_str).unwrap_or_default();
     if !field("name").is_empty() {
         return Ok(field("name").to_owned());
@@ -281,7 +283,10 @@ fn name_of(kind: &Kind, object: &Value) -> Result<String, Failure> {
     if base.is_empty() {
         return Err(Failure::invalid(format!("{} is invalid: metadata.name: Required value", kind.camel)));
     }
-    let random = uuid::Uuid::new_v4().simple().to_string();
     let cut = base.get(..base.len().min(58)).unwrap_or(base);
-    Ok(format!("{cut}{}", random.get(..5).unwrap_or_default()))
+    let generated = || {
+        let random = uuid::Uuid::new_v4().simple().to_string();
+        format!("{cut}{}", random.get(..5).unwrap_or_default())
+    };
+    Ok((0..7).map(|_| generated()).find(|name| !taken(name)).unwrap_or_else(generated))
 }
