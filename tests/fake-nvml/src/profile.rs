@@ -1,5 +1,10 @@
 //! The GPUs of a simulated node, as a file describes them.
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{Read, Seek, SeekFrom},
+    path::Path,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -93,21 +98,32 @@ impl Profile {
     pub fn in_force(library: &Path) -> Option<Self> {
         match settings::value("FAKE_NVML_PROFILE", library) {
             Some(path) => serde_json::from_slice(&std::fs::read(path).ok()?).ok(),
-            None => Self::of_library(&std::fs::read(library).ok()?),
+            None => Self::of_library(&mut File::open(library).ok()?),
         }
     }
 
-    /// The profile at the end of a library, if there is one.
-    pub(crate) fn of_library(bytes: &[u8]) -> Option<Self> {
-        let rest = bytes.strip_suffix(MAGIC)?;
-        let (rest, length) = rest.split_last_chunk::<8>()?;
-        let length = usize::try_from(u64::from_le_bytes(*length)).ok()?;
-        serde_json::from_slice(rest.get(rest.len().checked_sub(length)?..)?).ok()
+    /// The profile at the end of a library, if there is one. Only that is read: a large buffer, once freed, has the
+    /// allocator of the program that is measured keep what it would return.
+    pub(crate) fn of_library(library: &mut (impl Read + Seek)) -> Option<Self> {
+        let mut end = [0; 16];
+        let at = library.seek(SeekFrom::End(-16)).ok()?;
+        library.read_exact(&mut end).ok()?;
+        let (length, magic) = end.split_first_chunk::<8>()?;
+        let length = u64::from_le_bytes(*length);
+        if magic != MAGIC {
+            return None;
+        }
+        library.seek(SeekFrom::Start(at.checked_sub(length)?)).ok()?;
+        let mut json = Vec::new();
+        library.take(length).read_to_end(&mut json).ok()?;
+        serde_json::from_slice(&json).ok()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Cursor;
+
     use super::*;
 
     #[test]
@@ -131,7 +147,11 @@ mod tests {
     #[test]
     fn an_appended_profile_is_found_again() {
         let profile = Profile::named("mixed").unwrap();
-        assert_eq!(Profile::of_library(&profile.append_to(b"\x7fELF...")), Some(profile));
-        assert_eq!(Profile::of_library(b"\x7fELF..."), None);
+        let found = |library: &[u8]| Profile::of_library(&mut Cursor::new(library));
+        assert_eq!(found(&profile.append_to(b"\x7fELF...")), Some(profile));
+        assert_eq!(
+            (found(b"\x7fELF..."), found(&[0; 64]), found(b"\xff\xff\xff\xff\xff\xff\xff\xffFAKENVML")),
+            (None, None, None)
+        );
     }
 }

@@ -68,11 +68,12 @@ pub(super) fn diff(desired: &[ResourceSliceSpec], current: &[&ResourceSlice], ec
 
     let mut plan = Plan { deletes, generation, ..Plan::default() };
     for (index, (place, spec)) in places.iter().zip(desired).enumerate() {
-        let spec = with_generation(spec, generation);
         match place {
-            Some(slice) if !stays || differs(*place, &spec) => plan.updates.push(updated(slice, spec)),
+            Some(slice) if !stays || differs(*place, spec) => {
+                plan.updates.push(updated(slice, with_generation(spec, generation)));
+            }
             Some(_) => {}
-            None => plan.creates.push((index, spec)),
+            None => plan.creates.push((index, with_generation(spec, generation))),
         }
     }
     plan
@@ -97,9 +98,7 @@ fn is_leaving(slice: &ResourceSlice) -> bool {
 /// Whether `stored` is as good as `desired`, whatever its generation: it means the same, or it is all that this API server
 /// stores of it.
 fn same(desired: &ResourceSliceSpec, stored: &ResourceSliceSpec, echoes: &[Echo]) -> bool {
-    let alike = |a: &ResourceSliceSpec, b: &ResourceSliceSpec| {
-        semantic::is_same(&with_generation(a, 0), &with_generation(b, 0))
-    };
+    let alike = semantic::is_same;
     alike(desired, stored) || echoes.iter().any(|echo| alike(desired, &echo.sent) && alike(&echo.stored, stored))
 }
 

@@ -97,6 +97,9 @@ impl Dropped {
 
     /// Adds what `stored` lacks of `sent`. The pool's generation and count are not looked at.
     pub(super) fn compare(&mut self, sent: &ResourceSliceSpec, stored: &ResourceSliceSpec) {
+        if semantic::is_same(sent, stored) {
+            return;
+        }
         let mut sent = sent.clone();
         semantic::keep_taint_times(&mut sent, stored);
         sent.pool = stored.pool.clone();

@@ -7,14 +7,28 @@ use serde_json::Value;
 
 use super::quantity::Amount;
 
-/// Whether `stored` is what `desired` asks for.
+/// Whether `stored` is what `desired` asks for, whatever the generations.
 ///
 /// Quantities are compared by value, an empty list is no list, and a taint without a time in `desired` takes the time
 /// that the API server gave it.
 pub(super) fn is_same(desired: &ResourceSliceSpec, stored: &ResourceSliceSpec) -> bool {
-    let mut desired = desired.clone();
-    keep_taint_times(&mut desired, stored);
-    canonical(desired) == canonical(stored.clone())
+    let devices = |spec: &ResourceSliceSpec| spec.devices.as_ref().map_or(0, Vec::len);
+    devices(desired) == devices(stored)
+        && parts(desired).zip(parts(stored)).all(|(mut desired, stored)| {
+            keep_taint_times(&mut desired, &stored);
+            canonical(desired) == canonical(stored)
+        })
+}
+
+/// The spec without its devices and generation, then each device alone: the trees of one are small, and those of all would
+/// be most of what this process ever needs.
+fn parts(spec: &ResourceSliceSpec) -> impl Iterator<Item = ResourceSliceSpec> {
+    let mut frame = spec.clone();
+    frame.devices = None;
+    frame.pool.generation = 0;
+    let alone =
+        |device: &Device| ResourceSliceSpec { devices: Some(vec![device.clone()]), ..ResourceSliceSpec::default() };
+    std::iter::once(frame).chain(spec.devices.iter().flatten().map(alone))
 }
 
 /// Gives each desired taint without a time the time of the equal stored taint.
