@@ -9,6 +9,7 @@ use std::{
     io,
     os::unix::fs::FileExt as _,
     path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -39,7 +40,7 @@ pub(super) struct Book {
     boot_id: String,
     /// The count of changes that the index stands for.
     seen: Option<u64>,
-    records: HashMap<ClaimUid, Record>,
+    records: HashMap<ClaimUid, Arc<Record>>,
     /// The claims that hold something of a GPU, other than for administration, so that a reservation looks at these only.
     users: BTreeMap<GpuUuid, BTreeSet<ClaimUid>>,
 }
@@ -83,7 +84,7 @@ impl Book {
     }
 
     /// The claim's record.
-    pub(super) fn find(&mut self, uid: &ClaimUid) -> Result<Option<Record>, Error> {
+    pub(super) fn find(&mut self, uid: &ClaimUid) -> Result<Option<Arc<Record>>, Error> {
         self.locked(|book, _| Ok(book.records.get(uid).cloned()))
     }
 
@@ -93,7 +94,7 @@ impl Book {
     }
 
     /// All records.
-    pub(super) fn all(&mut self) -> Result<Vec<Record>, Error> {
+    pub(super) fn all(&mut self) -> Result<Vec<Arc<Record>>, Error> {
         self.locked(|book, _| Ok(book.records.values().cloned().collect()))
     }
 
@@ -117,13 +118,13 @@ impl Book {
     /// Writes the record unless what other claims hold is in its way.
     ///
     /// Checking and writing happen under one lock, so of two claims (and of two driver instances) one wins.
-    pub(super) fn reserve(&mut self, record: Record) -> Result<Reservation, Error> {
+    pub(super) fn reserve(&mut self, record: &Arc<Record>) -> Result<Reservation, Error> {
         self.locked(|book, change| {
-            if let Some(clash) = hold::clash(&record, &book.beside(&record)) {
+            if let Some(clash) = hold::clash(record, &book.beside(record)) {
                 return Ok(Reservation::Clashes(clash));
             }
             change.announce()?;
-            book.put(record)?;
+            book.put(Arc::clone(record))?;
             Ok(Reservation::Held)
         })
     }
@@ -132,9 +133,9 @@ impl Book {
     pub(super) fn commit(&mut self, uid: &ClaimUid) -> Result<(), Error> {
         self.locked(|book, change| match book.records.get(uid) {
             Some(record) if record.state == State::Preparing => {
-                let record = Record { state: State::Prepared, ..record.clone() };
+                let record = Record { state: State::Prepared, ..Record::clone(record) };
                 change.announce()?;
-                book.put(record)
+                book.put(Arc::new(record))
             }
             _ => Ok(()),
         })
@@ -165,13 +166,13 @@ impl Book {
     }
 
     /// The records of those who hold shares.
-    pub(super) fn sharing(&mut self) -> Result<Vec<Record>, Error> {
-        let shares = |record: &&Record| record.devices.iter().any(|held| held.share.is_some());
+    pub(super) fn sharing(&mut self) -> Result<Vec<Arc<Record>>, Error> {
+        let shares = |record: &&Arc<Record>| record.devices.iter().any(|held| held.share.is_some());
         self.locked(|book, _| Ok(book.using().filter(shares).cloned().collect()))
     }
 
     /// The records of those who hold something at all.
-    fn using(&self) -> impl Iterator<Item = &Record> {
+    fn using(&self) -> impl Iterator<Item = &Arc<Record>> {
         let uids: BTreeSet<&ClaimUid> = self.users.values().flatten().collect();
         uids.into_iter().filter_map(|uid| self.records.get(uid))
     }
@@ -180,17 +181,17 @@ impl Book {
     fn beside(&self, record: &Record) -> Vec<&Record> {
         let users = record.devices.iter().filter_map(|held| self.users.get(&held.gpu)).flatten();
         let uids: BTreeSet<&ClaimUid> = users.collect();
-        uids.into_iter().filter_map(|uid| self.records.get(uid)).collect()
+        uids.into_iter().filter_map(|uid| self.records.get(uid)).map(Arc::as_ref).collect()
     }
 
-    fn put(&mut self, record: Record) -> Result<(), Error> {
+    fn put(&mut self, record: Arc<Record>) -> Result<(), Error> {
         self.dir.write(&file_name(record.claim.uid()), &record.encode()?, Access::Private)?;
         self.forget(record.claim.uid());
         self.index(record);
         Ok(())
     }
 
-    fn index(&mut self, record: Record) {
+    fn index(&mut self, record: Arc<Record>) {
         for held in record.devices.iter().filter(|held| !held.admin_access) {
             self.users.entry(held.gpu.clone()).or_default().insert(record.claim.uid().clone());
         }
@@ -199,7 +200,7 @@ impl Book {
 
     fn forget(&mut self, uid: &ClaimUid) {
         if let Some(record) = self.records.remove(uid) {
-            for held in record.devices {
+            for held in &record.devices {
                 if let Some(users) = self.users.get_mut(&held.gpu) {
                     users.remove(uid);
                     if users.is_empty() {
@@ -239,7 +240,9 @@ impl Book {
                 continue;
             };
             match self.read(&name) {
-                Ok(Some(record)) if *record.claim.uid() == uid && record.boot_id == self.boot_id => self.index(record),
+                Ok(Some(record)) if *record.claim.uid() == uid && record.boot_id == self.boot_id => {
+                    self.index(Arc::new(record));
+                }
                 Ok(Some(record)) if *record.claim.uid() != uid => {
                     tracing::error!(file = %self.dir.path().join(&name).display(), claim.uid = %record.claim.uid(),
                         "this record is another claim's; it is left alone");
@@ -339,25 +342,25 @@ mod tests {
     fn of_two_claims_for_one_device_the_second_hears_who_holds_it() {
         let dir = tempfile::tempdir().unwrap();
         let mut book = open(&dir);
-        assert_eq!(book.reserve(record("u1", &["gpu-0"])).unwrap(), Reservation::Held);
-        let taken = book.reserve(record("u2", &["gpu-1", "gpu-0"])).unwrap();
+        assert_eq!(book.reserve(&record("u1", &["gpu-0"]).into()).unwrap(), Reservation::Held);
+        let taken = book.reserve(&record("u2", &["gpu-1", "gpu-0"]).into()).unwrap();
         assert!(
             matches!(taken, Reservation::Clashes(Clash::Held { device, by, .. }) if device.as_str() == "gpu-0" && by.uid().as_str() == "u1")
         );
         assert!(book.find(&uid("u2")).unwrap().is_none());
         book.release(&uid("u1")).unwrap();
-        assert_eq!(book.reserve(record("u2", &["gpu-1", "gpu-0"])).unwrap(), Reservation::Held);
+        assert_eq!(book.reserve(&record("u2", &["gpu-1", "gpu-0"]).into()).unwrap(), Reservation::Held);
     }
 
     #[test]
     fn two_instances_see_each_others_changes() {
         let dir = tempfile::tempdir().unwrap();
         let (mut old, mut new) = (open(&dir), open(&dir));
-        old.reserve(record("u1", &["gpu-0"])).unwrap();
-        assert!(matches!(new.reserve(record("u2", &["gpu-0"])).unwrap(), Reservation::Clashes(_)));
+        old.reserve(&record("u1", &["gpu-0"]).into()).unwrap();
+        assert!(matches!(new.reserve(&record("u2", &["gpu-0"]).into()).unwrap(), Reservation::Clashes(_)));
         new.release(&uid("u1")).unwrap();
         assert!(old.find(&uid("u1")).unwrap().is_none());
-        assert_eq!(old.reserve(record("u3", &["gpu-0"])).unwrap(), Reservation::Held);
+        assert_eq!(old.reserve(&record("u3", &["gpu-0"]).into()).unwrap(), Reservation::Held);
         old.commit(&uid("u3")).unwrap();
         assert_eq!(new.find(&uid("u3")).unwrap().unwrap().state, State::Prepared);
     }
@@ -367,18 +370,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut book = open(&dir);
         for n in 0..10 {
-            assert_eq!(book.reserve(share(&format!("u{n}"), "gpu-0", 1, 8)).unwrap(), Reservation::Held);
+            assert_eq!(book.reserve(&share(&format!("u{n}"), "gpu-0", 1, 8).into()).unwrap(), Reservation::Held);
         }
-        let more = share("u10", "gpu-0", 1, 8);
-        assert!(matches!(book.reserve(more.clone()).unwrap(), Reservation::Clashes(Clash::Full { .. })));
+        let more = Arc::new(share("u10", "gpu-0", 1, 8));
+        assert!(matches!(book.reserve(&more).unwrap(), Reservation::Clashes(Clash::Full { .. })));
         book.release(&uid("u3")).unwrap();
-        assert_eq!(open(&dir).reserve(more).unwrap(), Reservation::Held);
+        assert_eq!(open(&dir).reserve(&more).unwrap(), Reservation::Held);
     }
 
     #[test]
     fn records_of_another_boot_are_gone() {
         let dir = tempfile::tempdir().unwrap();
-        open(&dir).reserve(record("u1", &["gpu-0"])).unwrap();
+        open(&dir).reserve(&record("u1", &["gpu-0"]).into()).unwrap();
         let mut book = Book::open(&dir.path().join("claims"), "boot-2".into()).unwrap();
         assert!(book.all().unwrap().is_empty());
         assert!(!dir.path().join("claims/u1.json").exists());
@@ -388,13 +391,13 @@ mod tests {
     fn a_broken_record_costs_its_own_claim_and_heals_when_it_is_prepared_again() {
         let dir = tempfile::tempdir().unwrap();
         let mut book = open(&dir);
-        book.reserve(record("u1", &["gpu-0"])).unwrap();
-        book.reserve(record("u2", &["gpu-1"])).unwrap();
+        book.reserve(&record("u1", &["gpu-0"]).into()).unwrap();
+        book.reserve(&record("u2", &["gpu-1"]).into()).unwrap();
         std::fs::write(dir.path().join("claims/u1.json"), "{").unwrap();
         let mut book = open(&dir);
         assert!(book.find(&uid("u1")).unwrap().is_none());
         assert!(book.find(&uid("u2")).unwrap().is_some());
-        book.reserve(record("u1", &["gpu-0"])).unwrap();
+        book.reserve(&record("u1", &["gpu-0"]).into()).unwrap();
         assert!(open(&dir).find(&uid("u1")).unwrap().is_some());
     }
 

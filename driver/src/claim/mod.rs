@@ -107,7 +107,7 @@ impl Claims {
     }
 
     /// The records of those who hold shares.
-    pub(crate) fn sharing(&self) -> Vec<Record> {
+    pub(crate) fn sharing(&self) -> Vec<Arc<Record>> {
         self.book().sharing().unwrap_or_default()
     }
 
@@ -182,11 +182,11 @@ impl Claims {
     }
 
     /// Speaks for the devices; while another claim is in the way, waits for its unprepare.
-    async fn reserve(&self, record: &Record, call: &Call) -> Result<(), Failure> {
+    async fn reserve(&self, record: &Arc<Record>, call: &Call) -> Result<(), Failure> {
         let mut wait = wait::Wait::new(self.changed.subscribe());
         let mut told = false;
         loop {
-            let reservation = self.book().reserve(record.clone()).map_err(|error| broken(&error))?;
+            let reservation = self.book().reserve(record).map_err(|error| broken(&error))?;
             let clash = match reservation {
                 Reservation::Held => return Ok(()),
                 Reservation::Clashes(clash) => clash,
@@ -276,14 +276,14 @@ impl Driver for Claims {
         let policy = self.policy.borrow().policy().unwrap_or_else(|| Arc::new(Policy::default()));
         let devices = plan::plan(&claim, &found.inventory, &policy, &self.site)
             .map_err(|fault| Failure::Permanent(fault.to_string()))?;
-        let record = Record {
+        let record = Arc::new(Record {
             schema: SCHEMA,
             boot_id: self.boot_id.clone(),
             claim: claim.claim.clone(),
             state: State::Preparing,
             devices,
             pods: claim.reserved_for.clone(),
-        };
+        });
         fault::point("prepare.begin");
         // Whatever an earlier try has done or not is done again.
         let earlier = self.book().find(record.claim.uid()).map_err(|error| broken(&error))?;

@@ -55,8 +55,8 @@ pub(crate) async fn follow(
 }
 
 /// What each claim holds in shares of each GPU, added up, where the GPU's policy wants it watched.
-fn watched(records: &[Record], guard: impl Fn(&GpuUuid) -> Option<policy::Guard>) -> Vec<Holding> {
-    let mut limits: BTreeMap<(&ClaimRef, &GpuUuid), (Memory, &Record)> = BTreeMap::new();
+fn watched(records: &[Arc<Record>], guard: impl Fn(&GpuUuid) -> Option<policy::Guard>) -> Vec<Holding> {
+    let mut limits: BTreeMap<(&ClaimRef, &GpuUuid), (Memory, &Arc<Record>)> = BTreeMap::new();
     for record in records {
         for held in record.devices.iter().filter(|held| !held.admin_access) {
             let Some(share) = held.share else { continue };
@@ -64,7 +64,7 @@ fn watched(records: &[Record], guard: impl Fn(&GpuUuid) -> Option<policy::Guard>
             *limit = limit.plus(share.takes.memory);
         }
     }
-    let holding = |((claim, gpu), (limit, record)): ((&ClaimRef, &GpuUuid), (Memory, &Record))| {
+    let holding = |((claim, gpu), (limit, record)): ((&ClaimRef, &GpuUuid), (Memory, &Arc<Record>))| {
         let guard = guard(gpu).filter(|guard| guard.mode != GuardMode::Off)?;
         Some(Holding { claim: claim.clone(), gpu: gpu.clone(), limit, guard, pods: record.pods.clone() })
     };
@@ -100,7 +100,7 @@ mod tests {
         let mut two = share("u1", "gpu-0", 1, 8);
         two.devices.push(share("u1", "gpu-0", 1, 12).devices.remove(0));
         two.devices.push(share("u1", "gpu-1", 1, 4).devices.remove(0));
-        let records = [two, record("u2", &["gpu-2"]), share("u3", "gpu-3", 1, 8)];
+        let records = [two, record("u2", &["gpu-2"]), share("u3", "gpu-3", 1, 8)].map(Arc::new);
         let off = policy::Guard { mode: GuardMode::Off, ..policy::Guard::default() };
         let watched = watched(&records, |gpu| match gpu.as_str() {
             "GPU-gpu-3" => Some(off),
