@@ -8,7 +8,7 @@ mod file;
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use aliquot_model::Inventory;
-use aliquot_params::policy::{LARGEST, Policy};
+use aliquot_params::policy::{GpuFault, LARGEST, Policy};
 use owned_dir::{Access, Dir};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -109,9 +109,22 @@ fn judge(read: Result<Vec<u8>, file::Error>, view: &View) -> Result<Policy, Refu
 
 /// Whether the policy can be had on every GPU that is here.
 pub(crate) fn fits(policy: &Policy, inventory: &Inventory) -> Result<(), Refusal> {
-    let faults: Vec<String> =
-        inventory.gpus().iter().filter_map(|gpu| policy.for_gpu(gpu).err()).map(|fault| fault.to_string()).collect();
-    if faults.is_empty() { Ok(()) } else { Err(Refusal::Node(faults)) }
+    let mut faults: Vec<(GpuFault, usize)> = Vec::new();
+    for fault in inventory.gpus().iter().filter_map(|gpu| policy.for_gpu(gpu).err()) {
+        // A node's GPUs are mostly of one kind.
+        match faults.iter_mut().find(|(known, _)| known.rule == fault.rule && known.reason == fault.reason) {
+            Some((_, more)) => *more += 1,
+            None => faults.push((fault, 0)),
+        }
+    }
+    if faults.is_empty() {
+        return Ok(());
+    }
+    let told = |(fault, more): (GpuFault, usize)| match more {
+        0 => fault.to_string(),
+        more => format!("{fault} (and on {more} more GPUs)"),
+    };
+    Err(Refusal::Node(faults.into_iter().map(told).collect()))
 }
 
 fn take(judged: Result<Policy, Refusal>, run: &std::path::Path, bytes: Option<&[u8]>, sender: &watch::Sender<InForce>) {

@@ -12,6 +12,7 @@
 //! [`Policy::parse`] finds what is wrong with the file by itself, [`Policy::for_gpu`] what is wrong with it for a GPU.
 mod file;
 mod parse;
+mod place;
 mod resolve;
 mod shadow;
 #[cfg(test)]
@@ -21,6 +22,7 @@ use std::{fmt, time::Duration};
 
 use aliquot_model::Memory;
 pub use parse::PolicyError;
+pub use place::Place;
 pub use resolve::{GpuFault, Offer};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -1,18 +1,18 @@
 //! Reads a policy file: bytes to a checked [`Policy`], or everything that is wrong with them.
 use serde_saphyr::Spanned;
 
-use super::{LARGEST, MOST_SHARES, Policy, file, shadow};
+use super::{LARGEST, MOST_SHARES, Place, Policy, file, shadow};
 use crate::duration;
 
 /// Why bytes are no policy. The texts name line and column.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyError {
     /// It is larger than any policy.
-    #[error("it has {0} bytes; a policy has at most {LARGEST}")]
-    TooLarge(u64),
+    #[error("it has more than {LARGEST} bytes, the most that a policy can have")]
+    TooLarge,
     /// It is no text.
-    #[error("it is no text (UTF-8): byte {0} is wrong")]
-    NotText(usize),
+    #[error("{0}: it is no text (UTF-8)")]
+    NotText(Place),
     /// It is no YAML of the policy's form.
     #[error("{0}")]
     Form(String),
@@ -25,9 +25,12 @@ impl Policy {
     /// Reads a file's bytes.
     pub fn parse(bytes: &[u8]) -> Result<Self, PolicyError> {
         if bytes.len() as u64 > LARGEST {
-            return Err(PolicyError::TooLarge(bytes.len() as u64));
+            return Err(PolicyError::TooLarge);
         }
-        let text = std::str::from_utf8(bytes).map_err(|error| PolicyError::NotText(error.valid_up_to()))?;
+        let text = std::str::from_utf8(bytes).map_err(|_| {
+            let text = bytes.utf8_chunks().next().map_or("", |chunk| chunk.valid());
+            PolicyError::NotText(Place::behind(text))
+        })?;
         let options = serde_saphyr::options! { with_snippet: false };
         let file: file::File = serde_saphyr::from_str_with_options(text, options).map_err(|error| {
             PolicyError::Form(one_line(&error.render_with_formatter(&serde_saphyr::UserMessageFormatter)))
@@ -87,8 +90,7 @@ fn check(at: usize, rule: &file::Rule, faults: &mut Vec<String>) {
 }
 
 fn tell<T>(faults: &mut Vec<String>, place: &Spanned<T>, rule: usize, field: &str, reason: &str) {
-    let (line, column) = (place.referenced.line(), place.referenced.column());
-    faults.push(format!("line {line}, column {column}: rules[{rule}].{field} {reason}"));
+    faults.push(format!("{}: rules[{rule}].{field} {reason}", Place::of(place)));
 }
 
 fn one_line(text: &str) -> String {

@@ -2,7 +2,7 @@
 use aliquot_model::{Gpu, Memory};
 
 use super::{
-    DEFAULT_SHARES, Form, Guard, Policy, Shares,
+    DEFAULT_SHARES, Form, Guard, Place, Policy, Shares,
     file::{Fallback, Match, Rule},
     shadow::glob,
 };
@@ -23,8 +23,10 @@ pub struct Offer {
 
 /// A policy can't be had on a GPU that it is for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("rules[{rule}].shares can't be had on GPU {gpu} ({product}): {reason}")]
+#[error("{}rules[{rule}].shares can't be had on GPU {gpu} ({product}): {reason}", prefix(*place))]
 pub struct GpuFault {
+    /// Where in the file, if it names what is wrong.
+    pub place: Option<Place>,
     /// Which rule.
     pub rule: usize,
     /// The GPU's UUID.
@@ -41,7 +43,8 @@ impl Policy {
         let Some((at, rule)) = self.rules.iter().enumerate().find(|(_, rule)| matches(&rule.r#match, gpu)) else {
             return Ok(without_rule(gpu));
         };
-        let shares = shares(rule, gpu).map_err(|reason| GpuFault {
+        let shares = shares(rule, gpu).map_err(|(place, reason)| GpuFault {
+            place,
             rule: at,
             gpu: gpu.uuid.to_string(),
             product: gpu.product_name.clone(),
@@ -86,24 +89,33 @@ fn without_rule(gpu: &Gpu) -> Offer {
     Offer { rule: None, whole: true, shares: Some(shares), fallback: Form::Whole }
 }
 
-fn shares(rule: &Rule, gpu: &Gpu) -> Result<Shares, String> {
+fn prefix(place: Option<Place>) -> String {
+    place.map_or_else(String::new, |place| format!("{place}: "))
+}
+
+/// Or what is wrong, and where.
+fn shares(rule: &Rule, gpu: &Gpu) -> Result<Shares, (Option<Place>, String)> {
     let wanted = &rule.shares;
-    let Some(plain) = without_rule(gpu).shares else { return Err("it has none".to_owned()) };
+    let Some(plain) = without_rule(gpu).shares else { return Err((None, "it has none".to_owned())) };
+    let of_minimum = wanted.memory.minimum.as_ref().map(Place::of);
+    let of_default = wanted.memory.default.as_ref().map(Place::of);
     let memory = plain.memory;
     let count = wanted.count.as_ref().map_or(plain.count, |count| count.value);
     let minimum = wanted.memory.minimum.as_ref().map_or(plain.minimum, |amount| amount.value.0);
     let default = wanted.memory.default.as_ref().map_or(memory.part(count).max(minimum), |amount| amount.value.0);
-    for (name, amount) in [("default", default), ("minimum", minimum)] {
+    for (name, amount, place) in [("minimum", minimum, of_minimum), ("default", default, of_default)] {
         if amount > memory {
-            return Err(format!("memory.{name} is {amount}, but it has {memory}"));
+            return Err((place, format!("memory.{name} is {amount}, but it has {memory}")));
         }
     }
     if default < minimum {
-        return Err(format!("memory.default is {default}, less than memory.minimum, {minimum}"));
+        let reason = format!("memory.default is {default}, less than memory.minimum, {minimum}");
+        return Err((of_default, reason));
     }
     let least = Memory::from_bytes(minimum.bytes().saturating_mul(count.into()));
     if least > memory {
-        return Err(format!("{count} shares of at least {minimum} are {least}, but it has {memory}"));
+        let reason = format!("{count} shares of at least {minimum} are {least}, but it has {memory}");
+        return Err((of_minimum.or(wanted.count.as_ref().map(Place::of)), reason));
     }
     let grace = wanted.guard.grace.as_ref().and_then(|text| duration(&text.value).ok());
     Ok(Shares {

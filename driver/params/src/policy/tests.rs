@@ -118,6 +118,10 @@ fn what_no_gpu_of_the_node_can_give_is_told_for_the_gpu() {
     for (rules, part) in [
         ("- shares: {memory: {default: 100Gi}}\n", "memory.default is 100Gi, but it has 80Gi"),
         ("- shares: {count: 10, memory: {minimum: 9Gi}}\n", "10 shares of at least 9Gi are 90Gi, but it has 80Gi"),
+        ("- shares: {memory: {default: 100Gi}}\n", "line 4, column 30: "),
+        ("- shares: {count: 10, memory: {minimum: 9Gi}}\n", "line 4, column 41: "),
+        ("- shares: {memory: {minimum: 90Gi}}\n", "line 4, column 30: "),
+        ("- shares: {memory: {minimum: 90Gi}}\n", "memory.minimum is 90Gi, but it has 80Gi"),
     ] {
         let fault = parse(rules).unwrap().for_gpu(&gpu).unwrap_err().to_string();
         assert!(fault.contains(part) && fault.contains("rules[0]") && fault.contains("GPU-a669635e"), "{fault}");
@@ -138,8 +142,9 @@ fn a_rule_that_an_earlier_one_shadows_is_warned_of() {
 
 #[test]
 fn what_is_too_large_or_no_text_is_refused() {
-    assert_eq!(Policy::parse(&vec![b' '; 10 << 20]), Err(PolicyError::TooLarge(10 << 20)));
-    assert_eq!(Policy::parse(b"kind: \xff"), Err(PolicyError::NotText(6)));
+    assert_eq!(Policy::parse(&vec![b' '; 10 << 20]), Err(PolicyError::TooLarge));
+    let no_text = Policy::parse(b"kind: Policy\n# \xff").unwrap_err().to_string();
+    assert_eq!(no_text, "line 2, column 3: it is no text (UTF-8)");
 }
 
 #[test]
