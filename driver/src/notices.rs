@@ -1,4 +1,6 @@
 //! Events: what users are told about their pods, and administrators about their node.
+use std::collections::BTreeMap;
+
 use dra_plugin::{ClaimRef, PodRef};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
@@ -69,8 +71,13 @@ pub(crate) async fn write(
     mut notices: mpsc::Receiver<Notice>,
     stop: CancellationToken,
 ) {
-    let recorder = Recorder::new(client, Reporter { controller: driver, instance: Some(node.clone()) });
+    let mut recorders = Recorders {
+        client,
+        reporter: Reporter { controller: driver, instance: Some(node.clone()) },
+        by_reason: BTreeMap::new(),
+    };
     while let Some(Some(Notice { subject, event })) = stop.run_until_cancelled(notices.recv()).await {
+        let recorder = recorders.of(&event);
         for regarding in regarding(&subject, &node) {
             match stop.run_until_cancelled(recorder.publish(&event, &regarding)).await {
                 Some(Err(error)) => {
@@ -80,6 +87,28 @@ pub(crate) async fn write(
                 None => return,
             }
         }
+    }
+}
+
+/// A recorder counts an event that it knows and keeps its first note, whatever the new one says. So each note has its own:
+/// what is the same is counted, and what is new is told.
+struct Recorders {
+    client: kube::Client,
+    reporter: Reporter,
+    /// With the note that it is for.
+    by_reason: BTreeMap<String, (Option<String>, Recorder)>,
+}
+
+impl Recorders {
+    fn of(&mut self, event: &Event) -> Recorder {
+        if let Some((note, recorder)) = self.by_reason.get(&event.reason)
+            && *note == event.note
+        {
+            return recorder.clone();
+        }
+        let fresh = Recorder::new(self.client.clone(), self.reporter.clone());
+        self.by_reason.insert(event.reason.clone(), (event.note.clone(), fresh.clone()));
+        fresh
     }
 }
 
