@@ -20,7 +20,7 @@ use crate::{
 
 /// Claims come in bursts; what they change of the offer is published once.
 const SETTLE: Duration = Duration::from_millis(50);
-/// The API server is asked again after this, where it gave no answer.
+/// After this, whoever gave no answer is asked again: the API server, or the records of what claims hold.
 const AGAIN: Duration = Duration::from_secs(1);
 /// While GPUs wait for their holders to leave, these are looked at: another instance of the driver (a rolling update)
 /// tells nobody of its unprepares.
@@ -68,10 +68,14 @@ impl Offering {
                         self.healths.send_replace(Vec::new());
                         None
                     }
-                    (View::Ready(found), Some(policy)) => {
-                        let holdings = claims.holdings();
-                        self.offer(&found.inventory, &policy, &holdings, &mut server, &mut told).await
-                    }
+                    (View::Ready(found), Some(policy)) => match claims.holdings() {
+                        Ok(holdings) => self.offer(&found.inventory, &policy, &holdings, &mut server, &mut told).await,
+                        Err(error) => {
+                            let error = crate::report(&error);
+                            tracing::warn!(error, "what is published stays until it is known what claims hold");
+                            Some(AGAIN)
+                        }
+                    },
                     (View::Searching, _) | (_, None) => None,
                 }
             };

@@ -101,9 +101,10 @@ impl Claims {
         self.book().all().map_or(0, |records| records.len())
     }
 
-    /// What claims on this node hold of each device, for those who offer.
-    pub(crate) fn holdings(&self) -> Vec<Holding> {
-        self.book().holdings().unwrap_or_default()
+    /// What claims on this node hold of each device, for those who offer. Without an answer nothing must be offered: it
+    /// may be held.
+    pub(crate) fn holdings(&self) -> Result<Vec<Holding>, book::Error> {
+        self.book().holdings()
     }
 
     /// The records of those who hold shares.
