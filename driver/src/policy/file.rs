@@ -6,11 +6,11 @@ use std::{
 };
 
 use futures::StreamExt as _;
-use inotify::{EventStream, Inotify, WatchMask};
+use inotify::{EventMask, EventOwned, EventStream, Inotify, WatchMask};
 use rustix::fs::{Mode, OFlags};
 
 /// Where files can't be watched, how often they are looked at.
-const LOOK: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_secs(5);
 
 /// Why a file can't be read.
 #[derive(Debug, thiserror::Error)]
@@ -45,36 +45,81 @@ pub(crate) fn read(path: &Path, most: u64) -> Result<Vec<u8>, Error> {
     Ok(bytes)
 }
 
+/// A directory where something always changes must not keep a change of the file from being seen: so many times the time
+/// of quiet is the longest wait for it.
+const LONGEST_SETTLE: u32 = 10;
+
+type Events = EventStream<[u8; 4096]>;
+
 /// Changes in the file's directory.
 pub(super) struct Changes {
-    /// None where the kernel has no inotify instance left.
-    events: Option<EventStream<[u8; 4096]>>,
+    dir: PathBuf,
+    /// None while there is no such directory, or the kernel has no inotify instance left.
+    events: Option<Events>,
+    told: bool,
 }
 
 impl Changes {
     /// From now on.
     pub(super) fn of(path: &Path) -> Self {
-        let watched = || {
-            let events = Inotify::init()?.into_event_stream([0; 4096])?;
-            let mask = WatchMask::CREATE | WatchMask::CLOSE_WRITE | WatchMask::MOVE | WatchMask::DELETE;
-            events.watches().add(path.parent().unwrap_or(path), mask)?;
-            io::Result::Ok(events)
-        };
-        let events = watched().inspect_err(|error| {
-            tracing::warn!(%error, file = %path.display(), "the policy's directory can't be watched; it is read every {LOOK:?}");
-        });
-        Self { events: events.ok() }
+        let mut changes = Self { dir: path.parent().unwrap_or(path).to_owned(), events: None, told: false };
+        changes.watch();
+        changes
     }
 
     /// Returns after a change, once nothing more has changed for `settle`.
     pub(super) async fn next(&mut self, settle: Duration) {
         let Some(events) = &mut self.events else {
-            return tokio::time::sleep(LOOK).await;
-        };
-        if events.next().await.is_none() {
-            self.events = None;
+            if !self.watch() {
+                tokio::time::sleep(LOOK).await;
+            }
+            // What changed unseen is seen by reading.
             return;
+        };
+        let mut lost = is_lost(events.next().await);
+        let quiet = async {
+            while let Ok(event) = tokio::time::timeout(settle, events.next()).await {
+                lost |= is_lost(event);
+                if lost {
+                    return;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(settle * LONGEST_SETTLE, quiet).await;
+        if lost {
+            // Another directory may have its name by now. What is in it is read after this, and seen from now on.
+            self.events = None;
+            self.watch();
         }
-        while tokio::time::timeout(settle, events.next()).await.is_ok_and(|event| event.is_some()) {}
     }
+
+    /// Whether there is a watch now.
+    fn watch(&mut self) -> bool {
+        match watched(&self.dir) {
+            Ok(events) => {
+                self.events = Some(events);
+                self.told = false;
+            }
+            Err(error) if !self.told => {
+                let dir = self.dir.display();
+                tracing::warn!(%error, %dir, "the policy's directory can't be watched; it is looked at every {LOOK:?}");
+                self.told = true;
+            }
+            Err(_) => {}
+        }
+        self.events.is_some()
+    }
+}
+
+fn watched(dir: &Path) -> io::Result<Events> {
+    let events = Inotify::init()?.into_event_stream([0; 4096])?;
+    let mask = WatchMask::CREATE | WatchMask::CLOSE_WRITE | WatchMask::MOVE | WatchMask::DELETE;
+    events.watches().add(dir, mask | WatchMask::DELETE_SELF | WatchMask::MOVE_SELF | WatchMask::ONLYDIR)?;
+    Ok(events)
+}
+
+/// Whether the watch, or the directory's name, has gone.
+fn is_lost(event: Option<io::Result<EventOwned>>) -> bool {
+    let gone = EventMask::IGNORED | EventMask::UNMOUNT | EventMask::DELETE_SELF | EventMask::MOVE_SELF;
+    event.is_none_or(|event| event.is_ok_and(|event| event.mask.intersects(gone)))
 }
