@@ -2,10 +2,13 @@
 pub mod bench;
 pub mod debian;
 mod digest;
+pub mod holds;
 pub mod image;
 mod look;
 pub mod node;
+pub mod objects;
 pub mod playground;
+pub mod random;
 pub mod runtime;
 pub mod skip;
 pub mod tasks;

@@ -1,54 +1,16 @@
 //! Many pods that come and go in any order, of any size, with crashes in between: no GPU is ever held twice.
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use aliquot_tests::testbed::apply;
+use aliquot_tests::{random::Random, testbed::apply};
 use fake_kubelet::allocator::{ScheduleError, Unallocatable};
 use k8s_openapi::api::core::v1::Pod;
 
 use super::*;
 
-/// Numbers that are the same in every run (`SplitMix64`).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut x = self.0;
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (x ^ (x >> 31)) % end
-    }
-}
-
-/// What the records hold of one GPU.
-#[derive(Debug, Default)]
-struct Held {
-    whole: usize,
-    shares: u64,
-    memory: u64,
-    offered: (u64, u64),
-}
-
 /// No GPU is held whole by two, nor whole and in shares, nor beyond what it offers.
 fn nothing_is_held_twice(testbed: &Testbed, step: &str) -> Result<()> {
-    let mut gpus: BTreeMap<String, Held> = BTreeMap::new();
-    for record in testbed.told_by_records()? {
-        for device in record["devices"].as_array().into_iter().flatten() {
-            let held = gpus.entry(device["gpu"].as_str().unwrap().to_owned()).or_default();
-            let number = |path: &str| device.pointer(path).and_then(Value::as_u64).unwrap();
-            if device.get("share").is_none() {
-                held.whole += 1;
-                continue;
-            }
-            held.shares += number("/share/takes/shares");
-            held.memory += number("/share/takes/memory");
-            held.offered = (number("/share/of/shares"), number("/share/of/memory"));
-        }
-    }
-    for (gpu, held) in gpus {
-        let fits = held.shares <= held.offered.0 && held.memory <= held.offered.1;
-        let well = if held.whole > 0 { held.whole == 1 && held.shares == 0 } else { fits };
-        assert!(well, "{step}: {gpu} {held:?}");
+    for (gpu, held) in testbed.holds()? {
+        assert!(held.is_held_once(), "{step}: {gpu} {held:?}");
     }
     Ok(())
 }
