@@ -17,7 +17,7 @@ use kube::{
 
 use super::{
     judge::{Action, Verdict, Victim},
-    kill::kill,
+    kill::{Spared, kill},
     note::{Outcome, note},
     process::{Procfs, Ticks},
     types::Pod,
@@ -51,8 +51,8 @@ enum Evicted {
 pub(super) struct Hands {
     client: kube::Client,
     reporter: Reporter,
-    /// Folds what is only observed into one event while it comes again and again.
-    observed: Recorder,
+    /// Folds what comes again and again, and changes nothing, into one event.
+    lasting: Recorder,
     procfs: Procfs,
     /// UIDs of pods that were evicted and may take their time to end.
     leaving: BTreeSet<String>,
@@ -61,8 +61,8 @@ pub(super) struct Hands {
 
 impl Hands {
     pub(super) fn new(client: kube::Client, reporter: Reporter, procfs: Procfs) -> Self {
-        let observed = Recorder::new(client.clone(), reporter.clone());
-        Self { client, reporter, observed, procfs, leaving: BTreeSet::new(), done: Actions::default() }
+        let lasting = Recorder::new(client.clone(), reporter.clone());
+        Self { client, reporter, lasting, procfs, leaving: BTreeSet::new(), done: Actions::default() }
     }
 
     /// Carries out a verdict upon figures that were read from `begun` on.
@@ -87,6 +87,13 @@ impl Hands {
             Ok(()) => {
                 self.done.killed += 1;
                 self.tell(verdict, Outcome::Killed(victim)).await;
+            }
+            Err(Spared::Gone | Spared::Another) => {
+                tracing::info!(
+                    pid = victim.pid.0,
+                    pod = named(&verdict.pod),
+                    "the process to be killed has ended already"
+                );
             }
             Err(spared) => {
                 self.done.refused += 1;
@@ -143,7 +150,8 @@ impl Hands {
     /// In the log and in an event on the pod. An event that can't be written is only logged.
     async fn tell(&self, verdict: &Verdict, outcome: Outcome<'_>) {
         let (reason, action) = match outcome {
-            Outcome::Observed | Outcome::NotEvicted(_) => ("ShareMemoryExceeded", "Observe"),
+            Outcome::Observed => ("ShareMemoryExceeded", "Observe"),
+            Outcome::NotEvicted(_) => ("ShareMemoryExceeded", "Evict"),
             Outcome::Evicted => ("ShareMemoryEvicted", "Evict"),
             Outcome::Killed(_) => ("ShareMemoryKilled", "Kill"),
         };
@@ -174,7 +182,8 @@ impl Hands {
         };
         // A recorder that knows an event only counts it, and keeps the figures of the first.
         let fresh = Recorder::new(self.client.clone(), self.reporter.clone());
-        let recorder = if matches!(outcome, Outcome::Observed) { &self.observed } else { &fresh };
+        let goes_on = matches!(outcome, Outcome::Observed | Outcome::NotEvicted(_));
+        let recorder = if goes_on { &self.lasting } else { &fresh };
         let error = match tokio::time::timeout(ONE_CALL, recorder.publish(&event, &regarding)).await {
             Ok(Ok(())) => return,
             Ok(Err(error)) => crate::report(&error),

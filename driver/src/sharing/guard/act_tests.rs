@@ -79,9 +79,13 @@ async fn a_disruption_budget_that_forbids_the_eviction_is_named() {
     assert_eq!(event["reason"], "ShareMemoryExceeded");
     let note = event["note"].as_str().unwrap();
     assert!(note.contains("can't be evicted yet") && note.contains("The disruption budget web needs 1"), "{note}");
+    // It may forbid for days.
+    hands.carry_out(&verdict(Action::Evict), Ticks::now()).await;
+    let again = &api.sent("events")[1];
+    assert_eq!((&again["series"]["count"], &again["note"]), (&json!(2), &event["note"]));
     api.heal();
     hands.carry_out(&verdict(Action::Evict), Ticks::now()).await;
-    assert_eq!(hands.done, Actions { evicted: 1, refused: 1, ..Actions::default() });
+    assert_eq!(hands.done, Actions { evicted: 1, refused: 2, ..Actions::default() });
 }
 
 #[tokio::test]
@@ -113,6 +117,19 @@ async fn every_kill_has_an_event_of_its_own_with_its_figures() {
     let note = events[1]["note"].as_str().unwrap();
     assert!(note.contains("which used 4.0 GiB") && note.contains("12.0 GiB") && note.contains("8.0 GiB"), "{note}");
     assert_eq!(hands.done.killed, 2);
+}
+
+#[tokio::test]
+async fn a_process_that_has_ended_by_itself_is_nothing_to_tell_of() {
+    let (api, proc, mut child) = (Api::default(), FakeProc::new(), Sleeper::start());
+    proc.place(child.pid(), "p");
+    let pid = Pid(child.pid());
+    let victim = Victim { pid, start: proc.procfs().start(pid).unwrap(), used: gib(5) };
+    child.end();
+    let mut hands = hands(&api, &proc);
+    hands.carry_out(&verdict(Action::Kill(victim)), Ticks(Ticks::now().0 + 1)).await;
+    assert!(api.requests().is_empty());
+    assert_eq!(hands.done, Actions::default());
 }
 
 #[tokio::test]

@@ -219,6 +219,4 @@ impl<P: Processes> Guard<P> {
 }
 
 #[cfg(test)]
-mod measure;
-#[cfg(test)]
 mod tests;

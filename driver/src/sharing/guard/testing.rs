@@ -191,13 +191,6 @@ impl FakeProc {
         }
         fs::write(dir.join("cgroup"), format!("0::/kubepods/burstable/pod{pod}/c\n")).unwrap();
     }
-
-    /// Lets the kernel itself say when the process was started.
-    pub(super) fn link_stat(&self, pid: u32) {
-        let stat = self.root().join(format!("{pid}/stat"));
-        fs::remove_file(&stat).unwrap();
-        symlink(format!("/proc/{pid}/stat"), stat).unwrap();
-    }
 }
 
 /// A child that does nothing, and ends with the test.
