@@ -8,6 +8,7 @@ mod look;
 pub mod node;
 pub mod objects;
 pub mod playground;
+pub mod policies;
 pub mod random;
 pub mod runtime;
 pub mod skip;

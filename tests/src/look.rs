@@ -1,14 +1,18 @@
 //! What a suite sees of a testbed from outside: CDI specs, records, events, metrics and what was ever published.
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use k8s_openapi::api::resource::v1::ResourceSlice;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
+    time::Instant,
 };
 
-use crate::testbed::{Result, Testbed};
+use crate::testbed::{PATIENCE, Result, Testbed};
 
 impl Testbed {
     /// The environment, by name, that CDI ids stand for, without what every container of their claims gets.
@@ -85,6 +89,22 @@ impl Testbed {
         stream.read_to_string(&mut text).await?;
         let mut values = text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         Ok(values.next().and_then(|value| value.trim().parse().ok()))
+    }
+
+    /// Waits for a metric, or one line of it, to have a value, or to be gone.
+    pub async fn until_metric(&self, name: &str, value: Option<u64>) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            // A driver that has just started doesn't serve any yet.
+            let now = self.metric(name).await;
+            if matches!(&now, Ok(now) if *now == value) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(format!("{name} is {now:?}, and not {value:?}; the driver's log:\n{}", self.log()).into());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 }
 

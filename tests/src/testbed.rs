@@ -27,7 +27,7 @@ pub const DRIVER: &str = "gpu.aliquot.dev";
 /// The node's name.
 pub const NODE: &str = "node1";
 /// How long something may take before a suite gives up on it.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What can go wrong around a suite.
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;

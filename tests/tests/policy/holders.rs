@@ -91,7 +91,7 @@ async fn a_policy_that_changes_while_the_driver_is_down_waits_for_the_holders_to
     let since = testbed.ever_published()?.len();
     replace(&testbed, policy("[{offer: [shares]}]"))?;
     restart(&mut testbed).await?;
-    told(&testbed, "aliquot_policy_in_force", 1).await?;
+    testbed.until_metric("aliquot_policy_in_force", Some(1)).await?;
     testbed.kubelet.wait_registered(aliquot_tests::testbed::DRIVER).await?;
     has_no_room_for(&testbed, "share").await?;
     nothing_else_was_published(&testbed, since, &WHOLE)?;

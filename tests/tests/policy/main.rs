@@ -9,15 +9,14 @@ mod shuffled;
 
 use std::{
     fs,
-    path::PathBuf,
     time::{Duration, Instant},
 };
 
 use aliquot_tests::{
     objects::{pod, share, sharing, template, templates, whole},
+    policies::{file, policy, prepared, replace},
     testbed::{NODE, Result, Testbed, apply},
 };
-use fake_apiserver::Server;
 
 /// The GPU of profile t4x1, which has 15 GiB.
 const T4: &str = "gpu-0000-00-1e";
@@ -27,31 +26,6 @@ const T4_ADMIN: &str = "gpu-0000-00-1e-admin";
 const WHOLE: [&str; 2] = [T4, T4_ADMIN];
 const SHARES: [&str; 2] = [T4_SHARE, T4_ADMIN];
 const BOTH: [&str; 3] = [T4_SHARE, T4, T4_ADMIN];
-
-/// A policy whose rules begin in line 3, column 8.
-fn policy(rules: &str) -> String {
-    format!("apiVersion: gpu.aliquot.dev/v1alpha1\nkind: Policy\nrules: {rules}\n")
-}
-
-/// The file that a node's driver follows.
-fn file(testbed: &Testbed) -> PathBuf {
-    testbed.node.path("etc/policy.yaml")
-}
-
-/// Puts another file in its place, at once.
-fn replace(testbed: &Testbed, content: impl AsRef<[u8]>) -> Result<()> {
-    let fresh = testbed.node.path("etc/.policy.new");
-    fs::write(&fresh, content)?;
-    Ok(fs::rename(fresh, file(testbed))?)
-}
-
-/// A node before its driver is started, with a file of these rules.
-async fn prepared(profile: &str, rules: &str) -> Result<Testbed> {
-    let testbed = Testbed::without_driver(profile, Server::builder()).await?;
-    fs::create_dir(testbed.node.path("etc"))?;
-    replace(&testbed, policy(rules))?;
-    Ok(testbed)
-}
 
 /// A node whose driver follows a file of these rules, and gives up on a prepare soon.
 async fn under(profile: &str, rules: &str) -> Result<Testbed> {
@@ -70,19 +44,6 @@ async fn restart(testbed: &mut Testbed) -> Result<()> {
 
 async fn published(testbed: &Testbed, devices: &[&str]) -> Result<()> {
     testbed.until(&format!("{devices:?} are published"), || testbed.published() == devices).await
-}
-
-/// Waits for a metric to have a value.
-async fn told(testbed: &Testbed, metric: &str, value: u64) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    loop {
-        let now = testbed.metric(metric).await?;
-        if now == Some(value) {
-            return Ok(());
-        }
-        assert!(Instant::now() < deadline, "{metric} is {now:?}, not {value}\n{}", testbed.log());
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
 }
 
 /// How often slices were written.

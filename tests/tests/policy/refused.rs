@@ -30,7 +30,7 @@ async fn event(testbed: &Testbed, reason: &str, words: &[&str]) -> Result<Value>
 async fn is_refused(testbed: &Testbed, name: &str, words: &[&str], change: impl FnOnce() -> Result<()>) -> Result<()> {
     let (before, refused) = (testbed.log().len(), testbed.metric(REFUSED).await?.unwrap());
     change()?;
-    told(testbed, REFUSED, refused + 1).await?;
+    testbed.until_metric(REFUSED, Some(refused + 1)).await?;
     let words = [words, &["the last good one stays in force"]].concat();
     let log = testbed.log().split_off(before);
     let told_of = |line: &str| line.contains("the policy is refused") && words.iter().all(|word| line.contains(word));
@@ -40,7 +40,7 @@ async fn is_refused(testbed: &Testbed, name: &str, words: &[&str], change: impl 
     assert_eq!(testbed.metric(IN_FORCE).await?, Some(0), "{name}");
     assert_eq!(testbed.published(), SHARES, "{name}");
     replace(testbed, policy("[{offer: [shares], shares: {count: 3}}]"))?;
-    told(testbed, IN_FORCE, 1).await
+    testbed.until_metric(IN_FORCE, Some(1)).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -79,7 +79,7 @@ async fn a_text_that_is_wrong_changes_nothing_and_says_where() -> Result<()> {
     assert_eq!(writes(&testbed), before, "{:?}", testbed.api.requests());
     // What is corrected to something else is taken.
     replace(&testbed, "rules: none")?;
-    told(&testbed, IN_FORCE, 0).await?;
+    testbed.until_metric(IN_FORCE, Some(0)).await?;
     replace(&testbed, policy("[{offer: [whole]}]"))?;
     published(&testbed, &WHOLE).await
 }
@@ -124,7 +124,7 @@ async fn a_driver_that_starts_with_a_bad_file_goes_on_with_the_last_good_one() -
         testbed.kill_driver()?;
         replace(&testbed, policy("[{offer: [whole}]"))?;
         restart(&mut testbed).await?;
-        told(&testbed, IN_FORCE, 0).await?;
+        testbed.until_metric(IN_FORCE, Some(0)).await?;
         event(&testbed, "PolicyRefused", &["line 3", "the last good one stays in force"]).await?;
         let claim = sharing(&testbed, "claim", &[share("gpu", T4_SHARE, 2, 5)]).await?;
         let ids = testbed.prepare(&claim).await?.unwrap();
@@ -144,7 +144,7 @@ async fn where_there_never_was_a_good_file_nothing_is_offered_and_claims_are_pre
     let mut testbed = prepared("t4x1", "{}").await?;
     restart(&mut testbed).await?;
     event(&testbed, "PolicyRefused", &["line 3", "nothing new is offered"]).await?;
-    told(&testbed, IN_FORCE, 0).await?;
+    testbed.until_metric(IN_FORCE, Some(0)).await?;
     let claim = sharing(&testbed, "claim", &[whole("gpu", T4)]).await?;
     testbed.prepare(&claim).await?.unwrap();
     testbed.unprepare(&claim).await?.unwrap();

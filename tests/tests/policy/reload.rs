@@ -99,7 +99,7 @@ async fn links_that_are_swapped_all_the_time_come_to_the_last_good_file() -> Res
     }
     point(&testbed, "..shares")?;
     published(&testbed, &SHARES).await?;
-    told(&testbed, "aliquot_policy_in_force", 1).await?;
+    testbed.until_metric("aliquot_policy_in_force", Some(1)).await?;
     for devices in testbed.ever_published()? {
         let is = |form: &[&str]| devices.iter().eq(form);
         assert!(devices.is_empty() || is(&[T4_ADMIN, T4_SHARE]) || is(&[T4, T4_ADMIN]) || is(&[T4]), "{devices:?}");
