@@ -138,6 +138,11 @@ impl Node {
         fs::write(self.library_dir().join("fake-timeslices.fail"), code.to_string())
     }
 
+    /// Makes nvidia-smi set time slices again.
+    pub fn allow_time_slices(&self) -> io::Result<()> {
+        fs::remove_file(self.library_dir().join("fake-timeslices.fail"))
+    }
+
     /// Puts a process of this machine into the node's procfs, in the cgroup of a pod, or of none.
     pub fn place(&self, pid: u32, pod: Option<&str>) -> io::Result<()> {
         let dir = self.path("proc").join(pid.to_string());

@@ -59,6 +59,12 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// It could not be read back.
+    #[error("the record would have {bytes} bytes, more than the {} that are read back", record::LARGEST)]
+    TooLarge {
+        /// How many.
+        bytes: usize,
+    },
     /// A record can't be written as JSON.
     #[error("a record can't be written")]
     Encode(#[from] serde_json::Error),
@@ -71,6 +77,14 @@ pub(super) enum Reservation {
     Held,
     /// Others are in the way.
     Clashes(Clash),
+}
+
+/// What one record changes in the time slice of a GPU.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Change {
+    pub(super) gpu: GpuUuid,
+    pub(super) without: TimeSlice,
+    pub(super) with: TimeSlice,
 }
 
 impl Book {
@@ -129,15 +143,17 @@ impl Book {
         })
     }
 
-    /// Marks a reserved claim as prepared.
-    pub(super) fn commit(&mut self, uid: &ClaimUid) -> Result<(), Error> {
+    /// Marks a reserved claim as prepared; false if somebody unprepared it meanwhile.
+    pub(super) fn commit(&mut self, uid: &ClaimUid) -> Result<bool, Error> {
         self.locked(|book, change| match book.records.get(uid) {
+            None => Ok(false),
             Some(record) if record.state == State::Preparing => {
                 let record = Record { state: State::Prepared, ..Record::clone(record) };
                 change.announce()?;
-                book.put(Arc::new(record))
+                book.put(Arc::new(record))?;
+                Ok(true)
             }
-            _ => Ok(()),
+            Some(_) => Ok(true),
         })
     }
 
@@ -151,17 +167,18 @@ impl Book {
         })
     }
 
-    /// What the time slices of the GPUs in which a record has a say are to be without it, and with it.
-    pub(super) fn time_slices(&mut self, record: &Record) -> Result<Vec<(GpuUuid, TimeSlice, TimeSlice)>, Error> {
-        if hold::sliced(record).is_empty() {
-            return Ok(Vec::new());
-        }
+    /// What the time slices of these GPUs are to be without the record, and with it.
+    pub(super) fn time_slices(&mut self, record: &Record, gpus: &BTreeSet<&GpuUuid>) -> Result<Vec<Change>, Error> {
         self.locked(|book, _| {
             let mut others = book.beside(record);
             others.retain(|other| other.claim.uid() != record.claim.uid());
             let all = [others.as_slice(), &[record]].concat();
-            let slices = hold::sliced(record).into_iter();
-            Ok(slices.map(|gpu| (gpu.clone(), hold::time_slice(&others, gpu), hold::time_slice(&all, gpu))).collect())
+            let slice = |gpu: &&GpuUuid| Change {
+                gpu: (*gpu).clone(),
+                without: hold::time_slice(&others, gpu),
+                with: hold::time_slice(&all, gpu),
+            };
+            Ok(gpus.iter().map(slice).collect())
         })
     }
 
@@ -185,7 +202,11 @@ impl Book {
     }
 
     fn put(&mut self, record: Arc<Record>) -> Result<(), Error> {
-        self.dir.write(&file_name(record.claim.uid()), &record.encode()?, Access::Private)?;
+        let bytes = record.encode()?;
+        if bytes.len() as u64 > record::LARGEST {
+            return Err(Error::TooLarge { bytes: bytes.len() });
+        }
+        self.dir.write(&file_name(record.claim.uid()), &bytes, Access::Private)?;
         self.forget(record.claim.uid());
         self.index(record);
         Ok(())
@@ -211,13 +232,13 @@ impl Book {
         }
     }
 
-    fn locked<T>(&mut self, act: impl FnOnce(&mut Self, &mut Change) -> Result<T, Error>) -> Result<T, Error> {
+    fn locked<T>(&mut self, act: impl FnOnce(&mut Self, &mut Operation) -> Result<T, Error>) -> Result<T, Error> {
         let path = self.dir.path().display().to_string();
         let failed = |source| Error::Lock { path: path.clone(), source };
         let lock = self.lock.try_clone().map_err(failed)?;
         take(&lock).map_err(failed)?;
         let result = (|| {
-            let mut change = Change { count: read_count(&lock).map_err(failed)?, lock: &lock, path: &path };
+            let mut change = Operation { count: read_count(&lock).map_err(failed)?, lock: &lock, path: &path };
             if self.seen != Some(change.count) {
                 self.load()?;
                 self.seen = Some(change.count);
@@ -278,13 +299,13 @@ impl Book {
 }
 
 /// The count of changes under the lock.
-struct Change<'a> {
+struct Operation<'a> {
     count: u64,
     lock: &'a File,
     path: &'a str,
 }
 
-impl Change<'_> {
+impl Operation<'_> {
     /// Told before the files change: a process killed in between costs others one needless reading, never a missed one.
     fn announce(&mut self) -> Result<(), Error> {
         let count = self.count.wrapping_add(1);
@@ -361,7 +382,7 @@ mod tests {
         new.release(&uid("u1")).unwrap();
         assert!(old.find(&uid("u1")).unwrap().is_none());
         assert_eq!(old.reserve(&record("u3", &["gpu-0"]).into()).unwrap(), Reservation::Held);
-        old.commit(&uid("u3")).unwrap();
+        assert!(old.commit(&uid("u3")).unwrap());
         assert_eq!(new.find(&uid("u3")).unwrap().unwrap().state, State::Prepared);
     }
 

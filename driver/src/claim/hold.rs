@@ -86,7 +86,7 @@ fn full(ours: &[&Held], theirs: &[Theirs<'_>]) -> Option<Clash> {
 }
 
 /// A device lent for administration holds nothing (KEP-5018).
-fn used(record: &Record) -> impl Iterator<Item = &Held> {
+pub(super) fn used(record: &Record) -> impl Iterator<Item = &Held> {
     record.devices.iter().filter(|held| !held.admin_access)
 }
 

@@ -18,6 +18,7 @@ mod wait;
 use std::{
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use aliquot_params::policy::Policy;
@@ -40,6 +41,10 @@ pub(crate) use record::tests as testing;
 pub(crate) use record::{Held, Record};
 use record::{SCHEMA, State};
 use slices::TimeSlices;
+
+/// How long a claim waits for one that wants another time slice: for a pod that is being replaced, and not for one that
+/// stays.
+const OTHER_SLICE: Duration = Duration::from_secs(5);
 
 /// The claims of this node.
 pub struct Claims {
@@ -182,20 +187,37 @@ impl Claims {
         }
     }
 
+    /// The policy in force, waiting for the file's first judgement, which needs a reading of the GPUs as well. Where there
+    /// is no good one, what has been allocated is prepared by the defaults.
+    async fn judged_policy(&self, call: &Call) -> Result<Arc<Policy>, Failure> {
+        let mut policy = self.policy.clone();
+        let judged = policy.wait_for(|now| now.policy().is_some() || now.trouble().is_some());
+        let judged = tokio::select! {
+            judged = judged => judged.ok().map(|now| now.policy().unwrap_or_default()),
+            () = tokio::time::sleep(call.remaining()) => None,
+            () = call.cancelled.cancelled() => None,
+        };
+        judged.ok_or_else(|| Failure::Transient("the policy has not been read yet".to_owned()))
+    }
+
     /// Speaks for the devices; while another claim is in the way, waits for its unprepare.
     async fn reserve(&self, record: &Arc<Record>, call: &Call) -> Result<(), Failure> {
         let mut wait = wait::Wait::new(self.changed.subscribe());
-        let mut told = false;
+        let (mut told, begun) = (false, Instant::now());
         loop {
             let reservation = self.book().reserve(record).map_err(|error| broken(&error))?;
             let clash = match reservation {
                 Reservation::Held => return Ok(()),
                 Reservation::Clashes(clash) => clash,
             };
-            if let Clash::Held { device, by, .. } | Clash::Full { device, by, .. } = &clash {
+            let (by, patience) = match &clash {
+                Clash::Held { by, .. } | Clash::Full { by, .. } => (by, Duration::MAX),
+                Clash::TimeSlice { by, .. } => (by, OTHER_SLICE),
+            };
+            if begun.elapsed() < patience {
                 if !std::mem::replace(&mut told, true) {
-                    tracing::info!(%device, holder = %by, holder.uid = %by.uid(),
-                        "waiting for a device that another claim still holds");
+                    tracing::info!(holder = %by, holder.uid = %by.uid(), "waiting for another claim to leave: {}",
+                        naming::clash(&clash, &record.claim));
                 }
                 if wait.more(call).await {
                     continue;
@@ -213,7 +235,8 @@ impl Claims {
 
     /// A scheduler without consumable capacity takes a shared device for one of its own; nobody else would know.
     fn tell_exclusive(&self, record: &Record) {
-        let alone = |held: &&Held| held.device.is_shared() && held.share.is_some_and(|share| share.alone);
+        let alone =
+            |held: &&Held| held.device.is_shared() && !held.admin_access && held.share.is_some_and(|share| share.alone);
         if let Some(held) = record.devices.iter().find(alone) {
             let note = format!(
                 "the whole of {} was allocated in place of a share: the scheduler doesn't know shares (feature gate \
@@ -227,9 +250,9 @@ impl Claims {
     }
 
     /// Undoes a reservation whose side effects failed, so that a device isn't held for nothing.
-    async fn undo(&self, claim: &ClaimRef) {
-        let undone = self.remove(claim).await;
-        if let Err(error) = undone {
+    async fn undo(&self, record: &Record) {
+        let claim = &record.claim;
+        if let Err(error) = self.remove(claim, Some(record)).await {
             tracing::error!(claim = %claim, claim.uid = %claim.uid(), error = %crate::report(&error),
                 "a failed prepare can't be undone yet; the kubelet's unprepare does it");
         }
@@ -237,12 +260,13 @@ impl Claims {
 
     /// The spec first: a record without a spec is still found by the next call, a spec without a record is not.
     ///
-    /// The time slice before both: what it is to be follows from the records.
-    async fn remove(&self, claim: &ClaimRef) -> Result<(), Error> {
+    /// The time slice before both: what it is to be follows from the records. `made` is what was made without a record, if
+    /// there is none.
+    async fn remove(&self, claim: &ClaimRef, made: Option<&Record>) -> Result<(), Error> {
         fault::point("unprepare.begin");
         let record = self.book().find(claim.uid())?;
-        if let Some(record) = record.filter(|record| record.devices.iter().any(|held| held.time_slice.is_some())) {
-            self.restore_time_slices(&record).await;
+        if let Some(record) = record.as_deref().or(made) {
+            self.restore_time_slices(record).await;
             fault::point("unprepare.time-slice-restored");
         }
         self.store.remove(&self.site.cdi_kind, claim.uid().as_str())?;
@@ -274,7 +298,7 @@ impl Driver for Claims {
 
     async fn prepare(&self, claim: AllocatedClaim, call: &Call) -> Result<Vec<PreparedDevice>, Failure> {
         let found = self.found(call).await?;
-        let policy = self.policy.borrow().policy().unwrap_or_else(|| Arc::new(Policy::default()));
+        let policy = self.judged_policy(call).await?;
         let devices = plan::plan(&claim, &found.inventory, &policy, &self.site)
             .map_err(|fault| Failure::Permanent(fault.to_string()))?;
         let record = Arc::new(Record {
@@ -288,23 +312,26 @@ impl Driver for Claims {
         fault::point("prepare.begin");
         // Whatever an earlier try has done or not is done again.
         let earlier = self.book().find(record.claim.uid()).map_err(|error| broken(&error))?;
-        let again = earlier.is_some();
         if let Some(earlier) = earlier.filter(|earlier| earlier.devices != record.devices) {
             // The claim was allocated anew, and nobody said so.
             self.restore_time_slices(&earlier).await;
         }
         self.reserve(&record, call).await?;
         fault::point("prepare.reserved");
-        let made = match self.set_time_slices(&record, &found, again).await {
+        let made = match self.set_time_slices(&record, &found, call).await {
             Ok(()) => self.write_spec(&record, &found),
             Err(failure) => Err(failure),
         };
         if let Err(failure) = made {
-            self.undo(&record.claim).await;
+            self.undo(&record).await;
             return Err(failure);
         }
         fault::point("prepare.spec-written");
-        self.book().commit(record.claim.uid()).map_err(|error| broken(&error))?;
+        if !self.book().commit(record.claim.uid()).map_err(|error| broken(&error))? {
+            // Another driver instance unprepared it meanwhile, and knew nothing of what was made here since.
+            self.undo(&record).await;
+            return Err(Failure::Transient("the claim was unprepared while it was being prepared".to_owned()));
+        }
         fault::point("prepare.committed");
         self.changed.send_replace(());
         tracing::info!(devices = %names(&record), "prepared");
@@ -313,7 +340,7 @@ impl Driver for Claims {
     }
 
     async fn unprepare(&self, claim: &ClaimRef) -> Result<(), Failure> {
-        self.remove(claim).await.map_err(|error| broken(&error))?;
+        self.remove(claim, None).await.map_err(|error| broken(&error))?;
         tracing::info!("unprepared");
         Ok(())
     }

@@ -48,7 +48,7 @@ pub(super) enum Fault {
     },
     /// One claim got one device twice.
     #[error(
-        "device {device} was allocated twice in this claim, to requests {first} and {second}, but a whole GPU has one holder"
+        "device {device} was allocated twice in this claim, to requests {first} and {second}, but has room for one holder; delete the claim (or its pod) to have it allocated anew"
     )]
     Twice {
         /// In the allocation.
@@ -59,7 +59,9 @@ pub(super) enum Fault {
         second: String,
     },
     /// One claim got a GPU whole and in shares.
-    #[error("{first} and {second} were both allocated to this claim, but they are one GPU, which is whole or shared")]
+    #[error(
+        "{first} and {second} were both allocated to this claim, but they are one GPU, which is whole or shared; delete the claim (or its pod) to have it allocated anew"
+    )]
     TwoForms {
         /// In the allocation.
         first: DeviceName,
@@ -108,7 +110,9 @@ pub(super) enum Fault {
         needed: &'static str,
     },
     /// One claim wants two things of one GPU.
-    #[error("the claim asks for time slices {first} and {second} on one GPU, {gpu}, which can have one only")]
+    #[error(
+        "the claim asks for time slices {first} and {second} on one GPU, {gpu}, which can have one only; ask for one in its parameters"
+    )]
     TwoTimeSlices {
         /// The GPU.
         gpu: GpuUuid,

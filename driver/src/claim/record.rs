@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 /// The schema that this build writes. Readers take any schema whose fields they find, so that a downgrade works.
 pub(super) const SCHEMA: u32 = 1;
 
-/// A larger file is none of ours: 32 devices with the longest names stay far below.
-pub(super) const LARGEST: u64 = 64 * 1024;
+/// A larger file is none of ours: 32 devices and 256 pods, as many as a claim can have, stay below with the longest names.
+pub(super) const LARGEST: u64 = 256 * 1024;
 
 /// One claim on this node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,19 +1,20 @@
 //! Brings GPUs' time slices to what the records say, one change of a GPU at a time.
 //!
-//! Nothing remembers what is set: what it was follows from the records of the others, what it is to be from these and
-//! the claim's own. So a restart, a crash and another instance of the driver all come to the same.
+//! What a time slice is to be follows from the records alone, so that a restart, a crash and another instance of the driver
+//! all come to the same. What is set can't be asked for; so what this process did is remembered, and only to leave out what
+//! is certainly done already.
 use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use aliquot_model::GpuUuid;
 use aliquot_params::TimeSlice;
-use dra_plugin::Failure;
+use dra_plugin::{Call, Failure};
 use tokio::sync::Mutex as AsyncMutex;
 
-use super::{Claims, Record, broken};
+use super::{Claims, Record, book::Change, broken, hold};
 use crate::{
     discovery::{Found, View},
     fault,
@@ -23,84 +24,172 @@ use crate::{
 /// How long an unprepare waits for the first reading of the GPUs; the kubelet gives up after 45 s.
 const FIRST_READING: Duration = Duration::from_secs(10);
 
-/// One turn for each GPU. These are the only locks held while something outside is asked.
+/// One turn for each GPU, and in it what was last set there; none where that isn't known. These are the only locks held
+/// while something outside is asked.
 #[derive(Debug, Default)]
-pub(super) struct TimeSlices(Mutex<BTreeMap<GpuUuid, Arc<AsyncMutex<()>>>>);
+pub(super) struct TimeSlices {
+    turns: Mutex<BTreeMap<GpuUuid, Turn>>,
+    /// GPUs which still have the time slice of a claim that is gone.
+    owed: Mutex<BTreeSet<GpuUuid>>,
+}
+
+type Turn = Arc<AsyncMutex<Option<TimeSlice>>>;
 
 impl TimeSlices {
-    fn of(&self, gpu: &GpuUuid) -> Arc<AsyncMutex<()>> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(all.entry(gpu.clone()).or_default())
+    fn turn(&self, gpu: &GpuUuid) -> Turn {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(turns.entry(gpu.clone()).or_default())
+    }
+
+    fn owed(&self) -> MutexGuard<'_, BTreeSet<GpuUuid>> {
+        self.owed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets it, unless that is known to be done.
+    async fn set(
+        &self,
+        gpu: &GpuUuid,
+        slice: TimeSlice,
+        known: &mut Option<TimeSlice>,
+        found: &Found,
+    ) -> Result<(), time_slice::Error> {
+        // Whoever gives up half-way leaves something that isn't known.
+        *known = None;
+        time_slice::set(&found.installation, gpu, slice).await?;
+        *known = Some(slice);
+        self.owed().remove(gpu);
+        Ok(())
     }
 }
 
 impl Claims {
-    /// Sets what the claim changes. A GPU that can't is told of in an event, unless the claim insists.
-    ///
-    /// `again` means that an earlier try may have come to anything.
-    pub(super) async fn set_time_slices(&self, record: &Record, found: &Found, again: bool) -> Result<(), Failure> {
-        for (gpu, _, _) in self.changes_by(record)? {
-            let turn = self.slices.of(&gpu);
-            let _turn = turn.lock().await;
-            let Some((_, without, with)) = self.changes_by(record)?.into_iter().find(|(other, _, _)| *other == gpu)
-            else {
-                continue;
-            };
-            if without == with && !again {
-                continue;
-            }
-            if let Err(error) = time_slice::set(&found.installation, &gpu, with).await {
-                let asked = record.devices.iter().find(|held| held.gpu == gpu).and_then(|held| held.time_slice);
-                let text = format!("the time slice of GPU {gpu} can't be set to {with}: {}", crate::report(&error));
-                if asked.is_some_and(|slice| slice.required) {
-                    return Err(Failure::Permanent(format!(
-                        "{text}; the claim asks for it with required: true, without which its pod would start"
-                    )));
-                }
-                tracing::warn!(%gpu, slice = %with, error = crate::report(&error), "the time slice can't be set");
-                self.notices.warn_users(
-                    &record.claim,
-                    &record.pods,
-                    "TimeSliceNotSet",
-                    format!("{text}; the pod starts without it"),
-                );
-            } else {
-                tracing::info!(%gpu, slice = %with, "time slice set");
-            }
-            fault::point("prepare.time-slice-set");
+    /// Sets what the claim changes, all GPUs side by side. A GPU that can't is told of in an event, unless the claim
+    /// insists.
+    pub(super) async fn set_time_slices(&self, record: &Record, found: &Found, call: &Call) -> Result<(), Failure> {
+        let gpus = self.slices_of(record)?.into_iter().map(|change| self.set_time_slice(record, change.gpu, found));
+        let all = futures::future::try_join_all(gpus);
+        tokio::select! {
+            done = all => done.map(|_| ()),
+            () = call.cancelled.cancelled() => Err(Failure::Transient("the claim is being unprepared".to_owned())),
+            () = tokio::time::sleep(call.remaining()) => Err(Failure::Transient(
+                "the time slices of its GPUs are not set yet; the kubelet tries again".to_owned(),
+            )),
         }
+    }
+
+    async fn set_time_slice(&self, record: &Record, gpu: GpuUuid, found: &Found) -> Result<(), Failure> {
+        let turn = self.slices.turn(&gpu);
+        let mut known = turn.lock().await;
+        let Some(change) = self.slices_of(record)?.into_iter().find(|change| change.gpu == gpu) else { return Ok(()) };
+        // Where others want the same, another driver instance can't have undone it.
+        if change.without == change.with && *known == Some(change.with) {
+            return Ok(());
+        }
+        let slice = change.with;
+        if let Err(error) = self.slices.set(&gpu, slice, &mut known, found).await {
+            let reason = crate::report(&error);
+            let text = format!("the time slice of GPU {gpu} can't be set to {slice}: {reason}");
+            if insists(record, &gpu) {
+                return Err(Failure::Permanent(format!(
+                    "{text}; the claim asks for it with required: true, without which its pod would start"
+                )));
+            }
+            tracing::warn!(%gpu, %slice, error = reason, "the time slice can't be set");
+            let note = format!("{text}; the pod starts without it");
+            self.notices.warn_users(&record.claim, &record.pods, "TimeSliceNotSet", note);
+        } else {
+            tracing::info!(%gpu, %slice, "time slice set");
+        }
+        fault::point("prepare.time-slice-set");
         Ok(())
     }
 
-    /// Gives GPUs back the time slice that they have without the claim. A GPU that can't is only logged: the claim must be
-    /// able to go.
+    /// Gives GPUs back the time slice that they have without the claim. The claim must be able to go: a GPU that can't is
+    /// told of, and asked again with the next claim on it.
     pub(super) async fn restore_time_slices(&self, record: &Record) {
+        let gpus = match self.slices_of(record) {
+            Ok(changes) => changes.into_iter().map(|change| change.gpu).collect::<Vec<_>>(),
+            Err(_) => return,
+        };
+        if gpus.is_empty() {
+            return;
+        }
         // Right after the start the GPUs haven't been read yet.
         let mut view = self.view.clone();
         let first = tokio::time::timeout(FIRST_READING, view.wait_for(|view| *view != View::Searching)).await;
         let Ok(Ok(View::Ready(found))) = first.map(|first| first.map(|view| view.clone())) else {
-            tracing::warn!("time slices can't be restored while the GPUs can't be read");
+            for gpu in gpus {
+                self.owe(gpu, "the GPUs can't be read");
+            }
             return;
         };
-        let gpus: Vec<(GpuUuid, TimeSlice, TimeSlice)> = self.changes_by(record).unwrap_or_default();
-        for (gpu, _, _) in gpus {
-            let turn = self.slices.of(&gpu);
-            let _turn = turn.lock().await;
-            let now = self.changes_by(record).unwrap_or_default();
-            let Some((_, without, _)) = now.into_iter().find(|(other, without, with)| *other == gpu && without != with)
-            else {
-                continue;
-            };
-            match time_slice::set(&found.installation, &gpu, without).await {
-                Ok(()) => tracing::info!(%gpu, slice = %without, "time slice restored"),
-                Err(error) => {
-                    tracing::warn!(%gpu, slice = %without, error = crate::report(&error), "the time slice can't be restored");
-                }
-            }
+        futures::future::join_all(gpus.into_iter().map(|gpu| self.restore_time_slice(record, gpu, &found))).await;
+    }
+
+    async fn restore_time_slice(&self, record: &Record, gpu: GpuUuid, found: &Found) {
+        let turn = self.slices.turn(&gpu);
+        let mut known = turn.lock().await;
+        let now = self.slices_of(record).unwrap_or_default();
+        let Some(change) = now.into_iter().find(|change| change.gpu == gpu) else { return };
+        let (slice, owed) = (change.without, self.slices.owed().contains(&gpu));
+        if slice == change.with && !owed {
+            return;
+        }
+        match self.slices.set(&gpu, slice, &mut known, found).await {
+            Ok(()) => tracing::info!(%gpu, %slice, "time slice restored"),
+            Err(error) => self.owe(gpu, &crate::report(&error)),
         }
     }
 
-    fn changes_by(&self, record: &Record) -> Result<Vec<(GpuUuid, TimeSlice, TimeSlice)>, Failure> {
-        self.book().time_slices(record).map_err(|error| broken(&error))
+    fn owe(&self, gpu: GpuUuid, reason: &str) {
+        let note = format!(
+            "GPU {gpu} keeps the time slice of a claim that is gone: {reason}; it is set anew with the next claim on it, or \
+             by hand: nvidia-smi compute-policy -i {gpu} --set-timeslice 0"
+        );
+        tracing::warn!(%gpu, "{note}");
+        self.notices.warn_node("TimeSliceNotRestored", note);
+        self.slices.owed().insert(gpu);
+    }
+
+    /// The GPUs in which the record has a say, and those of its GPUs that are owed something.
+    fn slices_of(&self, record: &Record) -> Result<Vec<Change>, Failure> {
+        let mut gpus = hold::sliced(record);
+        let owed = self.slices.owed().clone();
+        gpus.extend(hold::used(record).map(|held| &held.gpu).filter(|gpu| owed.contains(gpu)));
+        if gpus.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.book().time_slices(record, &gpus).map_err(|error| broken(&error))
+    }
+}
+
+/// Whether the pod is not to start without its time slice on this GPU.
+fn insists(record: &Record, gpu: &GpuUuid) -> bool {
+    let slices = hold::used(record).filter(|held| held.gpu == *gpu).filter_map(|held| held.time_slice);
+    slices.into_iter().any(|slice| slice.required)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{
+            record::Slice,
+            testing::{record, share},
+        },
+        *,
+    };
+
+    #[test]
+    fn any_request_of_the_claim_may_insist_and_one_for_administration_may_not() {
+        let slice = |required| Some(Slice { interval: TimeSlice::Short, asked: true, required });
+        let mut two = share("u1", "gpu-0", 1, 8);
+        two.devices.push(share("u1", "gpu-0", 1, 8).devices.remove(0));
+        let gpu = two.devices[0].gpu.clone();
+        assert!(!insists(&two, &gpu));
+        two.devices[1].time_slice = slice(true);
+        assert!(insists(&two, &gpu));
+        assert!(!insists(&two, &record("u2", &["gpu-1"]).devices[0].gpu));
+        two.devices[1].admin_access = true;
+        assert!(!insists(&two, &gpu));
     }
 }

@@ -6,9 +6,10 @@ use crate::claim::Record;
 /// `ALIQUOT_SHARES` and `ALIQUOT_SHARE_MEMORY_BYTES`: the sums over one request, in the form that any program reads.
 ///
 /// A container that uses several requests gets the plain variables of one of them; those that end in the request's name
-/// tell them apart.
+/// tell them apart, unless requests of several claims have one name. Whoever only administers a GPU has no share of it.
 pub(super) fn env(record: &Record, request: &str) -> Vec<String> {
-    let takes = record.devices.iter().filter(|held| held.request == request).filter_map(|held| Some(held.share?.takes));
+    let held = record.devices.iter().filter(|held| held.request == request && !held.admin_access);
+    let takes = held.filter_map(|held| Some(held.share?.takes));
     let shares: u32 = takes.clone().map(|takes| takes.shares).sum();
     let memory: Memory = takes.map(|takes| takes.memory).sum();
     if shares == 0 {
@@ -48,5 +49,7 @@ mod tests {
             ]
         );
         assert!(env(&record, "other").is_empty());
+        record.devices.iter_mut().for_each(|held| held.admin_access = true);
+        assert!(env(&record, "my-gpu").is_empty());
     }
 }

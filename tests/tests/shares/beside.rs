@@ -30,7 +30,7 @@ async fn a_whole_gpu_is_waited_for_until_the_last_share_has_left() -> Result<()>
     testbed.prepare(&two).await?.unwrap();
     let mut waiting = std::pin::pin!(testbed.prepare(&next));
     let leave = async {
-        testbed.until("the claim waits", || testbed.log().contains("waiting for a device")).await?;
+        testbed.until("the claim waits", || testbed.log().contains("waiting for another claim to leave")).await?;
         testbed.unprepare(&one).await?.unwrap();
         // The waiting claim has looked again by the time that this one was served.
         testbed.prepare(&two).await?.unwrap();

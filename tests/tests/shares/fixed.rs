@@ -1,6 +1,8 @@
 //! API servers that don't store what whole and shared at once take: a fixed form, told and never half-offered.
 use fake_kubelet::allocator::{Features, Scheduler};
 
+use fake_nvml::Control;
+
 use super::*;
 
 /// A policy file, which the caller keeps.
@@ -129,4 +131,19 @@ async fn gates_that_are_switched_off_while_the_driver_runs_are_seen_at_the_next_
     slices.delete_collection(&kube::api::DeleteParams::default(), &kube::api::ListParams::default()).await?;
     is_told(&testbed).await?;
     testbed.until("the GPU is offered whole", || testbed.published() == [T4.to_owned(), format!("{T4}-admin")]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_that_comes_before_the_first_reading_is_prepared_by_the_policys_file() -> Result<()> {
+    let (_dir, file) = policy("[{shares: {count: 20}}]");
+    for round in 0..5 {
+        let mut testbed = Testbed::without_driver("t4x1", Server::builder()).await?;
+        let results = [share("gpu", T4_SHARE, 12, 1)];
+        let claim = testbed.allocated_as(&format!("early-{round}"), allocation(&results)).await?;
+        testbed.node.control(&Control { hang: [("nvmlDeviceGetName".into(), 300)].into(), ..Control::default() })?;
+        testbed.start_driver(&[("ALIQUOT_POLICY", &file)])?;
+        testbed.kubelet.wait_registered(DRIVER).await?;
+        testbed.prepare(&claim).await?.unwrap();
+    }
+    Ok(())
 }

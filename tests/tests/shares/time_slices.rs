@@ -130,6 +130,49 @@ async fn where_it_cannot_be_set_the_pod_starts_and_hears_of_it() -> Result<()> {
     nothing_is_left(&testbed)
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_insists_is_not_content_with_what_another_one_only_wished_for() -> Result<()> {
+    let testbed = Testbed::start("t4x1").await?;
+    testbed.node.refuse_time_slices(3)?;
+    let wishing = wishing(&testbed, "wishing", "Short").await?;
+    testbed.prepare(&wishing).await?.unwrap();
+    let insisting = config("FromClaim", &wish("ShareConfig", "Short", true));
+    // The first request has no wish of its own.
+    let only = |mut config: Value, request: &str| {
+        config["requests"] = json!([request]);
+        config
+    };
+    let devices = json!({"results": [share("a", T4_SHARE, 1, 1), share("b", T4_SHARE, 1, 1)],
+        "config": [only(insisting, "b")]});
+    let insisting = testbed.allocated_as("insisting", json!({ "devices": devices })).await?;
+    let error = testbed.prepare(&insisting).await?.unwrap_err();
+    assert!(error.contains("can't be set to Short") && error.contains("required: true"), "{error}");
+    testbed.node.allow_time_slices()?;
+    testbed.prepare(&insisting).await?.unwrap();
+    assert_eq!(set(&testbed).last(), Some(&1));
+    testbed.unprepare(&insisting).await?.unwrap();
+    testbed.unprepare(&wishing).await?.unwrap();
+    assert_eq!(set(&testbed).last(), Some(&0));
+    nothing_is_left(&testbed)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_could_not_be_given_back_is_told_and_given_back_with_the_next_claim() -> Result<()> {
+    let testbed = Testbed::start("t4x1").await?;
+    let wishing = wishing(&testbed, "wishing", "Short").await?;
+    testbed.prepare(&wishing).await?.unwrap();
+    testbed.node.refuse_time_slices(3)?;
+    testbed.unprepare(&wishing).await?.unwrap();
+    let (object, note) = testbed.event("TimeSliceNotRestored").await?;
+    assert!(object == format!("Node {NODE}") && note.contains("--set-timeslice 0"), "{object}: {note}");
+    testbed.node.allow_time_slices()?;
+    let plain = claim(&testbed, "plain", &[]).await?;
+    testbed.prepare(&plain).await?.unwrap();
+    assert_eq!(set(&testbed), [1, 0]);
+    testbed.unprepare(&plain).await?.unwrap();
+    nothing_is_left(&testbed)
+}
+
 /// Everything after which a crash could leave a GPU with the wrong time slice.
 const PREPARE: [&str; 3] = ["prepare.reserved", "prepare.time-slice-set", "prepare.spec-written"];
 const UNPREPARE: [&str; 3] = ["unprepare.time-slice-restored", "unprepare.spec-removed", "unprepare.released"];
