@@ -14,6 +14,7 @@ use crate::{
     discovery,
     offer::{self, Layout, Offered},
     roots::Roots,
+    streams,
 };
 
 /// Why there is nothing to show.
@@ -37,14 +38,16 @@ pub(crate) enum Error {
     /// The output can't be written.
     #[error("the output can't be written")]
     Yaml(#[from] serde_saphyr::ser::Error),
+    /// Standard output takes nothing.
+    #[error("standard output can't be written")]
+    Stdout(#[source] std::io::Error),
 }
 
 /// Reads the node once and prints what is offered without a policy.
 pub(crate) fn inspect(args: &InspectArgs) -> Result<(), Error> {
     let inventory = inventory(&args.node)?;
     let offered = offer::offered(&inventory, &Policy::default(), &[], Layout::Counters);
-    print!("{}", show(&args.node, offered, args.output)?);
-    Ok(())
+    streams::print(&show(&args.node, offered, args.output)?).map_err(Error::Stdout)
 }
 
 /// The node's GPUs; those that are left out are told on standard error.
@@ -59,7 +62,7 @@ pub(crate) fn inventory(node: &NodeArgs) -> Result<Inventory, Error> {
     runtime.shutdown_background();
     let found = found?;
     for gpu in found.inventory.broken() {
-        eprintln!("GPU {} is left out: {}", gpu.index, gpu.reason);
+        streams::tell(format_args!("GPU {} is left out: {}", gpu.index, gpu.reason));
     }
     Ok(found.inventory)
 }

@@ -10,6 +10,8 @@
 //! `offer`, `claim::plan` and `claim::hold` are pure; discovery, the policy file, the book and the spec store are the edges. The book's records are the
 //! only truth about prepared claims, and every path comes from [`roots::Roots`].
 #![forbid(unsafe_code)]
+// These panic where a reader has left: `streams` doesn't.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod args;
 pub mod claim;
@@ -26,6 +28,7 @@ mod policy;
 pub mod roots;
 mod run;
 pub mod sharing;
+mod streams;
 mod telemetry;
 
 use std::process::ExitCode;
@@ -44,7 +47,7 @@ pub fn main(cli: Cli) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(text) => {
-            eprintln!("aliquot-driver: {text}");
+            streams::tell(format_args!("aliquot-driver: {text}"));
             ExitCode::FAILURE
         }
     }

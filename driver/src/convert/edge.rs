@@ -8,7 +8,7 @@ use std::{
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::{Input, Inputs, Output, convert, notes::Faults, tree::LARGEST};
-use crate::args::ConvertArgs;
+use crate::{args::ConvertArgs, streams};
 
 /// Why nothing was converted.
 #[derive(Debug, thiserror::Error)]
@@ -31,7 +31,7 @@ pub(crate) enum Error {
     /// The result can't be written.
     #[error("{} can't be written; nothing is left of the result", .0.display())]
     Write(PathBuf, #[source] io::Error),
-    /// Standard output is closed.
+    /// Standard output takes nothing.
     #[error("standard output can't be written")]
     Stdout(#[source] io::Error),
 }
@@ -47,10 +47,10 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<(), Error> {
     let output = convert(&inputs)?;
     match &args.out {
         Some(dir) => write(dir, &output, args.force)?,
-        None => io::stdout().write_all(stream(&output).as_bytes()).map_err(Error::Stdout)?,
+        None => streams::print(&stream(&output)).map_err(Error::Stdout)?,
     }
     for note in &output.notes {
-        eprintln!("{note}");
+        streams::tell(note);
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ use crate::{
     discovery::Trouble,
     inspect,
     offer::{self, Layout},
+    streams,
 };
 
 /// Why a policy isn't good, or can't be shown.
@@ -32,8 +33,8 @@ pub(crate) enum Error {
 
 /// The JSON schema, for editors and linters.
 pub(crate) fn schema() -> Result<(), Error> {
-    println!("{}", serde_json::to_string_pretty(&policy::schema())?);
-    Ok(())
+    let text = serde_json::to_string_pretty(&policy::schema())? + "\n";
+    Ok(streams::print(&text).map_err(inspect::Error::Stdout)?)
 }
 
 /// Reads a policy as the driver would, and shows what it would offer.
@@ -42,13 +43,14 @@ pub(crate) fn check(args: &CheckArgs) -> Result<(), Error> {
     let bytes = file::read(&args.file, LARGEST).map_err(|error| refused(error.into()))?;
     let policy = Policy::parse(&bytes).map_err(|error| refused(error.into()))?;
     for warning in policy.warnings() {
-        eprintln!("warning: {warning}");
+        streams::tell(format_args!("warning: {warning}"));
     }
     let inventory = match inspect::inventory(&args.node) {
         Ok(inventory) => inventory,
         // A policy is checked where it is written, too.
         Err(inspect::Error::Trouble(trouble @ (Trouble::NoLibrary { .. } | Trouble::Nvml(_)))) => {
-            eprintln!("note: the file is good, but what it would offer can't be shown here: {trouble}");
+            let why = "the file is good, but what it would offer can't be shown here";
+            streams::tell(format_args!("note: {why}: {trouble}"));
             return Ok(());
         }
         Err(error) => return Err(error.into()),
@@ -62,6 +64,6 @@ pub(crate) fn check(args: &CheckArgs) -> Result<(), Error> {
         let rule = rule.map_or_else(|| "no rule matches, so the default".to_owned(), |rule| format!("rules[{rule}]"));
         let _ = writeln!(text, "# {} ({}, {}): {rule}", gpu.whole_name(), gpu.product_name, gpu.uuid);
     }
-    print!("{text}{}", inspect::show(&args.node, offered, args.output)?);
-    Ok(())
+    text.push_str(&inspect::show(&args.node, offered, args.output)?);
+    Ok(streams::print(&text).map_err(inspect::Error::Stdout)?)
 }

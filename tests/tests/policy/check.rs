@@ -207,3 +207,16 @@ async fn a_file_is_checked_where_there_are_no_gpus_too() -> Result<()> {
     assert!(!ok && errors.contains("line 3, column 17: rules[0].offer names one form twice"), "{errors}");
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_leaves_early_is_no_failure() -> Result<()> {
+    let testbed = prepared("t4x1", "[{}, {match: {productName: '*'}}]").await?;
+    for (command, args) in [("policy", vec!["check", file(&testbed).to_str().unwrap()]), ("inspect", vec![])] {
+        let (reader, writer) = std::io::pipe()?;
+        drop(reader);
+        let mut command = testbed.node.driver(command);
+        command.args(args).env_remove("KUBECONFIG").stdout(writer.try_clone()?).stderr(writer);
+        assert_eq!(command.status()?.code(), Some(0), "{command:?}");
+    }
+    Ok(())
+}
