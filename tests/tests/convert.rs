@@ -187,11 +187,13 @@ fn nothing_is_overwritten_without_force_and_nothing_half_written() {
     assert!(run.ok && names(&dir.path().join("out")).len() == 4, "{}", run.stderr);
     assert!(fs::read_to_string(dir.path().join("out/pod.yaml")).unwrap().contains("resourceClaims"));
 
-    // A directory in a file's place can't be replaced: what was written before it goes, too.
+    // A directory in a file's place can't be replaced, so that all that is there stays.
     fs::create_dir_all(dir.path().join("new/pod.yaml")).unwrap();
+    fs::write(dir.path().join("new/policy.yaml"), "mine").unwrap();
     let run = convert(dir.path(), &["--config", "ten.yaml", "--out", "new", "--force", "pod.yaml"]);
-    assert!(!run.ok && run.stderr.contains("can't be written"), "{}", run.stderr);
-    assert_eq!(names(&dir.path().join("new")), ["pod.yaml"]);
+    assert!(!run.ok && run.stderr.contains("new/pod.yaml exists and is no file; nothing is written"), "{}", run.stderr);
+    assert_eq!(names(&dir.path().join("new")), ["pod.yaml", "policy.yaml"]);
+    assert_eq!(fs::read_to_string(dir.path().join("new/policy.yaml")).unwrap(), "mine");
 }
 
 #[test]
