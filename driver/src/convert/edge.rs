@@ -7,7 +7,11 @@ use std::{
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use super::{Input, Inputs, Output, convert, notes::Faults, tree::LARGEST};
+use super::{
+    Input, Inputs, Output, convert,
+    notes::Faults,
+    tree::{LARGEST_CONFIG, LARGEST_PODS},
+};
 use crate::{args::ConvertArgs, streams};
 
 /// Why nothing was converted.
@@ -16,9 +20,12 @@ pub(crate) enum Error {
     /// A file can't be read.
     #[error("{} can't be read", .0.display())]
     Read(PathBuf, #[source] io::Error),
-    /// A file is more than a manifest can be.
-    #[error("{} is more than 1 MiB, which no manifest can be", .0.display())]
-    Large(PathBuf),
+    /// A configuration is more than one can be.
+    #[error("{} is more than {} MiB, and a ConfigMap has no more", .0.display(), LARGEST_CONFIG >> 20)]
+    LargeConfig(PathBuf),
+    /// There are too many manifests in a file.
+    #[error("{} is more than {} MiB; give it in several files", .0.display(), LARGEST_PODS >> 20)]
+    LargePods(PathBuf),
     /// A file isn't text.
     #[error("{} isn't UTF-8: byte {} is no part of a text", .0.display(), .1)]
     Text(PathBuf, usize),
@@ -52,9 +59,9 @@ pub(crate) enum Error {
 /// Converts as the command line says.
 pub(crate) fn run(args: &ConvertArgs) -> Result<(), Error> {
     let inputs = Inputs {
-        config: args.config.as_deref().map(read).transpose()?,
+        config: args.config.as_deref().map(|path| read(path, LARGEST_CONFIG, Error::LargeConfig)).transpose()?,
         default_config: args.default_config.clone(),
-        pods: args.files.iter().map(|path| read(path)).collect::<Result<_, _>>()?,
+        pods: args.files.iter().map(|path| read(path, LARGEST_PODS, Error::LargePods)).collect::<Result<_, _>>()?,
         keep_pods: args.keep_pods,
     };
     let output = convert(&inputs)?;
@@ -68,13 +75,13 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<(), Error> {
     Ok(())
 }
 
-fn read(path: &Path) -> Result<Input, Error> {
+fn read(path: &Path, largest: usize, large: fn(PathBuf) -> Error) -> Result<Input, Error> {
     let unreadable = |error| Error::Read(path.to_owned(), error);
     let mut bytes = Vec::new();
-    let largest = u64::try_from(LARGEST).unwrap_or(u64::MAX);
-    File::open(path).map_err(unreadable)?.take(largest + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-    if bytes.len() > LARGEST {
-        return Err(Error::Large(path.to_owned()));
+    let most = u64::try_from(largest).unwrap_or(u64::MAX).saturating_add(1);
+    File::open(path).map_err(unreadable)?.take(most).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() > largest {
+        return Err(large(path.to_owned()));
     }
     let text =
         String::from_utf8(bytes).map_err(|error| Error::Text(path.to_owned(), error.utf8_error().valid_up_to()))?;

@@ -1,8 +1,8 @@
 //! What is said about a conversion: notes, warnings and faults, each in one line.
-use std::fmt;
+use std::{collections::HashSet, fmt};
 
 /// How much a reader should mind.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Level {
     /// A choice, and why it was made.
     Note,
@@ -11,7 +11,7 @@ pub(crate) enum Level {
 }
 
 /// One choice or loss.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Note {
     level: Level,
     at: String,
@@ -38,7 +38,10 @@ impl fmt::Display for Note {
 
 /// All of them, in the order in which they came up; none twice.
 #[derive(Debug, Default)]
-pub(crate) struct Notes(Vec<Note>);
+pub(crate) struct Notes {
+    list: Vec<Note>,
+    known: HashSet<Note>,
+}
 
 impl Notes {
     /// Explains a choice.
@@ -53,23 +56,23 @@ impl Notes {
 
     /// Those that came up after the first `count`.
     pub(crate) fn since(&self, count: usize) -> &[Note] {
-        self.0.get(count..).unwrap_or_default()
+        self.list.get(count..).unwrap_or_default()
     }
 
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
-        self.0.len()
+        self.list.len()
     }
 
     /// As a list.
     pub(crate) fn into_vec(self) -> Vec<Note> {
-        self.0
+        self.list
     }
 
     fn push(&mut self, level: Level, at: impl fmt::Display, text: String) {
         let note = Note { level, at: at.to_string(), text };
-        if !self.0.contains(&note) {
-            self.0.push(note);
+        if self.known.insert(note.clone()) {
+            self.list.push(note);
         }
     }
 }

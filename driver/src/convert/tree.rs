@@ -5,8 +5,15 @@ use serde_json::{Map, Value};
 
 use super::notes::{Fault, Faults, Notes};
 
-/// Largest file that is read; a manifest is kept in etcd, where an object ends at 1.5 MiB.
-pub(crate) const LARGEST: usize = 1 << 20;
+/// The largest configuration, in bytes: the most that a `ConfigMap` holds.
+pub(crate) const LARGEST_CONFIG: usize = 1 << 20;
+/// The largest file of manifests, in bytes: some ten thousand objects as `kubectl get` lists them.
+pub(crate) const LARGEST_PODS: usize = 64 << 20;
+/// The most values and keys of one file, which bounds the memory that it takes: one for each 10 bytes of the largest.
+/// Listed objects have one for each 15 to 20.
+const MOST_NODES: usize = LARGEST_PODS / 10;
+/// The most documents of one file, each of at least 64 bytes.
+const MOST_DOCUMENTS: usize = LARGEST_PODS / 64;
 
 /// A place in a file.
 #[derive(Debug, Clone)]
@@ -57,7 +64,10 @@ impl fmt::Display for At {
 ///
 /// Numbers such as `0644` are octal and `yes` is true, as for kubectl, which reads YAML 1.1.
 pub(crate) fn documents(at: &At, text: &str) -> Result<Vec<Value>, Fault> {
-    let options = serde_saphyr::options! {legacy_octal_numbers: true, with_snippet: false};
+    // Each list and object is one node and two events.
+    let budget =
+        serde_saphyr::budget! {max_nodes: MOST_NODES, max_events: 2 * MOST_NODES, max_documents: MOST_DOCUMENTS};
+    let options = serde_saphyr::options! {legacy_octal_numbers: true, with_snippet: false, budget: budget};
     serde_saphyr::from_multiple_with_options(text, options)
         .map_err(|error| Fault::new(at, format!("isn't YAML or JSON that can be read: {error}")))
 }
@@ -150,6 +160,15 @@ mod tests {
         assert!(fault.starts_with("pods.yaml: ") && fault.contains("line"), "{fault}");
         let twice = documents(&At::file("x"), "a: 1\na: 2\n").unwrap_err().to_string();
         assert!(twice.contains("line 2"), "{twice}");
+    }
+
+    #[test]
+    fn a_small_file_cant_become_a_large_one() {
+        let ten = |item: &str| [item; 10].join(",");
+        let more = (1..9).map(|at| format!("a{at}: &a{at} [{}]\n", ten(&format!("*a{}", at - 1))));
+        let text = format!("a0: &a0 [{}]\n{}", ten("1"), more.collect::<String>());
+        let fault = documents(&At::file("x"), &text).unwrap_err().to_string();
+        assert!(fault.contains("budget"), "{fault}");
     }
 
     #[test]

@@ -16,7 +16,8 @@ pub(crate) fn document(text: &mut String, comment: &str, value: &Value, faults: 
     text.push_str(comment);
     match serde_saphyr::to_string_with_options(value, options) {
         Ok(yaml) => {
-            let is_same = documents(&At::file(""), &yaml).is_ok_and(|read| read.as_slice() == [value.clone()]);
+            let is_same =
+                documents(&At::file(""), &yaml).is_ok_and(|read| read.as_slice() == std::slice::from_ref(value));
             if !is_same {
                 faults.push("", format!("the result can't be written so that it is read as it was: {}", shown(value)));
             }
