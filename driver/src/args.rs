@@ -40,7 +40,10 @@ pub enum Command {
     ///
     /// For example: aliquot-driver convert --config time-slicing.yaml --out converted deployment.yaml
     ///
-    /// Or: kubectl get deployments -o yaml | aliquot-driver convert --config time-slicing.yaml /dev/stdin
+    /// Or: kubectl get deployments -o yaml | aliquot-driver convert --config time-slicing.yaml --out converted /dev/stdin
+    ///
+    /// What was read from a cluster goes back with "kubectl replace -f converted/stdin.yaml": "kubectl apply" would leave
+    /// what it hasn't set itself. The other files are applied.
     Convert(Box<ConvertArgs>),
 }
 

@@ -11,6 +11,7 @@ mod flags;
 mod glob;
 mod keep;
 mod leftovers;
+mod live;
 mod names;
 mod notes;
 mod pod;
@@ -251,7 +252,7 @@ impl Visitor for Conversion<'_> {
 /// The converted manifests of one file; none where pods stay as they are.
 fn manifests(input: &Input, conversion: &mut Conversion) -> Option<File> {
     let at = At::file(&input.name);
-    let documents = match tree::documents(&at, &input.text) {
+    let mut documents = match tree::documents(&at, &input.text) {
         Ok(documents) => documents,
         Err(fault) => {
             conversion.made.faults.push("", fault.to_string());
@@ -261,11 +262,24 @@ fn manifests(input: &Input, conversion: &mut Conversion) -> Option<File> {
     if documents.is_empty() {
         conversion.made.faults.push(&at, "holds no manifest");
     }
-    let header = format!(
+    let mut header = format!(
         "# Converted from {} by aliquot-driver convert. Comments of the original can't be kept, and fields are in the order\n\
          # of their names.\n",
         one_line(&input.name)
     );
+    let is_live = documents.iter_mut().fold(false, |is_live, document| live::strip(document) | is_live);
+    if is_live && !conversion.keep {
+        let before = conversion.made.notes.len();
+        conversion.made.notes.note(
+            &at,
+            "holds objects of a cluster: what the API server set is left out. Put them in place with kubectl replace -f, and \
+             apply only the other files of --out: kubectl apply leaves what it hasn't set itself, so that the pods would \
+             still ask for nvidia.com/gpu as well",
+        );
+        for note in conversion.made.notes.since(before) {
+            let _ = writeln!(header, "# {note}");
+        }
+    }
     let mut text = String::new();
     let mut is_changed = false;
     for mut value in documents {
@@ -281,7 +295,7 @@ fn manifests(input: &Input, conversion: &mut Conversion) -> Option<File> {
         return None;
     }
     if !is_changed {
-        conversion.made.notes.note(&at, "asks for no GPU that is converted; nothing in it is changed");
+        conversion.made.notes.note(&at, "asks for no GPU that is converted; its pods stay as they are");
     }
     let base = input.name.rsplit('/').next().unwrap_or_default();
     let stem = [".yaml", ".yml", ".json"].iter().find_map(|end| base.strip_suffix(end)).unwrap_or(base);

@@ -79,6 +79,11 @@ fn walk_as(document: &mut Value, default_kind: Option<&str>, at: &At, visitor: &
     visitor.visit(spec, &Place { at, namespace: namespace.as_deref(), owner: &owner })
 }
 
+/// Whether a kind is one that has pods, or makes them.
+pub(crate) fn has_pods(kind: &str) -> bool {
+    path(kind).is_some()
+}
+
 /// The fields that lead to a kind's pod spec.
 fn path(kind: &str) -> Option<&'static [&'static str]> {
     Some(match kind {
