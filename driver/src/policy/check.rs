@@ -3,7 +3,7 @@ use std::fmt::Write as _;
 
 use aliquot_params::policy::{self, LARGEST, Policy};
 
-use super::{Refusal, file, fits};
+use super::{Refusal, doubts, file, fits};
 use crate::{
     args::CheckArgs,
     discovery::Trouble,
@@ -42,9 +42,8 @@ pub(crate) fn check(args: &CheckArgs) -> Result<(), Error> {
     let refused = |source| Error::Refused { file: args.file.display().to_string(), source };
     let bytes = file::read(&args.file, LARGEST).map_err(|error| refused(error.into()))?;
     let policy = Policy::parse(&bytes).map_err(|error| refused(error.into()))?;
-    for warning in policy.warnings() {
-        streams::tell(format_args!("warning: {warning}"));
-    }
+    let warn = |warning: &String| streams::tell(format_args!("warning: {warning}"));
+    policy.warnings().iter().for_each(warn);
     let inventory = match inspect::inventory(&args.node) {
         Ok(inventory) => inventory,
         // A policy is checked where it is written, too.
@@ -56,6 +55,7 @@ pub(crate) fn check(args: &CheckArgs) -> Result<(), Error> {
         Err(error) => return Err(error.into()),
     };
     fits(&policy, &inventory).map_err(refused)?;
+    doubts(&policy, &inventory).iter().for_each(warn);
     let layout = if args.fixed { Layout::Fixed } else { Layout::Counters };
     let offered = offer::offered(&inventory, &policy, &[], layout);
     let mut text = String::new();

@@ -8,7 +8,7 @@ mod file;
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use aliquot_model::Inventory;
-use aliquot_params::policy::{GpuFault, LARGEST, Policy};
+use aliquot_params::policy::{GpuFault, GpuWarning, LARGEST, Policy};
 use owned_dir::{Access, Dir};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -89,7 +89,7 @@ pub(crate) async fn follow(
             // What a policy may say of a GPU depends on the GPU.
             let first = view.wait_for(|view| *view != View::Searching);
             let Some(first) = stop.run_until_cancelled(first).await else { return };
-            let judged = first.map_or(Ok(Policy::default()), |view| judge(read, &view));
+            let judged = first.map_or(Ok((Policy::default(), Vec::new())), |view| judge(read, &view));
             take(judged, &settings.run, seen.as_deref().ok(), &sender);
             last = Some(seen);
         }
@@ -99,38 +99,55 @@ pub(crate) async fn follow(
     }
 }
 
-fn judge(read: Result<Vec<u8>, file::Error>, view: &View) -> Result<Policy, Refusal> {
+/// The policy, and what is allowed in it but can't be meant.
+fn judge(read: Result<Vec<u8>, file::Error>, view: &View) -> Result<(Policy, Vec<String>), Refusal> {
     let policy = Policy::parse(&read?)?;
+    let mut warnings = policy.warnings().to_vec();
     if let View::Ready(found) = view {
         fits(&policy, &found.inventory)?;
+        warnings.extend(doubts(&policy, &found.inventory));
     }
-    Ok(policy)
+    Ok((policy, warnings))
 }
 
 /// Whether the policy can be had on every GPU that is here.
 pub(crate) fn fits(policy: &Policy, inventory: &Inventory) -> Result<(), Refusal> {
-    let mut faults: Vec<(GpuFault, usize)> = Vec::new();
-    for fault in inventory.gpus().iter().filter_map(|gpu| policy.for_gpu(gpu).err()) {
-        // A node's GPUs are mostly of one kind.
-        match faults.iter_mut().find(|(known, _)| known.rule == fault.rule && known.reason == fault.reason) {
-            Some((_, more)) => *more += 1,
-            None => faults.push((fault, 0)),
-        }
-    }
-    if faults.is_empty() {
-        return Ok(());
-    }
-    let told = |(fault, more): (GpuFault, usize)| match more {
-        0 => fault.to_string(),
-        more => format!("{fault} (and on {more} more GPUs)"),
-    };
-    Err(Refusal::Node(faults.into_iter().map(told).collect()))
+    let faults = inventory.gpus().iter().filter_map(|gpu| policy.for_gpu(gpu).err());
+    let faults = told(faults, |one: &GpuFault, other| one.rule == other.rule && one.reason == other.reason);
+    if faults.is_empty() { Ok(()) } else { Err(Refusal::Node(faults)) }
 }
 
-fn take(judged: Result<Policy, Refusal>, run: &std::path::Path, bytes: Option<&[u8]>, sender: &watch::Sender<InForce>) {
+/// What the policy says of the GPUs that are here and can't be meant.
+pub(crate) fn doubts(policy: &Policy, inventory: &Inventory) -> Vec<String> {
+    let warnings = inventory.gpus().iter().filter_map(|gpu| policy.warning_for(gpu));
+    told(warnings, |one: &GpuWarning, other| one.rule == other.rule && one.reason == other.reason)
+}
+
+/// What is the same for several GPUs is told once: a node's GPUs are mostly of one kind.
+fn told<T: std::fmt::Display>(all: impl Iterator<Item = T>, is_same: impl Fn(&T, &T) -> bool) -> Vec<String> {
+    let mut groups: Vec<(T, usize)> = Vec::new();
+    for one in all {
+        match groups.iter_mut().find(|(known, _)| is_same(known, &one)) {
+            Some((_, more)) => *more += 1,
+            None => groups.push((one, 0)),
+        }
+    }
+    let text = |(one, more): (T, usize)| match more {
+        0 => one.to_string(),
+        more => format!("{one} (and on {more} more GPUs)"),
+    };
+    groups.into_iter().map(text).collect()
+}
+
+fn take(
+    judged: Result<(Policy, Vec<String>), Refusal>,
+    run: &std::path::Path,
+    bytes: Option<&[u8]>,
+    sender: &watch::Sender<InForce>,
+) {
     match judged {
-        Ok(policy) => {
-            for warning in policy.warnings() {
+        Ok((policy, warnings)) => {
+            for warning in warnings {
                 tracing::warn!(warning, "the policy is in force, but may not mean what it says");
             }
             tracing::info!(rules = policy.rules(), "the policy is in force");

@@ -172,6 +172,20 @@ async fn a_check_names_the_rule_for_each_gpu_and_warns_of_one_that_never_decides
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn shares_that_dont_all_fit_are_warned_of_in_a_check_and_in_the_log() -> Result<()> {
+    let rules = "[{offer: [shares], shares: {count: 10, memory: {default: 10Gi}}}]";
+    let told = "10 shares of 10Gi are 100Gi, but it has 46068Mi: 4 fit";
+    let testbed = under("l40sx2", rules).await?;
+    let (ok, table, errors) = checked(&testbed, policy(rules), &[]);
+    assert!(ok && table.contains("gpu-0000-17-00-shared"), "{errors}");
+    assert!(errors.starts_with("warning: line 3, column ") && errors.contains(told), "{errors}");
+    assert!(errors.lines().count() == 1 && errors.ends_with("(and on 1 more GPUs)\n"), "{errors}");
+    let (ok, fixed, errors) = checked(&testbed, policy(rules), &["--fixed"]);
+    assert!(ok && fixed.contains("4606Mi") && errors.contains("each has 4606Mi"), "{fixed}{errors}");
+    testbed.until("the log has it", || testbed.log().contains(told)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_check_of_a_bad_file_says_where_it_is_wrong_and_fails() -> Result<()> {
     let testbed = prepared("l40sx2", "[]").await?;
     for (content, words) in [

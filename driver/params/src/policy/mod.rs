@@ -9,11 +9,13 @@
 //!   shares: {count: 4, memory: {default: 10Gi}}
 //! - offer: [whole, shares]                # without match: every GPU
 //! ```
-//! [`Policy::parse`] finds what is wrong with the file by itself, [`Policy::for_gpu`] what is wrong with it for a GPU.
+//! [`Policy::parse`] finds what is wrong with the file by itself, [`Policy::for_gpu`] what is wrong with it for a GPU,
+//! [`Policy::warnings`] and [`Policy::warning_for`] what can't be meant.
 mod file;
 mod parse;
 mod place;
 mod resolve;
+mod room;
 mod shadow;
 #[cfg(test)]
 mod tests;
@@ -24,6 +26,7 @@ use aliquot_model::Memory;
 pub use parse::PolicyError;
 pub use place::Place;
 pub use resolve::{GpuFault, Offer};
+pub use room::GpuWarning;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

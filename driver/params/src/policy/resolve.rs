@@ -89,7 +89,8 @@ fn without_rule(gpu: &Gpu) -> Offer {
     Offer { rule: None, whole: true, shares: Some(shares), fallback: Form::Whole }
 }
 
-fn prefix(place: Option<Place>) -> String {
+/// A place as the beginning of a text.
+pub(super) fn prefix(place: Option<Place>) -> String {
     place.map_or_else(String::new, |place| format!("{place}: "))
 }
 

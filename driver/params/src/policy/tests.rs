@@ -129,6 +129,29 @@ fn what_no_gpu_of_the_node_can_give_is_told_for_the_gpu() {
 }
 
 #[test]
+fn shares_that_dont_all_fit_are_warned_of() {
+    let l40s = Gpu { memory: Memory::from_bytes(46068 << 20), ..gpu("NVIDIA L40S", 1) };
+    let warning = |rules: &str| parse(rules).unwrap().warning_for(&l40s).map(|warning| warning.to_string());
+    assert_eq!(
+        warning("- shares: {count: 10, memory: {default: 10Gi}}\n").unwrap(),
+        "line 4, column 41: rules[0].shares don't all fit on GPU GPU-a669635e-6dfb-38a3-2f06-448166423d32 (NVIDIA L40S): \
+         10 shares of 10Gi are 100Gi, but it has 46068Mi: 4 fit. As a fixed number of shares, each has 4606Mi"
+    );
+    assert!(warning("- shares: {memory: {default: 10Gi}}\n").unwrap().contains("10 shares of 10Gi"));
+    for rules in [
+        "- shares: {count: 4, memory: {default: 10Gi}}\n",
+        "- shares: {count: 10}\n",
+        "- shares: {count: 10, memory: {minimum: 4Gi}}\n",
+        "- {offer: [whole], shares: {memory: {default: 10Gi}}}\n",
+        "- {offer: [], shares: {memory: {default: 10Gi}}}\n",
+        "- {match: {productName: other}, shares: {memory: {default: 10Gi}}}\n",
+        "- shares: {memory: {default: 100Gi}}\n",
+    ] {
+        assert_eq!(warning(rules), None, "{rules}");
+    }
+}
+
+#[test]
 fn a_rule_that_an_earlier_one_shadows_is_warned_of() {
     let policy = parse(
         "- match: {productName: '*H100*'}\n- match: {productName: NVIDIA H100 80GB HBM3, uuid: GPU-1}\n\
