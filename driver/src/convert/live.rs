@@ -8,6 +8,11 @@ const SET: [&str; 6] = ["creationTimestamp", "generation", "managedFields", "res
 /// What `kubectl apply` keeps of the manifest; it would be that of the pods before.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
+/// What is to be done with the rest.
+pub(crate) const NOTE: &str = "holds objects of a cluster: what the API server set is left out. Put them in place with \
+                               kubectl replace -f, and apply only the other files of --out: kubectl apply leaves what it \
+                               hasn't set itself, so that the pods would still ask for nvidia.com/gpu as well";
+
 /// Removes it from a document and all in its lists; true if any was read from a cluster.
 pub(crate) fn strip(document: &mut Value) -> bool {
     strip_as(document, None)

@@ -270,12 +270,7 @@ fn manifests(input: &Input, conversion: &mut Conversion) -> Option<File> {
     let is_live = documents.iter_mut().fold(false, |is_live, document| live::strip(document) | is_live);
     if is_live && !conversion.keep {
         let before = conversion.made.notes.len();
-        conversion.made.notes.note(
-            &at,
-            "holds objects of a cluster: what the API server set is left out. Put them in place with kubectl replace -f, and \
-             apply only the other files of --out: kubectl apply leaves what it hasn't set itself, so that the pods would \
-             still ask for nvidia.com/gpu as well",
-        );
+        conversion.made.notes.note(&at, live::NOTE);
         for note in conversion.made.notes.since(before) {
             let _ = writeln!(header, "# {note}");
         }
