@@ -177,6 +177,14 @@ pub struct RunArgs {
     /// How often the memory of shares in use is measured, if the policy has it guarded.
     #[arg(long, env = "ALIQUOT_GUARD_INTERVAL", default_value = "2s", value_parser = duration, value_name = "TIME")]
     pub guard_interval: Duration,
+    /// The hook by which containers are held to their share of a GPU's memory; aliquot-hook beside this program if not
+    /// given, and none if empty.
+    ///
+    /// NVIDIA's driver does that from release 615 on, on hosts with cgroup v2. The hook is copied into this driver's
+    /// directory below the kubelet's root, where the container runtime starts it; without it, shares are offered with
+    /// memoryEnforcement "guard" or "none" instead of "hard".
+    #[arg(long, env = "ALIQUOT_HOOK", value_parser = hook, value_name = "FILE")]
+    pub hook: Option<PathBuf>,
 }
 
 /// An address to listen on, or none.
@@ -266,6 +274,11 @@ fn absolute(text: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(text);
     let is_plain = path.components().all(|part| part != std::path::Component::ParentDir);
     if path.is_absolute() && is_plain { Ok(path) } else { Err("an absolute path without \"..\" is needed".to_owned()) }
+}
+
+/// An absolute path, or nothing.
+fn hook(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() { Ok(PathBuf::new()) } else { absolute(text) }
 }
 
 /// `0.0.0.0:2112`, `[::]:2112`, or nothing.

@@ -14,6 +14,7 @@ use crate::{
     discovery,
     offer::{self, Layout, Offered},
     roots::Roots,
+    sharing::limits,
     streams,
 };
 
@@ -52,8 +53,10 @@ pub(crate) fn inspect(args: &InspectArgs) -> Result<(), Error> {
 
 /// The node's GPUs; those that are left out are told on standard error.
 pub(crate) fn inventory(node: &NodeArgs) -> Result<Inventory, Error> {
+    let roots = Roots::new(&node.places, &node.driver_name);
     let settings = discovery::Settings {
-        roots: Roots::new(&node.places, &node.driver_name),
+        hard_limits: limits::could_be_had(&roots),
+        roots,
         deadline: node.nvml_deadline,
         interval: std::time::Duration::MAX,
     };

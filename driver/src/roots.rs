@@ -22,6 +22,8 @@ pub struct Roots {
     pub cdi: PathBuf,
     /// The kubelet's root directory; the same path on the host, as the kubelet opens our socket by it.
     pub kubelet: PathBuf,
+    /// This driver's directory below it, likewise the same on the host.
+    pub plugin: PathBuf,
     /// What lives until the next boot: the records of prepared claims.
     pub run: PathBuf,
 }
@@ -37,6 +39,7 @@ impl Roots {
             proc: places.proc_root.clone(),
             cdi: places.cdi_root.clone(),
             kubelet: places.kubelet_root.clone(),
+            plugin: places.kubelet_root.join("plugins").join(driver_name),
             run: places.run_root.join(driver_name),
         }
     }
@@ -77,6 +80,7 @@ pub(crate) mod tests {
             proc: "/proc".into(),
             cdi: "/var/run/cdi".into(),
             kubelet: "/var/lib/kubelet".into(),
+            plugin: "/var/lib/kubelet/plugins/gpu.example.com".into(),
             run: "/run/aliquot/gpu.example.com".into(),
         }
     }

@@ -25,6 +25,7 @@ use crate::{
     sharing::{
         guard::{self, Guard, Usage},
         guarding,
+        limits::{self, Limits},
     },
     telemetry::{self, metrics},
 };
@@ -102,6 +103,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
         rescan_interval,
         nvml_deadline,
         guard_interval,
+        hook,
     } = args;
     let stop = stop_on_signals()?;
     let roots = Roots::new(&places, &identity.driver_name);
@@ -116,7 +118,13 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     let (views, view) = watch::channel(View::Searching);
     let (questions, asked) = watch::channel(None);
     let findings = discovery::Findings { views, questions };
-    let settings = discovery::Settings { roots: roots.clone(), deadline: nvml_deadline, interval: rescan_interval };
+    let limits = Limits::begin(&roots, hook.as_deref());
+    let settings = discovery::Settings {
+        roots: roots.clone(),
+        deadline: nvml_deadline,
+        interval: rescan_interval,
+        hard_limits: limits.are_ready(),
+    };
     let discovery = tokio::spawn(discovery::follow(settings, findings, stop.clone()));
 
     let (driver, node) = (DriverName::new(&identity.driver_name)?, NodeName::new(&identity.node_name)?);
@@ -150,6 +158,8 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
         driver: identity.driver_name.clone(),
         node: identity.node_name.clone(),
     };
+    let library = limits::Library::new(asked.clone(), nvml_deadline);
+    let limiting = tokio::spawn(answer_hooks(limits, Arc::clone(&claims), library, stop.clone()));
     let processes = guarding::Library { questions: asked, deadline: nvml_deadline };
     let guarding = Guard::new(settings, client.clone(), processes, holdings, usages);
     let guarding = tokio::spawn(guarding.run(stop.clone()));
@@ -161,12 +171,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
         }
         None => tokio::spawn(async {}),
     };
-    let restoring = {
-        let (claims, stop) = (Arc::clone(&claims), stop.clone());
-        tokio::spawn(async move {
-            stop.run_until_cancelled(claims.restore_specs()).await.unwrap_or_default();
-        })
-    };
+    let restoring = tokio::spawn(restore(Arc::clone(&claims), stop.clone()));
     let mut plugin = Plugin::builder(&identity.driver_name)?
         .kubelet_root(&roots.kubelet)
         .claims(client)
@@ -177,11 +182,24 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     }
     let result = plugin.build(claims)?.run(stop.clone()).await;
     stop.cancel();
-    for task in [discovery, publisher, following, offering, telling, writing, watching, guarding, metrics, restoring] {
+    for task in
+        [discovery, publisher, following, offering, telling, writing, watching, guarding, limiting, metrics, restoring]
+    {
         let _ = task.await;
     }
     tracing::info!("stopped; slices and prepared claims stay");
     Ok(result?)
+}
+
+/// From the claims' records, until `stop`.
+async fn answer_hooks(limits: Limits, claims: Arc<Claims>, library: limits::Library, stop: CancellationToken) {
+    let records = |uid: &str| claims.record(uid).map_err(|error| crate::report(&error));
+    limits.serve(records, library, stop).await;
+}
+
+/// The specs of claims that were prepared before.
+async fn restore(claims: Arc<Claims>, stop: CancellationToken) {
+    stop.run_until_cancelled(claims.restore_specs()).await.unwrap_or_default();
 }
 
 /// A client whose retries are those of the callers, who know their deadlines.

@@ -73,7 +73,7 @@ pub struct Mount {
     pub options: Vec<String>,
 }
 
-/// An OCI hook. Its environment is never empty: for an absent one runtimes disagree on what the hook inherits.
+/// An OCI hook.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Hook {
@@ -84,11 +84,46 @@ pub struct Hook {
     /// Its arguments, the program's name included.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub args: Vec<String>,
-    /// `NAME=value`.
-    pub env: Vec<String>,
-    /// In seconds.
+    /// All that it inherits.
+    pub env: HookEnv,
+    /// In seconds, after which the runtime ends it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<i64>,
+}
+
+/// A hook's environment: `NAME=value`, at least one.
+///
+/// Runtimes give a hook without one the environment of the container, by which an image can have a root process of the
+/// host load what it likes (CVE-2025-23266).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Vec<String>", into = "Vec<String>")]
+pub struct HookEnv(Vec<String>);
+
+impl HookEnv {
+    /// A single variable.
+    pub fn one(name: &str, value: &str) -> Self {
+        Self(vec![format!("{name}={value}")])
+    }
+}
+
+/// A hook's environment has no variable, or one that is none.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a hook needs an environment of at least one NAME=value, or it inherits the container's")]
+pub struct InvalidHookEnv;
+
+impl TryFrom<Vec<String>> for HookEnv {
+    type Error = InvalidHookEnv;
+
+    fn try_from(all: Vec<String>) -> Result<Self, Self::Error> {
+        let good = |variable: &String| variable.find('=').is_some_and(|at| at > 0);
+        if all.is_empty() || !all.iter().all(good) { Err(InvalidHookEnv) } else { Ok(Self(all)) }
+    }
+}
+
+impl From<HookEnv> for Vec<String> {
+    fn from(env: HookEnv) -> Self {
+        env.0
+    }
 }
 
 /// Points of a container's life (OCI runtime specification).
@@ -103,4 +138,34 @@ pub enum HookName {
     StartContainer,
     /// After the container is deleted.
     Poststop,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hook_is_spelled_as_the_specification_spells_it() {
+        let hook = Hook {
+            hook_name: HookName::CreateRuntime,
+            path: "/x/hook".into(),
+            args: vec!["hook".into()],
+            env: HookEnv::one("PATH", "/nowhere"),
+            timeout: Some(15),
+        };
+        let json = serde_json::json!({"hookName": "createRuntime", "path": "/x/hook", "args": ["hook"],
+            "env": ["PATH=/nowhere"], "timeout": 15});
+        assert_eq!(serde_json::to_value(&hook).unwrap(), json);
+        assert_eq!(serde_json::from_value::<Hook>(json).unwrap(), hook);
+    }
+
+    #[test]
+    fn a_hook_that_would_inherit_the_containers_environment_cannot_be_had() {
+        for env in
+            [serde_json::json!([]), serde_json::json!(["PATH"]), serde_json::json!(["=x"]), serde_json::json!(null)]
+        {
+            let json = serde_json::json!({"hookName": "createRuntime", "path": "/x/hook", "env": env});
+            assert!(serde_json::from_value::<Hook>(json).is_err(), "{env}");
+        }
+    }
 }

@@ -11,7 +11,7 @@ mod name;
 mod spec;
 mod store;
 
-pub use edits::{ContainerEdits, DeviceNode, Hook, HookName, Mount, NodeType};
+pub use edits::{ContainerEdits, DeviceNode, Hook, HookEnv, HookName, InvalidHookEnv, Mount, NodeType};
 pub use name::{DeviceName, InvalidName, Kind};
 pub use spec::{Device, Spec, Version};
 pub use store::{Store, StoreError, Stored};

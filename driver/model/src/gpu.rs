@@ -44,6 +44,9 @@ pub struct Gpu {
     pub numa_node: Option<u32>,
     /// Whether the driver tells how much memory each process uses (`nvmlDeviceGetComputeRunningProcesses_v3`).
     pub process_memory: bool,
+    /// Whether NVIDIA's driver can hold a container to its part of the memory (`nvmlDeviceSetMemoryLimits_v1`), and this
+    /// node has what it takes to have that done.
+    pub hard_limits: bool,
 }
 
 impl Gpu {

@@ -6,7 +6,7 @@
 
 use std::{
     fs::File,
-    io::{self, Read as _, Write as _},
+    io::{self, Read as _, Seek as _, Write as _},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
@@ -57,21 +57,25 @@ pub enum Error {
     },
 }
 
-/// Who may read a file besides its owner.
+/// Who may use a file besides its owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     /// Nobody.
     Private,
-    /// Everybody.
+    /// Everybody may read it.
     Public,
+    /// Everybody may start it.
+    Program,
 }
 
 impl Access {
     fn mode(self) -> Mode {
         let owner = Mode::RUSR | Mode::WUSR;
+        let public = owner | Mode::RGRP | Mode::ROTH;
         match self {
             Self::Private => owner,
-            Self::Public => owner | Mode::RGRP | Mode::ROTH,
+            Self::Public => public,
+            Self::Program => public | Mode::XUSR | Mode::XGRP | Mode::XOTH,
         }
     }
 }
@@ -106,10 +110,22 @@ impl Dir {
     ///
     /// Two writers of one file at once had better take a lock of their own: one of them may fail.
     pub fn write(&self, name: &str, bytes: &[u8], access: Access) -> Result<(), Error> {
+        self.replace(name, access, |mut file| file.write_all(bytes))
+    }
+
+    /// The same with the content of another file, which need not fit into memory.
+    pub fn copy(&self, name: &str, mut from: &File, access: Access) -> Result<(), Error> {
+        self.replace(name, access, |mut file| {
+            from.rewind()?;
+            io::copy(&mut from, &mut file).map(drop)
+        })
+    }
+
+    fn replace(&self, name: &str, access: Access, fill: impl FnOnce(&File) -> io::Result<()>) -> Result<(), Error> {
         let temporary = temporary(name);
         let write = || -> io::Result<()> {
-            let mut file = self.create(&temporary, access)?;
-            file.write_all(bytes)?;
+            // Closed before it has its name, as a program that is open for writing can't be started.
+            fill(&self.create(&temporary, access)?)?;
             Ok(rustix::fs::renameat(&self.fd, &temporary, &self.fd, name)?)
         };
         write().map_err(|error| {
@@ -129,7 +145,7 @@ impl Dir {
             }
             other => other?,
         };
-        if access == Access::Public {
+        if access != Access::Private {
             // Whatever the umask says.
             rustix::fs::fchmod(&fd, access.mode())?;
         }
@@ -139,23 +155,33 @@ impl Dir {
     /// A regular file's bytes; `None` if there is none.
     pub fn read(&self, name: &str, largest: u64) -> Result<Option<Vec<u8>>, Error> {
         let read = || -> io::Result<Option<Vec<u8>>> {
-            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-            let fd = match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
-                Ok(fd) => fd,
-                Err(Errno::NOENT) => return Ok(None),
-                Err(errno) => return Err(errno.into()),
-            };
-            if FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) != FileType::RegularFile {
-                return Err(io::Error::other("it is no regular file"));
-            }
+            let Some(file) = self.regular(name)? else { return Ok(None) };
             let mut bytes = Vec::new();
-            File::from(fd).take(largest + 1).read_to_end(&mut bytes)?;
+            file.take(largest + 1).read_to_end(&mut bytes)?;
             if bytes.len() as u64 > largest {
                 return Err(io::Error::other(format!("it is larger than {largest} bytes")));
             }
             Ok(Some(bytes))
         };
         read().map_err(self.failed(name))
+    }
+
+    /// A regular file, open for reading; `None` if there is none.
+    pub fn open_file(&self, name: &str) -> Result<Option<File>, Error> {
+        self.regular(name).map_err(self.failed(name))
+    }
+
+    fn regular(&self, name: &str) -> io::Result<Option<File>> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let fd = match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(errno) => return Err(errno.into()),
+        };
+        if FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) != FileType::RegularFile {
+            return Err(io::Error::other("it is no regular file"));
+        }
+        Ok(Some(fd.into()))
     }
 
     /// Removes a file and what a killed writer left of it; one that isn't there counts as removed.

@@ -117,6 +117,14 @@ impl Claims {
         self.book().sharing().unwrap_or_default()
     }
 
+    /// The record of one claim; a text that is no UID has none.
+    pub(crate) fn record(&self, uid: &str) -> Result<Option<Arc<Record>>, Error> {
+        match ClaimUid::new(uid) {
+            Ok(uid) => Ok(self.book().find(&uid)?),
+            Err(_) => Ok(None),
+        }
+    }
+
     /// Told after each change of what is held.
     pub(crate) fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()

@@ -208,7 +208,7 @@ fn plan_device(
         minor: gpu.minor,
         admin_access: result.admin_access,
         share_id: result.share_id.clone(),
-        share: shares.map(|shares| share(result, part, &shares)),
+        share: shares.map(|shares| share(result, part, &shares, gpu)),
         // Whoever only looks at a GPU must not set it up (KEP-5018).
         time_slice: wish.or(by_policy).filter(|_| !result.admin_access),
         cdi_id: cdi_id(claim, &device, result.share_id.as_deref(), site)?,
@@ -222,18 +222,21 @@ fn shares_of(gpu: &Gpu, policy: &Policy) -> Option<Shares> {
     of(policy).or_else(|| of(&Policy::default()))
 }
 
-fn share(result: &DeviceResult, part: Part, shares: &Shares) -> Share {
+fn share(result: &DeviceResult, part: Part, shares: &Shares, gpu: &Gpu) -> Share {
     let of = Room { shares: shares.count, memory: shares.memory };
-    match part {
-        Part::Slot(_) => Share { takes: Room { shares: 1, memory: offer::slot_memory(shares) }, of, alone: true },
+    let (takes, alone) = match part {
+        Part::Slot(_) => (Room { shares: 1, memory: offer::slot_memory(shares) }, true),
         // A scheduler that allocated it without an account of shares took it for a device like any other.
-        _ if result.consumed_capacity.is_empty() => Share { takes: of, of, alone: true },
+        _ if result.consumed_capacity.is_empty() => (of, true),
         _ => {
             let count = result.consumed("shares").map_or(1, |count| u32::try_from(count).unwrap_or(u32::MAX));
             let memory = Memory::from_bytes(result.consumed("memory").unwrap_or_default());
-            Share { takes: Room { shares: count, memory }, of, alone: false }
+            (Room { shares: count, memory }, false)
         }
-    }
+    };
+    // Whoever only looks at a GPU has no part of its memory.
+    let hard = gpu.hard_limits && !result.admin_access && takes.memory.bytes() > 0;
+    Share { takes, of, alone, hard }
 }
 
 /// Unique on the node, also where one claim gets several shares of a device.
@@ -269,6 +272,7 @@ mod tests {
             pcie_root: None,
             numa_node: None,
             process_memory: true,
+            hard_limits: false,
         }
     }
 
@@ -394,6 +398,23 @@ mod tests {
             ]
         );
         assert!(plan.iter().all(|held| held.gpu == gpu(1).uuid && held.share.unwrap().of == room(10, 80)));
+    }
+
+    #[test]
+    fn a_share_of_a_gpu_that_can_limit_memory_is_limited() {
+        let hard = |results: Vec<DeviceResult>| {
+            let inventory = Inventory::new(vec![Gpu { hard_limits: true, ..gpu(1) }, gpu(2)], vec![]);
+            let plan = plan(&claim(results), &inventory, &Policy::default(), &site()).unwrap();
+            plan.iter().map(|held| held.hard().map(Memory::bytes)).collect::<Vec<_>>()
+        };
+        let part = |device: &str| share("gpu", device, "s1", "1", "8Gi");
+        let admin = DeviceResult { admin_access: true, ..part("gpu-0000-01-00-shared") };
+        assert_eq!(
+            hard(vec![part("gpu-0000-01-00-shared"), part("gpu-0000-02-00-shared"), admin]),
+            [Some(8 << 30), None, None]
+        );
+        assert_eq!(hard(vec![result("gpu", "gpu-0000-01-00-share-3")]), [Some(8 << 30)]);
+        assert_eq!(hard(vec![result("gpu", "gpu-0000-01-00")]), [None]);
     }
 
     #[test]

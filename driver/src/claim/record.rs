@@ -73,6 +73,18 @@ pub struct Held {
     pub cdi_id: String,
 }
 
+impl Held {
+    /// The part of the name after `=`.
+    pub(crate) fn cdi_name(&self) -> &str {
+        self.cdi_id.split_once('=').map_or(self.cdi_id.as_str(), |(_, name)| name)
+    }
+
+    /// What is limited, where something is.
+    pub(crate) fn hard(&self) -> Option<Memory> {
+        self.share.filter(|share| share.hard && !self.admin_access).map(|share| share.takes.memory)
+    }
+}
+
 /// A part of a GPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -84,6 +96,9 @@ pub struct Share {
     /// Whether the device has one holder: it is one of a fixed number of shares.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub alone: bool,
+    /// Whether each container that uses it is limited to its memory before it starts, or else doesn't start.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hard: bool,
 }
 
 /// Shares and memory, of a GPU or of a part of it.
@@ -242,7 +257,7 @@ pub(crate) mod tests {
         let held = &mut record.devices[0];
         held.device = format!("{gpu}-shared").parse().unwrap();
         held.share_id = Some(format!("share-{uid}"));
-        held.share = Some(Share { takes: room(shares, gibibytes), of: room(10, 80), alone: false });
+        held.share = Some(Share { takes: room(shares, gibibytes), of: room(10, 80), alone: false, hard: false });
         record
     }
 
@@ -274,6 +289,7 @@ pub(crate) mod tests {
     fn what_is_written_is_read_back() {
         let mut shared = share("u2", "gpu-0000-41-00", 2, 16);
         shared.devices[0].time_slice = Some(Slice { interval: TimeSlice::Short, asked: true, required: true });
+        shared.devices[0].share.as_mut().unwrap().hard = true;
         shared.pods = vec![PodRef { name: "a".into(), uid: "b".into() }];
         for record in [record("u1", &["gpu-0000-41-00", "gpu-0000-42-00"]), shared] {
             assert_eq!(Record::decode(&record.encode().unwrap()).unwrap(), record);

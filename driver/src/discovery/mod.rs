@@ -49,6 +49,8 @@ pub struct Settings {
     pub deadline: Duration,
     /// The time between readings when nothing wakes it.
     pub interval: Duration,
+    /// Whether this node can have containers' memory limited, where a GPU can.
+    pub hard_limits: bool,
 }
 
 /// Why there is no reading.
@@ -84,7 +86,7 @@ pub async fn read(nvml: &mut Option<Nvml>, session: Session, settings: &Settings
         _ => nvml.insert(Nvml::new(path.clone())?),
     };
     match library.read(session, settings.deadline).await {
-        Ok(reading) => Ok(found(reading, &settings.roots)),
+        Ok(reading) => Ok(found(reading, settings)),
         Err(error) => {
             if matches!(error, aliquot_nvml::Error::Ended) {
                 *nvml = None;
@@ -121,7 +123,7 @@ pub async fn follow(settings: Settings, findings: Findings, stop: CancellationTo
             }
             is_over
         });
-        let view = next(&views.borrow(), reading, &settings.roots);
+        let view = next(&views.borrow(), reading, &settings);
         let troubled = !matches!(&view, View::Ready(found) if found.inventory.broken().is_empty());
         views.send_if_modified(|last| {
             let changed = *last != view;
@@ -140,7 +142,7 @@ pub async fn follow(settings: Settings, findings: Findings, stop: CancellationTo
 }
 
 /// The view after a reading. One GPU that hangs must not take the others away: what was read of them before stays.
-fn next(last: &View, reading: Result<Found, Trouble>, roots: &Roots) -> View {
+fn next(last: &View, reading: Result<Found, Trouble>, settings: &Settings) -> View {
     let trouble = match reading {
         Ok(found) => return View::Ready(Arc::new(found)),
         Err(trouble) => trouble,
@@ -159,18 +161,23 @@ fn next(last: &View, reading: Result<Found, Trouble>, roots: &Roots) -> View {
         (_, Trouble::Nvml(aliquot_nvml::Error::Overdue { gpu: Some(index), so_far: Some(so_far), .. })) => {
             let mut reading = *so_far;
             reading.gpus.push(Err(BrokenGpu { index, pci: None, reason }));
-            View::Ready(Arc::new(found(reading, roots)))
+            View::Ready(Arc::new(found(reading, settings)))
         }
         _ => View::Unavailable(reason),
     }
 }
 
-fn found(reading: Reading, roots: &Roots) -> Found {
+fn found(reading: Reading, settings: &Settings) -> Found {
+    let roots = &settings.roots;
     let mut gpus = Vec::new();
     let mut broken = Vec::new();
     for gpu in reading.gpus {
         match gpu {
-            Ok(gpu) => gpus.push(placed(gpu, &reading.driver_version, &reading.cuda_driver_version, &roots.sys)),
+            Ok(gpu) => {
+                let mut gpu = placed(gpu, &reading.driver_version, &reading.cuda_driver_version, &roots.sys);
+                gpu.hard_limits &= settings.hard_limits;
+                gpus.push(gpu);
+            }
             Err(gpu) => broken.push(gpu),
         }
     }
@@ -195,6 +202,7 @@ fn placed(gpu: GpuReading, driver_version: &str, cuda_driver_version: &str, sys:
         pcie_root: place.pcie_root,
         numa_node: place.numa_node,
         process_memory: gpu.process_memory,
+        hard_limits: gpu.memory_limits,
     }
 }
 
@@ -255,6 +263,7 @@ mod tests {
             pcie_root: None,
             numa_node: None,
             process_memory: true,
+            hard_limits: false,
         }
     }
 
@@ -262,36 +271,57 @@ mod tests {
         Err(Trouble::Nvml(aliquot_nvml::Error::Overdue { deadline: Duration::from_secs(20), gpu, so_far: None }))
     }
 
-    fn roots() -> Roots {
-        crate::roots::tests::roots("/nowhere", "/nowhere")
+    fn settings(driver: &str) -> Settings {
+        let roots = crate::roots::tests::roots(driver, driver);
+        Settings { roots, deadline: Duration::from_secs(1), interval: Duration::from_secs(1), hard_limits: true }
+    }
+
+    fn reading(index: u32, memory_limits: bool) -> GpuReading {
+        let gpu = gpu(index);
+        GpuReading {
+            uuid: gpu.uuid,
+            pci: gpu.pci,
+            index,
+            minor: gpu.minor,
+            product_name: gpu.product_name,
+            brand: gpu.brand,
+            architecture: gpu.architecture,
+            compute_capability: gpu.compute_capability,
+            memory: gpu.memory,
+            process_memory: true,
+            memory_limits,
+        }
+    }
+
+    #[test]
+    fn memory_is_limited_only_where_both_the_gpu_and_the_node_can() {
+        let hard = |node: bool| {
+            let reading = Reading {
+                driver_version: "615.10".into(),
+                cuda_driver_version: "13.4".into(),
+                gpus: vec![Ok(reading(0, true)), Ok(reading(1, false))],
+            };
+            let found = found(reading, &Settings { hard_limits: node, ..settings("/nowhere") });
+            found.inventory.gpus().iter().map(|gpu| gpu.hard_limits).collect::<Vec<_>>()
+        };
+        assert_eq!((hard(true), hard(false)), (vec![true, false], vec![false, false]));
     }
 
     #[test]
     fn a_gpu_that_hangs_at_the_first_reading_costs_none_that_has_answered() {
-        let answered = GpuReading {
-            uuid: "GPU-0".parse().unwrap(),
-            pci: "0000:00:00.0".parse().unwrap(),
-            index: 0,
-            minor: 0,
-            product_name: "NVIDIA H100 80GB HBM3".into(),
-            brand: "Nvidia".into(),
-            architecture: "Hopper".into(),
-            compute_capability: ComputeCapability { major: 9, minor: 0 },
-            memory: Memory::from_bytes(80 << 30),
-            process_memory: true,
-            memory_limits: false,
-        };
         let so_far = Reading {
             driver_version: "580.65.06".into(),
             cuda_driver_version: "13.0".into(),
-            gpus: vec![Ok(answered)],
+            gpus: vec![Ok(reading(0, false))],
         };
         let trouble = aliquot_nvml::Error::Overdue {
             deadline: Duration::from_secs(20),
             gpu: Some(1),
             so_far: Some(Box::new(so_far)),
         };
-        let View::Ready(found) = next(&View::Searching, Err(trouble.into()), &roots()) else { panic!("no view") };
+        let View::Ready(found) = next(&View::Searching, Err(trouble.into()), &settings("/nowhere")) else {
+            panic!("no view")
+        };
         assert_eq!((found.inventory.gpus().len(), found.inventory.broken()[0].index), (1, 1));
     }
 
@@ -299,26 +329,27 @@ mod tests {
     fn a_gpu_that_hangs_is_broken_and_the_others_stay() {
         let found =
             Found { inventory: Inventory::new(vec![gpu(0), gpu(1)], vec![]), installation: Installation::default() };
-        let View::Ready(found) = next(&View::Ready(Arc::new(found)), overdue(Some(1)), &roots()) else {
+        let View::Ready(found) = next(&View::Ready(Arc::new(found)), overdue(Some(1)), &settings("/nowhere")) else {
             panic!("no view")
         };
         assert_eq!((found.inventory.gpus().len(), found.inventory.broken()[0].index), (1, 1));
         // The next reading is overdue as well, and says the same.
-        let again = next(&View::Ready(Arc::clone(&found)), overdue(Some(1)), &roots());
+        let again = next(&View::Ready(Arc::clone(&found)), overdue(Some(1)), &settings("/nowhere"));
         assert_eq!(again, View::Ready(found));
     }
 
     #[test]
     fn without_an_earlier_reading_the_reason_is_all_there_is() {
-        let View::Unavailable(reason) = next(&View::Searching, overdue(Some(3)), &roots()) else { panic!("a view") };
+        let View::Unavailable(reason) = next(&View::Searching, overdue(Some(3)), &settings("/nowhere")) else {
+            panic!("a view")
+        };
         assert!(reason.contains("within 20s for GPU 3"), "{reason}");
     }
 
     #[tokio::test]
     async fn a_missing_driver_says_where_it_was_searched_and_what_to_do() {
         let dir = tempfile::tempdir().unwrap();
-        let roots = Roots { driver: dir.path().join("root"), ..crate::roots::tests::roots("/d", "/d") };
-        let settings = Settings { roots, deadline: Duration::from_secs(1), interval: Duration::from_secs(1) };
+        let settings = settings(dir.path().join("root").to_str().unwrap());
         let reason = read(&mut None, Session::Keep, &settings).await.unwrap_err().to_string();
         assert!(reason.contains("--driver-root") && reason.contains("root/usr/lib64/libnvidia-ml.so.1"), "{reason}");
     }

@@ -2,17 +2,14 @@
 //!
 //! The spec follows from the record and the driver's installation alone. What every GPU needs stands at the top level of
 //! the spec, which the runtime applies once per container; each device adds its own node.
+mod hooks;
 mod libraries;
 mod nodes;
 mod shares;
 
 use cdi_spec::{ContainerEdits, Device, DeviceName, Kind, Spec};
 
-use crate::{
-    claim::{Held, Record},
-    discovery::Found,
-    roots::Roots,
-};
+use crate::{claim::Record, discovery::Found, roots::Roots};
 
 /// Makes CDI specs.
 #[derive(Debug, Clone)]
@@ -41,15 +38,14 @@ impl Edits {
     pub fn spec(&self, kind: &Kind, record: &Record, found: &Found) -> Result<Spec, Error> {
         let mut devices: Vec<Device> = Vec::with_capacity(record.devices.len());
         for held in &record.devices {
-            let name = DeviceName::new(name_of(held))?;
+            let name = DeviceName::new(held.cdi_name())?;
             // A claim may hold one device through two requests, for use and for administration; it is one CDI device.
             if devices.iter().all(|device| device.name != name) {
                 let device_nodes = vec![nodes::gpu(&self.roots, held.minor)];
                 let env = shares::env(record, &held.request);
-                devices.push(Device {
-                    name,
-                    container_edits: ContainerEdits { device_nodes, env, ..ContainerEdits::default() },
-                });
+                let hooks = hooks::of(&self.roots, record, &name);
+                let container_edits = ContainerEdits { device_nodes, env, hooks, ..ContainerEdits::default() };
+                devices.push(Device { name, container_edits });
             }
         }
         let common = ContainerEdits {
@@ -61,9 +57,4 @@ impl Edits {
         };
         Ok(Spec::new(kind.clone(), devices, common))
     }
-}
-
-/// The part of the qualified name after `=`.
-fn name_of(held: &Held) -> &str {
-    held.cdi_id.split_once('=').map_or(held.cdi_id.as_str(), |(_, name)| name)
 }

@@ -32,10 +32,16 @@ pub(super) fn of_share(gpu: &Gpu, shares: &Shares) -> BTreeMap<String, DeviceAtt
     all
 }
 
-/// Who notices a share that uses more memory than it has: the driver (`guard`; `memoryGuard` says what it does then), or
-/// nobody.
+/// Who holds a share's users to its memory: NVIDIA's driver, which gives them no more (`hard`); or this one, which notices
+/// it (`guard`; `memoryGuard` says what it does then, under `hard` as well); or nobody.
 fn enforcement(gpu: &Gpu, shares: &Shares) -> &'static str {
-    if shares.guard.mode == GuardMode::Off || !gpu.process_memory { "none" } else { "guard" }
+    if gpu.hard_limits && shares.memory.bytes() > 0 {
+        "hard"
+    } else if shares.guard.mode == GuardMode::Off || !gpu.process_memory {
+        "none"
+    } else {
+        "guard"
+    }
 }
 
 fn of(gpu: &Gpu, kind: &str) -> BTreeMap<String, DeviceAttribute> {
@@ -102,6 +108,7 @@ mod tests {
             pcie_root: Some("pci0000:40".into()),
             numa_node: Some(0),
             process_memory: true,
+            hard_limits: false,
         }
     }
 
@@ -144,6 +151,11 @@ mod tests {
         let mut off = shares(&gpu());
         off.guard.mode = GuardMode::Off;
         assert_eq!(told(&gpu(), &off), expected("share", "none", "off"));
+        let hard = Gpu { hard_limits: true, ..gpu() };
+        assert_eq!(told(&hard, &shares(&hard)), expected("share", "hard", "observe"));
+        assert_eq!(told(&hard, &off), expected("share", "hard", "off"));
+        let unified = Gpu { memory: Memory::from_bytes(0), ..hard };
+        assert_eq!(told(&unified, &shares(&unified)), expected("share", "guard", "observe"));
     }
 
     #[test]

@@ -20,6 +20,7 @@ fn gpu(bus: u8) -> Gpu {
         pcie_root: None,
         numa_node: None,
         process_memory: true,
+        hard_limits: false,
     }
 }
 

@@ -21,6 +21,7 @@ fn gpu(product_name: &str, gibibytes: u64) -> Gpu {
         pcie_root: None,
         numa_node: None,
         process_memory: true,
+        hard_limits: false,
     }
 }
 
