@@ -8,7 +8,7 @@ use std::{
     process::Command,
 };
 
-use fake_nvml::{Control, Profile};
+use fake_nvml::{Control, Limits, Profile};
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 
 /// The fixed major number of the nvidia module.
@@ -20,8 +20,13 @@ const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 #[cfg(target_arch = "aarch64")]
 const LIBRARIES: &str = "usr/lib/aarch64-linux-gnu";
 
+/// What NVML is told to do.
+const CONTROL: &str = "nvml-control.json";
+/// The hierarchy of cgroups.
+const CGROUPS: &str = "sys/fs/cgroup";
+
 /// What cargo builds for a node.
-const NAMES: [&str; 3] = ["aliquot-driver", "libfake_nvml.so", "nvidia-smi"];
+const NAMES: [&str; 4] = ["aliquot-driver", "aliquot-hook", "libfake_nvml.so", "nvidia-smi"];
 
 /// What cargo built and a node is made from.
 #[derive(Debug, Clone)]
@@ -50,6 +55,11 @@ impl Artifacts {
         self.dir.join("aliquot-driver")
     }
 
+    /// The container hook's binary.
+    pub fn hook(&self) -> PathBuf {
+        self.dir.join("aliquot-hook")
+    }
+
     fn library(&self) -> PathBuf {
         self.dir.join("libfake_nvml.so")
     }
@@ -75,9 +85,10 @@ impl Node {
             fs::create_dir_all(root.join(dir))?;
         }
         fs::create_dir_all(root.join("driver").join(LIBRARIES))?;
-        for dir in ["kubelet/plugins", "kubelet/plugins_registry"] {
+        for dir in ["kubelet/plugins", "kubelet/plugins_registry", CGROUPS] {
             fs::create_dir_all(root.join(dir))?;
         }
+        fs::write(root.join(CGROUPS).join("cgroup.controllers"), "cpuset cpu io memory pids dmem misc\n")?;
         node.reboot()?;
         fs::write(
             root.join("proc/devices"),
@@ -120,7 +131,7 @@ impl Node {
 
     /// Makes NVML say or do something else from its next call on.
     pub fn control(&self, control: &Control) -> io::Result<()> {
-        let path = self.path("nvml-control.json");
+        let path = self.path(CONTROL);
         let fresh = path.with_extension("new");
         fs::write(&fresh, serde_json::to_vec(control).map_err(io::Error::other)?)?;
         fs::rename(fresh, path)
@@ -145,18 +156,39 @@ impl Node {
 
     /// Puts a process of this machine into the node's procfs, in the cgroup of a pod, or of none.
     pub fn place(&self, pid: u32, pod: Option<&str>) -> io::Result<()> {
+        match pod {
+            Some(uid) => self.place_container(pid, uid, "1").map(drop),
+            None => self.place_in(pid, "/system.slice/other.service").map(drop),
+        }
+    }
+
+    /// The same in the cgroup of one of a pod's containers; the cgroup.
+    pub fn place_container(&self, pid: u32, pod: &str, container: &str) -> io::Result<PathBuf> {
+        let pod = format!("kubepods-besteffort-pod{}.slice", pod.replace('-', "_"));
+        self.place_in(pid, &format!("/kubepods.slice/kubepods-besteffort.slice/{pod}/cri-containerd-{container}.scope"))
+    }
+
+    /// The hierarchy of cgroups, of version 2 and without any.
+    pub fn cgroups(&self) -> PathBuf {
+        self.path(CGROUPS)
+    }
+
+    fn place_in(&self, pid: u32, cgroup: &str) -> io::Result<PathBuf> {
         let dir = self.path("proc").join(pid.to_string());
-        fs::create_dir_all(&dir)?;
-        // The kernel itself says when it was started.
-        symlink(format!("/proc/{pid}/stat"), dir.join("stat"))?;
-        let cgroup = pod.map_or_else(
-            || "/system.slice/other.service".to_owned(),
-            |uid| {
-                let uid = uid.replace('-', "_");
-                format!("/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod{uid}.slice/cri-containerd-1.scope")
-            },
-        );
-        fs::write(dir.join("cgroup"), format!("0::{cgroup}\n"))
+        if !dir.exists() {
+            fs::create_dir_all(&dir)?;
+            // The kernel itself says when it was started.
+            symlink(format!("/proc/{pid}/stat"), dir.join("stat"))?;
+        }
+        fs::write(dir.join("cgroup"), format!("0::{cgroup}\n"))?;
+        let path = self.cgroups().join(cgroup.trim_start_matches('/'));
+        fs::create_dir_all(&path)?;
+        Ok(path)
+    }
+
+    /// The memory limits that were set through NVML.
+    pub fn memory_limits(&self) -> Limits {
+        Limits::beside(&self.path(CONTROL))
     }
 
     /// Lets the node's procfs say which process its reader is, as with `hostPID`.
@@ -179,7 +211,7 @@ impl Node {
             // Suites run side by side on one machine.
             .env("ALIQUOT_METRICS_ADDRESS", "127.0.0.1:0")
             .env("FAKE_NVML_DEV", self.path("dev"))
-            .env("FAKE_NVML_CONTROL", self.path("nvml-control.json"));
+            .env("FAKE_NVML_CONTROL", self.path(CONTROL));
         for (name, dir) in [
             ("ALIQUOT_DRIVER_ROOT", "driver"),
             ("ALIQUOT_KUBELET_ROOT", "kubelet"),
@@ -205,7 +237,7 @@ impl Node {
             symlink(&file, dir.join(format!("{stem}.so.1")))?;
         }
         // The driver starts nvidia-smi without its own environment.
-        let settings = [("FAKE_NVML_DEV", "dev"), ("FAKE_NVML_CONTROL", "nvml-control.json")]
+        let settings = [("FAKE_NVML_DEV", "dev"), ("FAKE_NVML_CONTROL", CONTROL)]
             .map(|(name, path)| format!("{name}={}\n", self.path(path).display()));
         fs::write(dir.join(fake_nvml::SETTINGS), settings.concat())?;
         let smi = self.path("driver/usr/bin/nvidia-smi");

@@ -13,7 +13,6 @@ pub(crate) const REASONS: &str = "ALIQUOT_SKIPPED";
 /// # Panics
 ///
 /// Where nothing may be skipped.
-#[allow(clippy::panic, reason = "a suite that may not be skipped fails")]
 pub fn toolbox() -> Option<&'static Toolbox> {
     static TOOLBOX: LazyLock<Result<Toolbox, String>> = LazyLock::new(|| {
         if !rustix::process::geteuid().is_root() {
@@ -25,10 +24,22 @@ pub fn toolbox() -> Option<&'static Toolbox> {
         let target = target.or_else(|| exe.parent().and_then(Path::parent)).ok_or("there is no build directory")?;
         Packages::fetch(target).map_err(|error| error.to_string())
     });
-    let why = match &*TOOLBOX {
-        Ok(toolbox) => return Some(toolbox),
-        Err(why) => why,
-    };
+    match &*TOOLBOX {
+        Ok(toolbox) => Some(toolbox),
+        Err(why) => {
+            skip(why);
+            None
+        }
+    }
+}
+
+/// Says that a test cannot run on this machine, and why.
+///
+/// # Panics
+///
+/// Where nothing may be skipped.
+#[allow(clippy::panic, reason = "a suite that may not be skipped fails")]
+pub fn skip(why: &str) {
     assert!(std::env::var_os(NO_SKIP).is_none(), "this suite may not be skipped, but it cannot run: {why}");
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
     eprintln!("SKIPPED {test}: {why}");
@@ -37,5 +48,4 @@ pub fn toolbox() -> Option<&'static Toolbox> {
     {
         let _ = writeln!(file, "{test}: {why}");
     }
-    None
 }

@@ -68,7 +68,7 @@ fn yes() -> bool {
 
 impl Profile {
     /// Names of the profiles that come with the library.
-    pub const NAMES: [&'static str; 6] = ["h100x8", "a100x4", "l40sx2", "t4x1", "mixed", "failing"];
+    pub const NAMES: [&'static str; 7] = ["h100x8", "a100x4", "l40sx2", "t4x1", "mixed", "limits", "failing"];
 
     /// One of the profiles that come with the library.
     pub fn named(name: &str) -> Option<Self> {
@@ -78,6 +78,7 @@ impl Profile {
             "l40sx2" => include_str!("../profiles/l40sx2.json"),
             "t4x1" => include_str!("../profiles/t4x1.json"),
             "mixed" => include_str!("../profiles/mixed.json"),
+            "limits" => include_str!("../profiles/limits.json"),
             "failing" => include_str!("../profiles/failing.json"),
             _ => return None,
         };

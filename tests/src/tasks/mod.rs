@@ -98,7 +98,9 @@ fn build_release() -> Result<(), Error> {
 fn build_with(more: &[&str]) -> Result<(), Error> {
     let mut arguments = vec!["build", "--locked"];
     // Built together with this package, everything has the features that are compiled already.
-    arguments.extend(["-p", "aliquot-tests", "-p", "aliquot-driver", "-p", "fake-nvml", "-p", "fake-nvidia-smi"]);
+    for package in ["aliquot-tests", "aliquot-driver", "aliquot-hook", "fake-nvml", "fake-nvidia-smi"] {
+        arguments.extend(["-p", package]);
+    }
     arguments.extend(more);
     cargo(&arguments, &[])
 }

@@ -12,7 +12,7 @@ use crate::node::{Artifacts, Node};
 pub(super) struct Lay {
     /// Where; must not exist yet.
     dir: PathBuf,
-    /// Which GPUs: h100x8, a100x4, l40sx2, t4x1, mixed or failing.
+    /// Which GPUs: h100x8, a100x4, l40sx2, t4x1, mixed, limits or failing.
     #[arg(long, default_value = "h100x8")]
     profile: String,
 }
