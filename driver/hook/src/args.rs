@@ -1,9 +1,22 @@
 //! The command line, as the driver writes it into CDI specs.
 use std::{ffi::OsString, path::PathBuf};
 
+use ld_cache::Library;
+
+use crate::container::{Job, Link};
+
+/// What to do.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Command {
+    /// `prepare-container`
+    Prepare(Job),
+    /// `limit-memory`
+    Limit(Limit),
+}
+
 /// What `limit-memory` needs to know.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Args {
+pub(crate) struct Limit {
     /// The driver's.
     pub(crate) socket: PathBuf,
     /// The claim's UID.
@@ -14,55 +27,126 @@ pub(crate) struct Args {
 
 /// Why a command line is none.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}; usage: aliquot-hook limit-memory --socket PATH --claim UID --device NAME, with an OCI state as input")]
+#[error("{0}; usage: aliquot-hook {USAGE}, with an OCI state as input")]
 pub(crate) struct Error(String);
 
-impl Args {
+const USAGE: &str = "prepare-container [--params FILE] [--driver-version VERSION] [--link TARGET::PATH]... \
+                     [--library NAME=PATH]... | limit-memory --socket PATH --claim UID --device NAME";
+/// More links or libraries are none that a driver has.
+const MOST: usize = 1024;
+
+impl Command {
     pub(crate) fn parse(words: impl Iterator<Item = OsString>) -> Result<Self, Error> {
         let mut words =
             words.map(|word| word.into_string().map_err(|word| Error(format!("{} is no text", word.display()))));
         let command = words.next().transpose()?.unwrap_or_default();
-        if command != "limit-memory" {
-            return Err(Error(format!("{command:?} is no command")));
-        }
-        let (mut socket, mut claim, mut device) = (None, None, None);
+        let mut flags = Vec::new();
         while let Some(flag) = words.next().transpose()? {
-            let slot = match flag.as_str() {
-                "--socket" => &mut socket,
-                "--claim" => &mut claim,
-                "--device" => &mut device,
-                _ => return Err(Error(format!("{flag:?} is no flag"))),
-            };
-            *slot = Some(words.next().transpose()?.ok_or_else(|| Error(format!("{flag} has no value")))?);
+            let value = words.next().transpose()?.ok_or_else(|| Error(format!("{flag} has no value")))?;
+            flags.push((flag, value));
         }
-        let needed = |value: Option<String>, flag: &str| value.ok_or_else(|| Error(format!("{flag} is missing")));
-        let socket = PathBuf::from(needed(socket, "--socket")?);
-        if !socket.is_absolute() {
-            return Err(Error("--socket is no absolute path".to_owned()));
+        match command.as_str() {
+            "prepare-container" => job(flags).map(Self::Prepare),
+            "limit-memory" => limit(flags).map(Self::Limit),
+            _ => Err(Error(format!("{command:?} is no command"))),
         }
-        Ok(Self { socket, claim: needed(claim, "--claim")?, device: needed(device, "--device")? })
     }
+}
+
+fn job(flags: Vec<(String, String)>) -> Result<Job, Error> {
+    let mut job = Job::default();
+    for (flag, value) in flags {
+        let pair = |at: &str| {
+            let (a, b) = value.split_once(at).ok_or_else(|| Error(format!("{flag} {value} has no {at:?}")))?;
+            Ok((a.to_owned(), b.to_owned()))
+        };
+        match flag.as_str() {
+            "--params" => job.params = Some(absolute(&flag, &value)?.into()),
+            "--driver-version" => job.driver_version = Some(value),
+            "--link" => {
+                let (target, path) = pair("::")?;
+                job.links.push(Link { target, path: absolute(&flag, &path)? });
+            }
+            "--library" => {
+                let (name, path) = pair("=")?;
+                job.libraries.push(Library { name, path: absolute(&flag, &path)? });
+            }
+            _ => return Err(Error(format!("{flag:?} is no flag"))),
+        }
+    }
+    if job.links.len().max(job.libraries.len()) > MOST {
+        return Err(Error(format!("there are more than {MOST} links or libraries")));
+    }
+    Ok(job)
+}
+
+fn limit(flags: Vec<(String, String)>) -> Result<Limit, Error> {
+    let (mut socket, mut claim, mut device) = (None, None, None);
+    for (flag, value) in flags {
+        match flag.as_str() {
+            "--socket" => socket = Some(absolute(&flag, &value)?),
+            "--claim" => claim = Some(value),
+            "--device" => device = Some(value),
+            _ => return Err(Error(format!("{flag:?} is no flag"))),
+        }
+    }
+    let needed = |value: Option<String>, flag: &str| value.ok_or_else(|| Error(format!("{flag} is missing")));
+    Ok(Limit {
+        socket: needed(socket, "--socket")?.into(),
+        claim: needed(claim, "--claim")?,
+        device: needed(device, "--device")?,
+    })
+}
+
+/// Absolute, of plain names.
+fn absolute(flag: &str, path: &str) -> Result<String, Error> {
+    let plain = |name: &str| !name.is_empty() && name != "." && name != "..";
+    let is_absolute = path.strip_prefix('/').is_some_and(|rest| rest.split('/').all(plain));
+    if is_absolute { Ok(path.to_owned()) } else { Err(Error(format!("{flag} {path} is no plain absolute path"))) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn parse(line: &str) -> Result<Args, String> {
-        Args::parse(line.split_whitespace().map(OsString::from)).map_err(|error| error.to_string())
+    fn parse(line: &str) -> Result<Command, String> {
+        Command::parse(line.split_whitespace().map(OsString::from)).map_err(|error| error.to_string())
     }
 
     #[test]
-    fn all_three_values_are_needed_in_any_order() {
-        let args = parse("limit-memory --device d --claim u1 --socket /s").unwrap();
-        assert_eq!(args, Args { socket: "/s".into(), claim: "u1".into(), device: "d".into() });
+    fn a_limit_needs_all_three_values_in_any_order() {
+        let limit = Limit { socket: "/s".into(), claim: "u1".into(), device: "d".into() };
+        assert_eq!(parse("limit-memory --device d --claim u1 --socket /s").unwrap(), Command::Limit(limit));
+    }
+
+    #[test]
+    fn a_container_has_links_and_libraries_in_the_order_in_which_they_are_given() {
+        let line = "prepare-container --library b=/l/b --link x.so.1::/l/x.so --library a=/l/a --params /run/params \
+                    --driver-version 570.1";
+        let library = |name: &str| Library { name: name.into(), path: format!("/l/{name}") };
+        let job = Job {
+            links: vec![Link { path: "/l/x.so".into(), target: "x.so.1".into() }],
+            libraries: vec![library("b"), library("a")],
+            driver_version: Some("570.1".into()),
+            params: Some("/run/params".into()),
+        };
+        assert_eq!(parse(line).unwrap(), Command::Prepare(job));
+    }
+
+    #[test]
+    fn whatever_is_wrong_is_named_with_how_it_is_used() {
         for (line, word) in [
             ("", "no command"),
             ("unlimit-memory", "no command"),
             ("limit-memory --socket /s --claim u1", "--device is missing"),
             ("limit-memory --socket", "--socket has no value"),
-            ("limit-memory --socket s --claim u1 --device d", "no absolute path"),
+            ("limit-memory --socket s --claim u1 --device d", "no plain absolute path"),
             ("limit-memory --memory 1Ti", "no flag"),
+            ("prepare-container --link x", "no \"::\""),
+            ("prepare-container --link x::y", "no plain absolute path"),
+            ("prepare-container --link x::/a/../b", "no plain absolute path"),
+            ("prepare-container --library x", "no \"=\""),
+            ("prepare-container --params //x", "no plain absolute path"),
         ] {
             let error = parse(line).unwrap_err();
             assert!(error.contains(word) && error.contains("usage"), "{line}: {error}");

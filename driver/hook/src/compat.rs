@@ -14,7 +14,11 @@ pub(crate) fn libraries(root: &Rootfs, driver_version: &str) -> Result<Vec<Libra
     if newest <= major(driver_version) {
         return Ok(Vec::new());
     }
-    Ok(names.iter().filter(|name| is_soname(name)).map(|name| Library { name: name.clone(), path: format!("{DIR}/{name}") }).collect())
+    Ok(names
+        .iter()
+        .filter(|name| is_soname(name))
+        .map(|name| Library { name: name.clone(), path: format!("{DIR}/{name}") })
+        .collect())
 }
 
 /// Of a driver's version such as `580.95.05`; the `1` of `libcuda.so.1` is none.

@@ -65,7 +65,10 @@ pub(crate) fn prepare(job: &Job, root: &Rootfs) -> Result<(), Error> {
 fn show_to_loader(libraries: &[Library], root: &Rootfs) -> Result<(), rootfs::Error> {
     let cache = match root.read(CACHE, ld_cache::LARGEST) {
         Ok(cache) => cache,
-        Err(error @ rootfs::Error::Large { .. }) => return Ok(tell(&error)),
+        Err(error @ rootfs::Error::Large { .. }) => {
+            tell(&error);
+            return Ok(());
+        }
         Err(error) => return Err(error),
     };
     match ld_cache::merge(cache.as_deref(), libraries, Machine::HERE) {

@@ -1,15 +1,21 @@
-//! Asks the driver for what a container may only have once it exists: run by the container runtime, as an OCI hook.
+//! Makes containers ready for the GPUs that they hold: run by the container runtime, as an OCI hook.
 //!
 //! ```text
-//! runtime ──OCI state──> limit-memory ──{claim, device, pid}──> aliquot-driver ──> NVML
-//!    container fails to start <── exit 1 <── {"error": …} <──┘
+//! runtime ──OCI state──> prepare-container ──> the container's files: links, /etc/ld.so.cache, /proc/driver/nvidia/params
+//!                        limit-memory ──{claim, device, pid}──> aliquot-driver ──> NVML
+//!    container fails to start <── exit 1, the reason on standard error
 //! ```
-//! Runs as root on the host for every container that holds such a share. It is statically linked, takes nothing from its
-//! environment, starts nothing, opens no file, and ends within its time whatever the others do.
+//! Runs as root on the host for every container that holds a GPU, in a file system that its image made. It is statically
+//! linked, takes nothing from its environment, starts nothing, opens nothing by a path of the container but below its root,
+//! and ends within its time whatever the others do.
 #![forbid(unsafe_code)]
 
 mod args;
 mod ask;
+mod compat;
+mod container;
+mod params;
+mod rootfs;
 mod state;
 
 use std::{
@@ -18,7 +24,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use args::Args;
+use args::Command;
+use rootfs::Rootfs;
+use rustix::fs::Mode;
+use state::State;
 
 /// Others are given up on after this, with what they failed to do.
 const PATIENCE: Duration = Duration::from_secs(9);
@@ -34,6 +43,10 @@ enum Error {
     State(#[from] state::Error),
     #[error(transparent)]
     Ask(#[from] ask::Error),
+    #[error(transparent)]
+    Rootfs(#[from] rootfs::Error),
+    #[error(transparent)]
+    Container(#[from] container::Error),
 }
 
 fn main() -> ExitCode {
@@ -59,9 +72,19 @@ fn main() -> ExitCode {
 }
 
 fn run(deadline: Instant) -> Result<(), Error> {
-    let Args { socket, claim, device } = Args::parse(std::env::args_os().skip(1))?;
-    let pid = state::pid(io::stdin().lock())?;
-    Ok(ask::ask(&socket, &ask::request(&claim, &device, pid), deadline)?)
+    let command = Command::parse(std::env::args_os().skip(1))?;
+    let state = State::read(io::stdin().lock())?;
+    match command {
+        Command::Prepare(job) => {
+            // What is made for the container is readable in it, whatever the runtime's umask.
+            rustix::process::umask(Mode::WGRP | Mode::WOTH);
+            Ok(container::prepare(&job, &Rootfs::open(&state.rootfs()?)?)?)
+        }
+        Command::Limit(limit) => {
+            let request = ask::request(&limit.claim, &limit.device, state.pid()?);
+            Ok(ask::ask(&limit.socket, &request, deadline)?)
+        }
+    }
 }
 
 /// On standard error, which runtimes put into the pod's event; one that is closed changes nothing.

@@ -11,8 +11,10 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, fchmod, fstat, mkdirat, openat, openat2, readlinkat,
-        renameat, statat, symlinkat, unlinkat},
+    fs::{
+        AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, fchmod, fstat, mkdirat, openat, openat2, readlinkat,
+        renameat, statat, symlinkat, unlinkat,
+    },
     io::Errno,
 };
 
@@ -87,7 +89,8 @@ impl Rootfs {
         let failed = |source: io::Error| at(path, "written", source);
         let temporary = temporary();
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = openat(&dir, &temporary, flags, Mode::from_raw_mode(0o600)).map_err(|source| failed(source.into()))?;
+        let file =
+            openat(&dir, &temporary, flags, Mode::from_raw_mode(0o600)).map_err(|source| failed(source.into()))?;
         let written = (|| {
             let mut file = File::from(file);
             file.write_all(bytes)?;

@@ -1,15 +1,19 @@
-//! The OCI state that a runtime writes to a hook's standard input: of it, the container's first process.
+//! The OCI state that a runtime writes to a hook's standard input: of it, the container's first process and its root.
 use std::{
+    fs::File,
     io::{self, Read},
     num::NonZeroI32,
+    path::{Path, PathBuf},
 };
 
 use serde_json::Value;
 
 /// Annotations are the bulk of a state, and Kubernetes holds those of a pod to a quarter of this.
 const LARGEST: u64 = 1 << 20;
+/// A bundle's configuration lists every mount, and seccomp's rules.
+const LARGEST_CONFIG: u64 = 16 << 20;
 
-/// Why there is no process.
+/// Why a state is none.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error("the container's state can't be read from standard input: {0}")]
@@ -18,43 +22,90 @@ pub(crate) enum Error {
     Large,
     #[error("the container's state on standard input is no JSON: {0}")]
     Json(#[from] serde_json::Error),
-    #[error("the container's state on standard input has no pid")]
-    NoPid,
+    #[error("the container's state on standard input has no {0}")]
+    Lacks(&'static str),
+    #[error("the container's bundle has no configuration with a root: {}: {reason}", path.display())]
+    Config { path: PathBuf, reason: String },
 }
 
-/// The pid of the container's first process, as the host counts.
-pub(crate) fn pid(input: impl Read) -> Result<NonZeroI32, Error> {
-    let mut bytes = Vec::new();
-    if input.take(LARGEST + 1).read_to_end(&mut bytes)? as u64 > LARGEST {
-        return Err(Error::Large);
+/// What a runtime says of a container.
+#[derive(Debug)]
+pub(crate) struct State(Value);
+
+impl State {
+    pub(crate) fn read(input: impl Read) -> Result<Self, Error> {
+        let mut bytes = Vec::new();
+        if input.take(LARGEST + 1).read_to_end(&mut bytes)? as u64 > LARGEST {
+            return Err(Error::Large);
+        }
+        Ok(Self(serde_json::from_slice(&bytes)?))
     }
-    let state: Value = serde_json::from_slice(&bytes)?;
-    let pid = state.get("pid").and_then(Value::as_i64).and_then(|pid| i32::try_from(pid).ok());
-    pid.filter(|pid| *pid > 0).and_then(NonZeroI32::new).ok_or(Error::NoPid)
+
+    /// The pid of the container's first process, as the host counts.
+    pub(crate) fn pid(&self) -> Result<NonZeroI32, Error> {
+        let pid = self.0.get("pid").and_then(Value::as_i64).and_then(|pid| i32::try_from(pid).ok());
+        pid.filter(|pid| *pid > 0).and_then(NonZeroI32::new).ok_or(Error::Lacks("pid"))
+    }
+
+    /// The container's root as the host names it: `root.path` of the bundle's configuration.
+    pub(crate) fn rootfs(&self) -> Result<PathBuf, Error> {
+        let bundle = self.0.get("bundle").and_then(Value::as_str).map(Path::new);
+        let bundle = bundle.filter(|bundle| bundle.is_absolute()).ok_or(Error::Lacks("bundle"))?;
+        let path = bundle.join("config.json");
+        let root = root(&path).map_err(|reason| Error::Config { path, reason })?;
+        Ok(bundle.join(root))
+    }
+}
+
+fn root(config: &Path) -> Result<String, String> {
+    let file = File::open(config).map_err(|error| error.to_string())?;
+    let config: Value =
+        serde_json::from_reader(io::BufReader::new(file.take(LARGEST_CONFIG))).map_err(|error| error.to_string())?;
+    let root = config.pointer("/root/path").and_then(Value::as_str).filter(|root| !root.is_empty());
+    root.map(str::to_owned).ok_or_else(|| "it has no root.path".to_owned())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn told(state: &str) -> Result<i32, String> {
-        pid(state.as_bytes()).map(NonZeroI32::get).map_err(|error| error.to_string())
+    fn pid(state: &str) -> Result<i32, String> {
+        let pid = State::read(state.as_bytes()).and_then(|state| state.pid());
+        pid.map(NonZeroI32::get).map_err(|error| error.to_string())
     }
 
     #[test]
     fn the_pid_is_taken_from_a_state_and_from_nothing_else() {
         let state = r#"{"ociVersion": "1.0.2", "id": "c", "status": "creating", "pid": 4422, "bundle": "/b"}"#;
-        assert_eq!(told(state), Ok(4422));
+        assert_eq!(pid(state), Ok(4422));
         for state in
             [r#"{"id": "c"}"#, r#"{"pid": 0}"#, r#"{"pid": -1}"#, r#"{"pid": "1"}"#, r#"{"pid": 4294967297}"#, "[1]"]
         {
-            assert!(told(state).unwrap_err().contains("no pid"), "{state}");
+            assert!(pid(state).unwrap_err().contains("no pid"), "{state}");
         }
-        assert!(told("").unwrap_err().contains("no JSON"));
+        assert!(pid("").unwrap_err().contains("no JSON"));
     }
 
     #[test]
     fn a_state_without_an_end_is_given_up() {
-        assert!(matches!(pid(io::repeat(b' ')), Err(Error::Large)));
+        assert!(matches!(State::read(io::repeat(b' ')), Err(Error::Large)));
+    }
+
+    #[test]
+    fn the_root_is_the_one_of_the_bundles_configuration() {
+        let dir = tempfile::tempdir().unwrap();
+        let told = |config: &str| {
+            std::fs::write(dir.path().join("config.json"), config).unwrap();
+            let state = format!(r#"{{"bundle": "{}"}}"#, dir.path().display());
+            State::read(state.as_bytes()).unwrap().rootfs().map_err(|error| error.to_string())
+        };
+        assert_eq!(told(r#"{"root": {"path": "rootfs"}}"#), Ok(dir.path().join("rootfs")));
+        assert_eq!(told(r#"{"root": {"path": "/run/x"}}"#), Ok("/run/x".into()));
+        for config in ["", "{}", r#"{"root": {"path": ""}}"#, r#"{"root": {"path": 1}}"#] {
+            assert!(told(config).unwrap_err().contains("config.json"), "{config}");
+        }
+        for state in ["{}", r#"{"bundle": "b"}"#, r#"{"bundle": 1}"#] {
+            assert!(matches!(State::read(state.as_bytes()).unwrap().rootfs(), Err(Error::Lacks("bundle"))), "{state}");
+        }
     }
 }
