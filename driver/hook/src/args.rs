@@ -1,9 +1,7 @@
 //! The command line, as the driver writes it into CDI specs.
 use std::{ffi::OsString, path::PathBuf};
 
-use ld_cache::Library;
-
-use crate::container::{Job, Link};
+use crate::container::{Job, Link, Named};
 
 /// What to do.
 #[derive(Debug, PartialEq, Eq)]
@@ -31,7 +29,7 @@ pub(crate) struct Limit {
 pub(crate) struct Error(String);
 
 const USAGE: &str = "prepare-container [--params FILE] [--driver-version VERSION] [--link TARGET::PATH]... \
-                     [--library NAME=PATH]... | limit-memory --socket PATH --claim UID --device NAME";
+                     [--library-dir PATH]... [--library NAME=FILE]... | limit-memory --socket PATH --claim UID --device NAME";
 /// More links or libraries are none that a driver has.
 const MOST: usize = 1024;
 
@@ -62,14 +60,15 @@ fn job(flags: Vec<(String, String)>) -> Result<Job, Error> {
         };
         match flag.as_str() {
             "--params" => job.params = Some(absolute(&flag, &value)?.into()),
+            "--library-dir" => job.library_dirs.push(absolute(&flag, &value)?),
             "--driver-version" => job.driver_version = Some(value),
             "--link" => {
                 let (target, path) = pair("::")?;
                 job.links.push(Link { target, path: absolute(&flag, &path)? });
             }
             "--library" => {
-                let (name, path) = pair("=")?;
-                job.libraries.push(Library { name, path: absolute(&flag, &path)? });
+                let (name, file) = pair("=")?;
+                job.libraries.push(Named { name: plain(&flag, name)?, file: plain(&flag, file)? });
             }
             _ => return Err(Error(format!("{flag:?} is no flag"))),
         }
@@ -98,10 +97,18 @@ fn limit(flags: Vec<(String, String)>) -> Result<Limit, Error> {
     })
 }
 
+/// A name in a directory.
+fn plain(flag: &str, name: String) -> Result<String, Error> {
+    if is_plain(&name) { Ok(name) } else { Err(Error(format!("{flag} {name} is no plain name"))) }
+}
+
+fn is_plain(name: &str) -> bool {
+    !name.is_empty() && name != "." && name != ".." && !name.contains('/')
+}
+
 /// Absolute, of plain names.
 fn absolute(flag: &str, path: &str) -> Result<String, Error> {
-    let plain = |name: &str| !name.is_empty() && name != "." && name != "..";
-    let is_absolute = path.strip_prefix('/').is_some_and(|rest| rest.split('/').all(plain));
+    let is_absolute = path.strip_prefix('/').is_some_and(|rest| rest.split('/').all(is_plain));
     if is_absolute { Ok(path.to_owned()) } else { Err(Error(format!("{flag} {path} is no plain absolute path"))) }
 }
 
@@ -121,11 +128,12 @@ mod tests {
 
     #[test]
     fn a_container_has_links_and_libraries_in_the_order_in_which_they_are_given() {
-        let line = "prepare-container --library b=/l/b --link x.so.1::/l/x.so --library a=/l/a --params /run/params \
-                    --driver-version 570.1";
-        let library = |name: &str| Library { name: name.into(), path: format!("/l/{name}") };
+        let line = "prepare-container --library b=b1 --link x.so.1::/l/x.so --library a=a1 --params /run/params \
+                    --library-dir /l --driver-version 570.1";
+        let library = |name: &str| Named { name: name.into(), file: format!("{name}1") };
         let job = Job {
             links: vec![Link { path: "/l/x.so".into(), target: "x.so.1".into() }],
+            library_dirs: vec!["/l".into()],
             libraries: vec![library("b"), library("a")],
             driver_version: Some("570.1".into()),
             params: Some("/run/params".into()),
@@ -146,6 +154,7 @@ mod tests {
             ("prepare-container --link x::y", "no plain absolute path"),
             ("prepare-container --link x::/a/../b", "no plain absolute path"),
             ("prepare-container --library x", "no \"=\""),
+            ("prepare-container --library x=../y", "no plain name"),
             ("prepare-container --params //x", "no plain absolute path"),
         ] {
             let error = parse(line).unwrap_err();

@@ -20,8 +20,10 @@ const CONFIG: &str = "/etc/ld.so.conf.d/00-aliquot.conf";
 pub(crate) struct Job {
     /// Links by the path at which they are to be.
     pub(crate) links: Vec<Link>,
-    /// Libraries that the loader is to find.
-    pub(crate) libraries: Vec<Library>,
+    /// Where the driver's libraries are mounted, and then other directories in which loaders look by themselves.
+    pub(crate) library_dirs: Vec<String>,
+    /// The names by which they are to be found, and their files.
+    pub(crate) libraries: Vec<Named>,
     /// The host's driver, to which an image's own libraries are compared.
     pub(crate) driver_version: Option<String>,
     /// The parameters that the container is to see, in a file of the host.
@@ -33,6 +35,13 @@ pub(crate) struct Job {
 pub(crate) struct Link {
     pub(crate) path: String,
     pub(crate) target: String,
+}
+
+/// A name for a file in the first of the library directories.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Named {
+    pub(crate) name: String,
+    pub(crate) file: String,
 }
 
 /// Why a container can't be made ready.
@@ -53,13 +62,30 @@ pub(crate) fn prepare(job: &Job, root: &Rootfs) -> Result<(), Error> {
     for link in &job.links {
         root.link(&link.path, &link.target)?;
     }
-    let mut libraries = job.libraries.clone();
+    let mut libraries = name_libraries(job, root)?;
     if let Some(version) = &job.driver_version {
         let newer = compat::libraries(root, version)?;
         libraries.retain(|library| newer.iter().all(|other| other.name != library.name));
         libraries.splice(..0, newer);
     }
     if libraries.is_empty() { Ok(()) } else { Ok(show_to_loader(&libraries, root)?) }
+}
+
+/// Links the names to the files, so that a loader without a cache finds them as well.
+fn name_libraries(job: &Job, root: &Rootfs) -> Result<Vec<Library>, rootfs::Error> {
+    let Some((first, others)) = job.library_dirs.split_first() else { return Ok(Vec::new()) };
+    let mut libraries = Vec::with_capacity(job.libraries.len());
+    for Named { name, file } in &job.libraries {
+        for dir in others {
+            root.link(&format!("{dir}/{name}"), &format!("{first}/{file}"))?;
+        }
+        let path = format!("{first}/{name}");
+        if name != file {
+            root.link(&path, file)?;
+        }
+        libraries.push(Library { name: name.clone(), path });
+    }
+    Ok(libraries)
 }
 
 fn show_to_loader(libraries: &[Library], root: &Rootfs) -> Result<(), rootfs::Error> {
@@ -95,8 +121,8 @@ mod tests {
 
     use super::*;
 
-    fn library(name: &str, dir: &str) -> Library {
-        Library { name: name.into(), path: format!("{dir}/{name}") }
+    fn named(name: &str, file: &str) -> Named {
+        Named { name: name.into(), file: file.into() }
     }
 
     fn prepared(dir: &Path, job: &Job) -> String {
@@ -110,13 +136,22 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join("etc/ld.so.conf.d")).unwrap();
         let job = Job {
-            libraries: vec![library("libcuda.so.1", "/usr/lib64"), library("libnvidia-ml.so.1", "/usr/lib64")],
+            library_dirs: vec!["/usr/lib64".into(), "/usr/lib/other".into()],
+            libraries: vec![named("libcuda.so.1", "libcuda.so.570.1"), named("libodd.so", "libodd.so")],
             driver_version: Some("570.1".into()),
-            links: vec![Link { path: "/usr/lib64/libcuda.so".into(), target: "libcuda.so.1".into() }],
+            links: vec![Link { path: "/usr/lib64/gbm/x.so".into(), target: "../libcuda.so.1".into() }],
             params: None,
         };
         assert_eq!(prepared(dir.path(), &job), "/usr/lib64/libcuda.so.1");
-        assert_eq!(fs::read_link(dir.path().join("usr/lib64/libcuda.so")).unwrap(), Path::new("libcuda.so.1"));
+        for (path, target) in [
+            ("usr/lib64/gbm/x.so", "../libcuda.so.1"),
+            ("usr/lib64/libcuda.so.1", "libcuda.so.570.1"),
+            ("usr/lib/other/libcuda.so.1", "/usr/lib64/libcuda.so.570.1"),
+            ("usr/lib/other/libodd.so", "/usr/lib64/libodd.so"),
+        ] {
+            assert_eq!(fs::read_link(dir.path().join(path)).unwrap(), Path::new(target), "{path}");
+        }
+        assert!(!dir.path().join("usr/lib64/libodd.so").is_symlink(), "it is the file itself");
         let config = || fs::read_to_string(dir.path().join("etc/ld.so.conf.d/00-aliquot.conf")).unwrap();
         assert_eq!(config(), "/usr/lib64\n");
         fs::create_dir_all(dir.path().join("usr/local/cuda/compat")).unwrap();
@@ -132,7 +167,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("etc")).unwrap();
         fs::write(dir.path().join("etc/ld.so.cache"), "rubbish").unwrap();
-        let job = Job { libraries: vec![library("libcuda.so.1", "/usr/lib64")], ..Job::default() };
+        let job = Job {
+            library_dirs: vec!["/usr/lib64".into()],
+            libraries: vec![named("libcuda.so.1", "libcuda.so.570.1")],
+            ..Job::default()
+        };
         prepare(&job, &Rootfs::open(dir.path()).unwrap()).unwrap();
         assert_eq!(fs::read_to_string(dir.path().join("etc/ld.so.cache")).unwrap(), "rubbish");
     }

@@ -164,7 +164,9 @@ impl Rootfs {
     }
 
     fn dir(&self, path: &str, deeper: usize) -> Result<OwnedFd, Error> {
-        let open = || self.resolve(path, OFlags::RDONLY | OFlags::DIRECTORY, BELOW_AND_ITS_OWN);
+        // The runtime's own /dev is a mount as well.
+        let resolve = if path == "/dev" || path.starts_with("/dev/") { BELOW } else { BELOW_AND_ITS_OWN };
+        let open = || self.resolve(path, OFlags::RDONLY | OFlags::DIRECTORY, resolve);
         let failed = |error: Errno| match error {
             Errno::XDEV => Error::Volume { path: path.to_owned() },
             error => at(path, "made", error.into()),
