@@ -42,11 +42,25 @@ pub struct Gpu {
     pub pcie_root: Option<String>,
     /// The NUMA node from sysfs; none where the kernel says -1.
     pub numa_node: Option<u32>,
+    /// Its nodes below /dev/dri, for graphics and video; none where the kernel was started without `nvidia-drm`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub drm: Vec<DrmNode>,
     /// Whether the driver tells how much memory each process uses (`nvmlDeviceGetComputeRunningProcesses_v3`).
     pub process_memory: bool,
     /// Whether NVIDIA's driver can hold a container to its part of the memory (`nvmlDeviceSetMemoryLimits_v1`), and this
     /// node has what it takes to have that done.
     pub hard_limits: bool,
+}
+
+/// A device node of the kernel's Direct Rendering Manager.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrmNode {
+    /// `card1` or `renderD129`.
+    pub name: String,
+    /// Always 226 so far.
+    pub major: u32,
+    /// 1 for `card1`, 129 for `renderD129`.
+    pub minor: u32,
 }
 
 impl Gpu {

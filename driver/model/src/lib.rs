@@ -12,7 +12,7 @@ mod name;
 mod pci;
 mod version;
 
-pub use gpu::{BrokenGpu, ComputeCapability, Gpu, Inventory};
+pub use gpu::{BrokenGpu, ComputeCapability, DrmNode, Gpu, Inventory};
 pub use memory::{InvalidMemory, Memory};
 pub use name::{DeviceName, GpuUuid, InvalidDeviceName, InvalidGpuUuid, Part};
 pub use pci::{InvalidPciAddress, PciAddress};

@@ -271,6 +271,7 @@ mod tests {
             cuda_driver_version: "13.0".into(),
             pcie_root: None,
             numa_node: None,
+            drm: vec![],
             process_memory: true,
             hard_limits: false,
         }

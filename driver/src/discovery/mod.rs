@@ -181,7 +181,7 @@ fn found(reading: Reading, settings: &Settings) -> Found {
             Err(gpu) => broken.push(gpu),
         }
     }
-    let installation = installation::find(&roots.driver, &reading.driver_version);
+    let installation = installation::find(roots, &reading.driver_version);
     Found { inventory: Inventory::new(gpus, broken), installation }
 }
 
@@ -201,6 +201,7 @@ fn placed(gpu: GpuReading, driver_version: &str, cuda_driver_version: &str, sys:
         cuda_driver_version: cuda_driver_version.to_owned(),
         pcie_root: place.pcie_root,
         numa_node: place.numa_node,
+        drm: place.drm,
         process_memory: gpu.process_memory,
         hard_limits: gpu.memory_limits,
     }
@@ -262,6 +263,7 @@ mod tests {
             cuda_driver_version: "13.0".into(),
             pcie_root: None,
             numa_node: None,
+            drm: vec![],
             process_memory: true,
             hard_limits: false,
         }

@@ -1,7 +1,7 @@
 //! What the kernel says of a PCI function's place.
 use std::{fs, path::Path};
 
-use aliquot_model::PciAddress;
+use aliquot_model::{DrmNode, PciAddress};
 
 /// Where a function hangs in the machine.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -10,6 +10,8 @@ pub(super) struct Place {
     pub(super) pcie_root: Option<String>,
     /// The NUMA node; the kernel writes -1 where the firmware names none.
     pub(super) numa_node: Option<u32>,
+    /// Its nodes below /dev/dri, sorted by name.
+    pub(super) drm: Vec<DrmNode>,
 }
 
 /// Reads `/sys/bus/pci/devices/<address>`, which is a link into the tree of root complexes.
@@ -22,7 +24,26 @@ pub(super) fn place(sys: &Path, address: PciAddress) -> Place {
             is_root(name).then(|| name.to_owned())
         })
     });
-    Place { pcie_root, numa_node }
+    Place { pcie_root, numa_node, drm: drm(&link.join("drm")) }
+}
+
+/// `card0` and `renderD128` below the function's `drm`, with their numbers from `dev`.
+fn drm(dir: &Path) -> Vec<DrmNode> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut nodes: Vec<DrmNode> = entries
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let is_node = ["card", "renderD"].iter().any(|kind| {
+                name.strip_prefix(kind)
+                    .is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
+            });
+            let numbers = fs::read_to_string(entry.path().join("dev")).ok().filter(|_| is_node)?;
+            let (major, minor) = numbers.trim().split_once(':')?;
+            Some(DrmNode { name, major: major.parse().ok()?, minor: minor.parse().ok()? })
+        })
+        .collect();
+    nodes.sort_by(|a, b| a.name.cmp(&b.name));
+    nodes
 }
 
 /// `pci<domain>:<bus>` in hexadecimal, as drivers/pci/probe.c names a host bridge's device.
@@ -48,7 +69,23 @@ mod tests {
         fs::write(real.join("numa_node"), "1\n").unwrap();
         symlink(&real, sys.path().join("bus/pci/devices/0000:41:00.0")).unwrap();
         let place = place(sys.path(), "0000:41:00.0".parse().unwrap());
-        assert_eq!(place, Place { pcie_root: Some("pci0000:40".into()), numa_node: Some(1) });
+        assert_eq!(place, Place { pcie_root: Some("pci0000:40".into()), numa_node: Some(1), drm: vec![] });
+    }
+
+    #[test]
+    fn the_nodes_for_graphics_have_their_numbers_and_connectors_are_none() {
+        let sys = tempfile::tempdir().unwrap();
+        let drm = sys.path().join("bus/pci/devices/0000:41:00.0/drm");
+        for (name, numbers) in
+            [("renderD129", "226:129\n"), ("card1", "226:1\n"), ("card1-DP-1", "226:7\n"), ("card", "1:1")]
+        {
+            fs::create_dir_all(drm.join(name)).unwrap();
+            fs::write(drm.join(name).join("dev"), numbers).unwrap();
+        }
+        fs::create_dir_all(drm.join("card2")).unwrap();
+        let nodes = place(sys.path(), "0000:41:00.0".parse().unwrap()).drm;
+        let node = |name: &str, minor| DrmNode { name: name.into(), major: 226, minor };
+        assert_eq!(nodes, [node("card1", 1), node("renderD129", 129)]);
     }
 
     #[test]

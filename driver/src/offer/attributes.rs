@@ -107,6 +107,7 @@ mod tests {
             cuda_driver_version: "13.0".into(),
             pcie_root: Some("pci0000:40".into()),
             numa_node: Some(0),
+            drm: vec![],
             process_memory: true,
             hard_limits: false,
         }

@@ -19,6 +19,7 @@ fn gpu(bus: u8) -> Gpu {
         cuda_driver_version: "13.0".into(),
         pcie_root: None,
         numa_node: None,
+        drm: vec![],
         process_memory: true,
         hard_limits: false,
     }

@@ -80,8 +80,12 @@ mod tests {
         let program = dir.join("nvidia-smi");
         fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-        let library = Library { file: dir.join("libnvidia-ml.so.570.1"), names: ["libnvidia-ml.so.1".into()].into() };
-        Installation { libraries: vec![library], binaries: vec![program] }
+        let library = Library {
+            file: dir.join("libnvidia-ml.so.570.1"),
+            below: None,
+            names: ["libnvidia-ml.so.1".into()].into(),
+        };
+        Installation { libraries: vec![library], binaries: vec![program], ..Installation::default() }
     }
 
     async fn told(script: &str) -> Result<(), Error> {

@@ -20,6 +20,7 @@ fn gpu(product_name: &str, gibibytes: u64) -> Gpu {
         cuda_driver_version: "13.0".into(),
         pcie_root: None,
         numa_node: None,
+        drm: vec![],
         process_memory: true,
         hard_limits: false,
     }
