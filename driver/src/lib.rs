@@ -21,6 +21,7 @@ pub mod discovery;
 mod edits;
 mod events;
 mod fault;
+mod hook;
 mod inspect;
 mod notices;
 pub mod offer;

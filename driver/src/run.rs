@@ -118,7 +118,8 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     let (views, view) = watch::channel(View::Searching);
     let (questions, asked) = watch::channel(None);
     let findings = discovery::Findings { views, questions };
-    let limits = Limits::begin(&roots, hook.as_deref());
+    let hook = crate::hook::begin(&roots, hook.as_deref());
+    let limits = Limits::begin(&roots, hook.is_some());
     let settings = discovery::Settings {
         roots: roots.clone(),
         deadline: nvml_deadline,
@@ -143,7 +144,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
 
     let site = Site { pool: pool.to_string(), cdi_kind: cdi_spec::Kind::new(&identity.driver_name, "claim")? };
     let store = cdi_spec::Store::open(&roots.cdi)?;
-    let edits = Edits::new(roots.clone());
+    let edits = Edits::new(roots.clone(), hook);
     let around = claim::Around { view: view.clone(), policy: in_force.clone(), notices: notices.clone() };
     let claims = Arc::new(Claims::open(site, boot_id, &roots.run.join("claims"), store, edits, around)?);
     let offering = Offering { client: client.clone(), driver, node, pool, publishing, healths, notices };

@@ -24,6 +24,8 @@ use crate::node::{Artifacts, Node};
 
 /// The driver's default name.
 pub const DRIVER: &str = "gpu.aliquot.dev";
+/// The CDI device with what every container needs that uses a GPU.
+pub const NODE_DEVICE: &str = "gpu.aliquot.dev/driver=node";
 /// The node's name.
 pub const NODE: &str = "node1";
 /// How long something may take before a suite gives up on it.
@@ -255,14 +257,24 @@ impl Testbed {
         Ok(Claim { namespace: namespace.to_owned(), name: name.to_owned(), uid })
     }
 
-    /// Prepares one claim over the kubelet's connection: CDI ids, or the driver's error.
+    /// Prepares one claim over the kubelet's connection: the CDI ids of its own devices, or the driver's error.
     pub async fn prepare(&self, claim: &Claim) -> Result<std::result::Result<Vec<String>, String>> {
         let answer = self.kubelet.client(DRIVER)?.prepare(vec![claim.clone()]).await?;
         let answer = answer.claims.get(&claim.uid).ok_or("the driver gave no answer for the claim")?;
         if !answer.error.is_empty() {
             return Ok(Err(answer.error.clone()));
         }
-        Ok(Ok(answer.devices.iter().flat_map(|device| device.cdi_device_ids.clone()).collect()))
+        let mut own = Vec::with_capacity(answer.devices.len());
+        for device in &answer.devices {
+            let [node, id] = device.cdi_device_ids.as_slice() else {
+                return Err("not two CDI ids for a device".into());
+            };
+            if node != NODE_DEVICE {
+                return Err(format!("{node} is not the node's device").into());
+            }
+            own.push(id.clone());
+        }
+        Ok(Ok(own))
     }
 
     /// Unprepares one claim over the kubelet's connection.
@@ -291,9 +303,11 @@ impl Testbed {
         Ok(nodes)
     }
 
-    /// The CDI spec files on the node.
+    /// The CDI spec files of claims on the node, without the node's own.
     pub fn specs(&self) -> Result<Vec<PathBuf>> {
-        files(&self.node.path("cdi"))
+        let mut specs = files(&self.node.path("cdi"))?;
+        specs.retain(|path| path.file_name().is_some_and(|name| name.to_string_lossy().contains("-claim_")));
+        Ok(specs)
     }
 
     /// The record files on the node, without the lock.

@@ -4,7 +4,7 @@ use aliquot_tests::{
     debian::Toolbox,
     runtime::{ContainerSpec, Containerd, Pod},
     skip::toolbox,
-    testbed::{Result, Testbed},
+    testbed::{NODE_DEVICE, Result, Testbed},
 };
 
 struct Node {
@@ -25,12 +25,17 @@ impl Node {
     async fn pod(&self, name: &str, devices: &[Vec<String>]) -> Result<Pod> {
         let container = |(number, cdi_devices): (usize, &Vec<String>)| ContainerSpec {
             name: format!("c{number}"),
-            cdi_devices: cdi_devices.clone(),
+            cdi_devices: with_node(cdi_devices),
             privileged: false,
         };
         let containers: Vec<ContainerSpec> = devices.iter().enumerate().map(container).collect();
         Ok(self.containerd.run_pod(name, &containers).await?)
     }
+}
+
+/// As the kubelet tells the runtime: for each of a claim's devices the node's as well.
+fn with_node(own: &[String]) -> Vec<String> {
+    own.iter().flat_map(|id| [NODE_DEVICE.to_owned(), id.clone()]).collect()
 }
 
 async fn shell(pod: &Pod, container: &str, line: &str) -> Result<String> {

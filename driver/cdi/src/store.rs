@@ -75,6 +75,11 @@ impl Store {
         serde_json::from_slice(&bytes).map(Some).map_err(content)
     }
 
+    /// Whether a spec is in the directory, whatever it says.
+    pub fn has(&self, kind: &Kind, id: &str) -> Result<bool, StoreError> {
+        Ok(self.dir.open_file(&file_name(kind, id)?)?.is_some())
+    }
+
     /// Removes a spec; one that isn't there counts as removed.
     pub fn remove(&self, kind: &Kind, id: &str) -> Result<(), StoreError> {
         Ok(self.dir.remove(&file_name(kind, id)?)?)

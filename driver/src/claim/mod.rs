@@ -27,7 +27,7 @@ use tokio::sync::watch;
 
 use crate::{
     discovery::{Found, View},
-    edits::Edits,
+    edits::{Base, Edits},
     fault,
     notices::Notices,
     offer::Holding,
@@ -59,6 +59,7 @@ pub struct Claims {
     slices: TimeSlices,
     store: cdi_spec::Store,
     edits: Edits,
+    base: Base,
 }
 
 /// What claims are prepared with, from the rest of the driver.
@@ -81,6 +82,9 @@ pub enum Error {
     /// The CDI directory.
     #[error("the directory of CDI specs can't be used")]
     Store(#[from] cdi_spec::StoreError),
+    /// The driver's name.
+    #[error(transparent)]
+    Name(#[from] cdi_spec::InvalidName),
 }
 
 impl Claims {
@@ -96,7 +100,8 @@ impl Claims {
         let Around { view, policy, notices } = around;
         let book = Mutex::new(Book::open(records, boot_id.clone())?);
         let (changed, slices) = (watch::Sender::new(()), TimeSlices::default());
-        let claims = Self { site, boot_id, book, changed, view, policy, notices, slices, store, edits };
+        let base = Base::of(&site.cdi_kind)?;
+        let claims = Self { site, boot_id, book, changed, view, policy, notices, slices, store, edits, base };
         claims.remove_orphans()?;
         Ok(claims)
     }
@@ -151,7 +156,11 @@ impl Claims {
     /// A spec that is there stays as it is, since containers that start again must get what the first ones got.
     fn has_spec(&self, record: &Record) -> bool {
         let spec = self.store.read(&self.site.cdi_kind, record.claim.uid().as_str());
-        matches!(spec, Ok(Some(spec)) if covers(&spec, record))
+        matches!(spec, Ok(Some(spec)) if covers(&spec, record)) && self.has_base()
+    }
+
+    fn has_base(&self) -> bool {
+        self.store.has(&self.base.kind, Base::FILE).unwrap_or(false)
     }
 
     fn restore_spec(&self, record: &Record, found: &Found) -> Result<(), Failure> {
@@ -236,6 +245,9 @@ impl Claims {
     }
 
     fn write_spec(&self, record: &Record, found: &Found) -> Result<(), Failure> {
+        // Before what needs it; one that says the same already isn't written again.
+        let base = self.edits.base(&self.base, found).map_err(|error| broken(&error))?;
+        self.store.write(Base::FILE, &base).map_err(|error| broken(&error))?;
         let spec = self.edits.spec(&self.site.cdi_kind, record, found).map_err(|error| broken(&error))?;
         self.store.write(record.claim.uid().as_str(), &spec).map_err(|error| broken(&error))?;
         Ok(())
@@ -301,7 +313,7 @@ impl Driver for Claims {
                 return Some(Err(failure));
             }
         }
-        Some(Ok(record.answer()))
+        Some(Ok(record.answer(&self.base)))
     }
 
     async fn prepare(&self, claim: AllocatedClaim, call: &Call) -> Result<Vec<PreparedDevice>, Failure> {
@@ -344,7 +356,7 @@ impl Driver for Claims {
         self.changed.send_replace(());
         tracing::info!(devices = %names(&record), "prepared");
         self.tell_exclusive(&record);
-        Ok(record.answer())
+        Ok(record.answer(&self.base))
     }
 
     async fn unprepare(&self, claim: &ClaimRef) -> Result<(), Failure> {

@@ -7,6 +7,8 @@ use aliquot_params::TimeSlice;
 use dra_plugin::{ClaimRef, InvalidClaim, PodRef, PreparedDevice};
 use serde::{Deserialize, Serialize};
 
+use crate::edits::Base;
+
 /// The schema that this build writes. Readers take any schema whose fields they find, so that a downgrade works.
 pub(super) const SCHEMA: u32 = 1;
 
@@ -184,14 +186,14 @@ impl Record {
     }
 
     /// What the kubelet is told.
-    pub fn answer(&self) -> Vec<PreparedDevice> {
+    pub fn answer(&self, base: &Base) -> Vec<PreparedDevice> {
         self.devices
             .iter()
             .map(|held| PreparedDevice {
                 request_names: vec![held.request.clone()],
                 pool: held.pool.clone(),
                 device: held.device.to_string(),
-                cdi_ids: vec![held.cdi_id.clone()],
+                cdi_ids: vec![base.cdi_id.clone(), held.cdi_id.clone()],
                 share_id: held.share_id.clone(),
             })
             .collect()

@@ -1,6 +1,7 @@
 //! Device nodes by the kernel's numbers, so that the host's /dev need not have them.
 use std::{fs, io, path::PathBuf};
 
+use aliquot_model::{DrmNode, Gpu};
 use cdi_spec::{DeviceNode, NodeType};
 
 use crate::roots::Roots;
@@ -21,6 +22,12 @@ pub struct Error {
 /// The node of one GPU.
 pub(super) fn gpu(roots: &Roots, minor: u32) -> DeviceNode {
     node(roots, &format!("nvidia{minor}"), NVIDIA, minor.into())
+}
+
+/// The nodes of a GPU for graphics and video.
+pub(super) fn drm(roots: &Roots, gpu: &Gpu) -> Vec<DeviceNode> {
+    let node = |drm: &DrmNode| node(roots, &format!("dri/{}", drm.name), drm.major.into(), drm.minor.into());
+    gpu.drm.iter().map(node).collect()
 }
 
 /// The nodes that every user of a GPU needs.

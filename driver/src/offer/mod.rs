@@ -192,4 +192,4 @@ fn names(offered: &Offered) -> BTreeSet<&str> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn gpu(bus: u8) -> Gpu {
+pub(crate) fn gpu(bus: u8) -> Gpu {
     Gpu {
         uuid: format!("GPU-{bus:08x}-6dfb-38a3-2f06-448166423d32").parse().unwrap(),
         pci: format!("0000:{bus:02x}:00.0").parse().unwrap(),

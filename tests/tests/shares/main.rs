@@ -9,7 +9,7 @@ mod time_slices;
 
 use aliquot_tests::{
     objects::{allocation, pod, share, sharing, template, templates, whole},
-    testbed::{DRIVER, NODE, Result, Testbed},
+    testbed::{DRIVER, NODE, NODE_DEVICE, Result, Testbed},
 };
 use fake_apiserver::{Builder, Server};
 use kubelet_api::dra::v1::Claim;

@@ -3,7 +3,7 @@ use std::{fs, os::unix::fs::symlink, os::unix::net::UnixListener, path::PathBuf}
 
 use super::*;
 
-/// The smallest library that says its name: ELF64 with the sections null, .dynstr and .dynamic (DT_SONAME at string 1).
+/// The smallest library that says its name: ELF64 with the sections null, .dynstr and .dynamic.
 fn elf(soname: &str) -> Vec<u8> {
     let strings = [b"\0", soname.as_bytes(), b"\0"].concat();
     let dynamic: Vec<u8> = [14u64, 1, 0, 0].iter().flat_map(|word| word.to_le_bytes()).collect();

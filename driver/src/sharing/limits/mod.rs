@@ -10,7 +10,6 @@
 mod answer;
 mod cgroup;
 mod grant;
-mod install;
 mod ledger;
 mod nvml;
 mod serve;
@@ -19,21 +18,17 @@ mod socket;
 mod tests;
 
 use std::{
-    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use aliquot_model::{GpuUuid, Memory};
 pub(crate) use nvml::Library;
-use owned_dir::Dir;
 use tokio_util::sync::CancellationToken;
 
 use self::{answer::Desk, socket::Socket};
-use crate::{claim::Record, roots::Roots};
+use crate::{claim::Record, hook, roots::Roots};
 
-/// The hook's name, beside the driver and in the plugin's directory.
-pub(crate) const HOOK: &str = "aliquot-hook";
 /// The socket's name in the plugin's directory. It stands in CDI specs, so it is the same for every driver instance.
 pub(crate) const SOCKET: &str = "limits.sock";
 
@@ -48,9 +43,9 @@ pub(crate) trait Limiter {
 /// Why no limits can be had on this node.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Lacking {
-    /// Wanted so.
-    #[error("--hook is empty")]
-    Off,
+    /// Nobody would ask for them.
+    #[error("there is no hook to ask for them")]
+    NoHook,
     /// An older host.
     #[error("{} is no cgroup v2 hierarchy", path.display())]
     Cgroups {
@@ -60,20 +55,9 @@ pub(crate) enum Lacking {
     /// Containers are not seen.
     #[error("the driver is not in the host's PID and cgroup namespaces, as a privileged pod with hostPID is")]
     Namespaces,
-    /// The hook.
-    #[error(transparent)]
-    Hook(#[from] install::Error),
     /// The plugin's directory.
-    #[error("the hook's directory can't be used")]
-    Dir(#[from] owned_dir::Error),
-    /// The kubelet's root isn't there.
-    #[error("the directory {} can't be made", path.display())]
-    Missing {
-        /// The directory.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Dir(#[from] hook::Lacking),
     /// The socket.
     #[error(transparent)]
     Socket(#[from] socket::Error),
@@ -88,15 +72,15 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// Installs the hook and binds the socket; without either, GPUs are offered without hard limits.
-    pub(crate) fn begin(roots: &Roots, hook: Option<&Path>) -> Self {
+    /// Binds the socket; without it, or without a hook, GPUs are offered without hard limits.
+    pub(crate) fn begin(roots: &Roots, has_hook: bool) -> Self {
         // Claims that were promised a limit by an earlier driver need the socket whatever is offered now.
-        let socket = directory(roots).and_then(|_| Ok(Socket::bind(&roots.plugin)?));
-        let installed = could_serve(roots, hook).and_then(|hook| Ok(install::install(&hook, &directory(roots)?)?));
-        if let Some(lacking) = socket.as_ref().err().or(installed.as_ref().err()) {
+        let socket = hook::directory(roots).map_err(Lacking::from).and_then(|_| Ok(Socket::bind(&roots.plugin)?));
+        let possible = possible(roots, has_hook);
+        if let Some(lacking) = socket.as_ref().err().or(possible.as_ref().err()) {
             tracing::info!(reason = %crate::report(lacking), "GPUs are offered without hard memory limits");
         }
-        Self { roots: roots.clone(), ready: socket.is_ok() && installed.is_ok(), socket: socket.ok() }
+        Self { roots: roots.clone(), ready: socket.is_ok() && possible.is_ok(), socket: socket.ok() }
     }
 
     /// Whether a GPU that can limit memory may be offered as one that does.
@@ -119,31 +103,19 @@ impl Limits {
 
 /// Whether a driver that is started here could have memory limited.
 pub(crate) fn could_be_had(roots: &Roots) -> bool {
-    could_serve(roots, None).is_ok_and(|hook| hook.is_file())
+    possible(roots, hook::could_be_had()).is_ok()
 }
 
-/// The hook that would be installed; an empty path is none.
-fn could_serve(roots: &Roots, hook: Option<&Path>) -> Result<PathBuf, Lacking> {
-    let hook = match hook {
-        Some(hook) if hook.as_os_str().is_empty() => return Err(Lacking::Off),
-        Some(hook) => hook.to_owned(),
-        None => install::beside_this_program()?,
-    };
+/// What of a node limits need.
+fn possible(roots: &Roots, has_hook: bool) -> Result<(), Lacking> {
+    if !has_hook {
+        return Err(Lacking::NoHook);
+    }
     if !cgroup::is_unified(roots) {
         return Err(Lacking::Cgroups { path: cgroup::hierarchy(roots) });
     }
     if !cgroup::is_in_view(roots) {
         return Err(Lacking::Namespaces);
     }
-    Ok(hook)
-}
-
-/// The plugin's directory: only ours to write.
-fn directory(roots: &Roots) -> Result<Dir, Lacking> {
-    let missing = |source| Lacking::Missing { path: roots.plugin.clone(), source };
-    if !roots.kubelet.is_dir() {
-        return Err(missing(std::io::ErrorKind::NotFound.into()));
-    }
-    std::fs::DirBuilder::new().recursive(true).mode(0o750).create(&roots.plugin).map_err(missing)?;
-    Ok(Dir::open(&roots.plugin)?)
+    Ok(())
 }

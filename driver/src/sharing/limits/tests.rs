@@ -186,7 +186,7 @@ async fn callers_that_say_nothing_or_nonsense_keep_nobody_else_from_an_answer() 
     tree.place(7, "/kubepods/pod-a/c1");
     let roots = tree.roots();
     std::fs::create_dir_all(&roots.kubelet).unwrap();
-    let limits = Limits::begin(&roots, Some(Path::new("")));
+    let limits = Limits::begin(&roots, false);
     assert!(!limits.are_ready());
     let path = roots.plugin.join(SOCKET);
     let calls = async {

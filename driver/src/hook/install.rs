@@ -9,7 +9,7 @@ use std::{
 use object::read::elf::{ElfFile64, FileHeader as _, ProgramHeader as _};
 use owned_dir::{Access, Dir};
 
-use super::HOOK;
+use super::NAME;
 
 /// A larger file is no hook, with debug information and all.
 const LARGEST: u64 = 64 << 20;
@@ -42,8 +42,8 @@ pub(crate) enum Error {
 
 /// Where a driver's own hook is.
 pub(super) fn beside_this_program() -> Result<PathBuf, Error> {
-    let path = std::env::current_exe().map_err(|source| Error::Read { path: HOOK.into(), source })?;
-    Ok(path.with_file_name(HOOK))
+    let path = std::env::current_exe().map_err(|source| Error::Read { path: NAME.into(), source })?;
+    Ok(path.with_file_name(NAME))
 }
 
 /// Copies the hook into `dir`, whole or not at all; one that is the same already is left as it is.
@@ -54,10 +54,10 @@ pub(super) fn install(from: &Path, dir: &Dir) -> Result<(), Error> {
         return Err(Error::Unfit { path: from.to_owned(), reason });
     }
     // What can't be read, such as a link, is replaced.
-    let there = dir.open_file(HOOK).ok().flatten();
+    let there = dir.open_file(NAME).ok().flatten();
     if !there.is_some_and(|there| are_same(&hook, &there).unwrap_or(false)) {
-        dir.copy(HOOK, &hook, Access::Program)?;
-        tracing::info!(path = %dir.path().join(HOOK).display(), "installed the hook that limits containers' memory");
+        dir.copy(NAME, &hook, Access::Program)?;
+        tracing::info!(path = %dir.path().join(NAME).display(), "installed the container hook");
     }
     Ok(())
 }
@@ -126,25 +126,25 @@ mod tests {
         let dir = Dir::open(&to).unwrap();
         let installed = || {
             install(&from, &dir).unwrap();
-            let meta = to.join(HOOK).symlink_metadata().unwrap();
+            let meta = to.join(NAME).symlink_metadata().unwrap();
             (meta.ino(), meta.mode() & 0o777)
         };
         let first = installed();
         assert_eq!((first.1, installed()), (0o755, first));
-        std::fs::set_permissions(to.join(HOOK), std::fs::Permissions::from_mode(0o600)).unwrap();
+        std::fs::set_permissions(to.join(NAME), std::fs::Permissions::from_mode(0o600)).unwrap();
         assert_eq!(installed().1, 0o755);
         let other = [program(), vec![1; 9000]].concat();
         std::fs::write(&from, &other).unwrap();
         installed();
-        assert_eq!(std::fs::read(to.join(HOOK)).unwrap(), other);
+        assert_eq!(std::fs::read(to.join(NAME)).unwrap(), other);
         std::fs::write(&from, [program(), vec![1; 8999], vec![2]].concat()).unwrap();
         installed();
-        assert_ne!(std::fs::read(to.join(HOOK)).unwrap(), other, "the same length, and another end");
+        assert_ne!(std::fs::read(to.join(NAME)).unwrap(), other, "the same length, and another end");
         std::os::unix::fs::symlink(&from, to.join("other")).unwrap();
-        std::fs::rename(to.join("other"), to.join(HOOK)).unwrap();
-        assert!(to.join(HOOK).is_symlink());
+        std::fs::rename(to.join("other"), to.join(NAME)).unwrap();
+        assert!(to.join(NAME).is_symlink());
         installed();
-        assert!(!to.join(HOOK).is_symlink() && from.exists());
+        assert!(!to.join(NAME).is_symlink() && from.exists());
     }
 
     #[test]

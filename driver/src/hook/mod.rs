@@ -1,0 +1,97 @@
+//! The container hook on the host: where the runtime finds it, and what it shows containers of the kernel module.
+mod install;
+mod params;
+
+use std::{
+    io,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+};
+
+use owned_dir::{Access, Dir};
+
+use crate::roots::Roots;
+
+/// Its name, beside the driver and in the plugin's directory.
+pub(crate) const NAME: &str = "aliquot-hook";
+/// The kernel module's parameters as containers see them, in the same directory.
+const PARAMS: &str = "params";
+
+/// Why containers start without a hook.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Lacking {
+    /// Wanted so.
+    #[error("--hook is empty")]
+    Off,
+    /// It can't be installed.
+    #[error(transparent)]
+    Install(#[from] install::Error),
+    /// The plugin's directory.
+    #[error("the hook's directory can't be used")]
+    Dir(#[from] owned_dir::Error),
+    /// The kubelet's root isn't there.
+    #[error("the directory {} can't be made", path.display())]
+    Missing {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// An installed hook.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hook {
+    /// Where the runtime finds it.
+    pub path: PathBuf,
+    /// The parameters that containers are shown; none where the module has none.
+    pub params: Option<PathBuf>,
+}
+
+/// Puts the hook in its place, and beside it the parameters that containers are shown; one that stays away is told of.
+pub(crate) fn begin(roots: &Roots, from: Option<&Path>) -> Option<Hook> {
+    let begun = source(from).and_then(|from| {
+        let dir = directory(roots)?;
+        install::install(&from, &dir)?;
+        let params = match params::masked(&roots.proc) {
+            Some(masked) => {
+                dir.write(PARAMS, masked.as_bytes(), Access::Public)?;
+                Some(roots.plugin.join(PARAMS))
+            }
+            None => None,
+        };
+        Ok(Hook { path: roots.plugin.join(NAME), params })
+    });
+    match begun {
+        Ok(hook) => Some(hook),
+        Err(lacking) => {
+            tracing::info!(reason = %crate::report(&lacking), "containers start without a hook: libraries are mounted by \
+                their names into the loader's directories, and nothing else is set up");
+            None
+        }
+    }
+}
+
+/// Whether a driver that is started here would install one.
+pub(crate) fn could_be_had() -> bool {
+    source(None).is_ok_and(|hook| hook.is_file())
+}
+
+/// The hook that would be installed; an empty path is none.
+fn source(from: Option<&Path>) -> Result<PathBuf, Lacking> {
+    match from {
+        Some(from) if from.as_os_str().is_empty() => Err(Lacking::Off),
+        Some(from) => Ok(from.to_owned()),
+        None => Ok(install::beside_this_program()?),
+    }
+}
+
+/// The plugin's directory: only ours to write.
+pub(crate) fn directory(roots: &Roots) -> Result<Dir, Lacking> {
+    let missing = |source| Lacking::Missing { path: roots.plugin.clone(), source };
+    if !roots.kubelet.is_dir() {
+        return Err(missing(io::ErrorKind::NotFound.into()));
+    }
+    std::fs::DirBuilder::new().recursive(true).mode(0o750).create(&roots.plugin).map_err(missing)?;
+    Ok(Dir::open(&roots.plugin)?)
+}
