@@ -177,12 +177,13 @@ pub struct RunArgs {
     /// How often the memory of shares in use is measured, if the policy has it guarded.
     #[arg(long, env = "ALIQUOT_GUARD_INTERVAL", default_value = "2s", value_parser = duration, value_name = "TIME")]
     pub guard_interval: Duration,
-    /// The hook by which containers are held to their share of a GPU's memory; aliquot-hook beside this program if not
-    /// given, and none if empty.
+    /// The hook that makes NVIDIA's driver known in containers, and holds them to their share of a GPU's memory;
+    /// aliquot-hook beside this program if not given, and none if empty.
     ///
-    /// NVIDIA's driver does that from release 615 on, on hosts with cgroup v2. The hook is copied into this driver's
-    /// directory below the kubelet's root, where the container runtime starts it; without it, shares are offered with
-    /// memoryEnforcement "guard" or "none" instead of "hard".
+    /// It is copied into this driver's directory below the kubelet's root, where the container runtime starts it. Without
+    /// it, libraries are mounted under their names where most loaders look, and neither ldconfig -p nor modules for
+    /// graphics know them; and shares are offered with memoryEnforcement "guard" or "none" instead of "hard", which
+    /// NVIDIA's driver can do from release 615 on, on hosts with cgroup v2.
     #[arg(long, env = "ALIQUOT_HOOK", value_parser = hook, value_name = "FILE")]
     pub hook: Option<PathBuf>,
 }
