@@ -87,12 +87,29 @@ impl Testbed {
         Ok(self.node.show_self(driver.id())?)
     }
 
+    /// Starts the driver by a program that takes it and its arguments as its own last ones, and becomes it.
+    pub fn start_driver_by(&mut self, launcher: &[&str]) -> Result<u32> {
+        let driver = self.driver_command("run");
+        let (program, arguments) = launcher.split_first().ok_or("no launcher")?;
+        let mut command = Command::new(program);
+        command.args(arguments).arg(driver.get_program()).args(driver.get_args());
+        command.envs(driver.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let child = self.logged(command)?;
+        let pid = self.driver.insert(child).id();
+        self.node.show_self(pid)?;
+        Ok(pid)
+    }
+
     /// Starts a driver that the caller ends.
     pub fn another_driver(&self, environment: &[(&str, &str)]) -> Result<Child> {
-        let log = File::options().create(true).append(true).open(self.log_path())?;
         let mut command = self.driver_command("run");
-        command.envs(environment.iter().copied()).stdout(Stdio::null()).stderr(log);
-        Ok(command.spawn()?)
+        command.envs(environment.iter().copied());
+        self.logged(command)
+    }
+
+    fn logged(&self, mut command: Command) -> Result<Child> {
+        let log = File::options().create(true).append(true).open(self.log_path())?;
+        Ok(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()?)
     }
 
     /// The driver's command line on this node, with its API server.

@@ -1,0 +1,95 @@
+//! What the driver may do on the node, and what it does without: no capability at all, and no file that isn't its own.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+use std::{collections::BTreeMap, fs, os::unix::fs::MetadataExt as _, path::Path};
+
+use aliquot_tests::testbed::{DRIVER, NODE, Result, Testbed};
+use fake_apiserver::Server;
+use serde_json::json;
+
+const GPU: &str = "gpu-0000-1b-00";
+
+/// Root without any capability, as in a container with `capabilities: {drop: [ALL]}` and `allowPrivilegeEscalation: false`.
+const BARE: [&str; 4] = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"];
+
+/// A driver that has none, with a claim to a whole GPU and one to a share with a time slice.
+async fn bare() -> Result<(Testbed, u32)> {
+    let mut testbed = Testbed::without_driver("h100x8", Server::builder()).await?;
+    let pid = testbed.start_driver_by(&BARE)?;
+    testbed.ready().await?;
+    let whole = testbed.allocated("whole", &[("gpu", GPU)]).await?;
+    testbed.prepare(&whole).await?.unwrap();
+    let slicing = json!({"apiVersion": "gpu.aliquot.dev/v1alpha1", "kind": "ShareConfig", "sharing":
+        {"strategy": "TimeSlicing", "timeSlicingConfig": {"interval": "Short", "required": true}}});
+    let share = json!({"devices": {
+        "results": [{"driver": DRIVER, "pool": format!("{DRIVER}/{NODE}"), "device": "gpu-0000-43-00-shared", "request": "gpu",
+            "shareID": "96214200-eeea-4c04-a79e-e6ec66d642e2", "consumedCapacity": {"shares": "1", "memory": "8Gi"}}],
+        "config": [{"source": "FromClaim", "requests": [], "opaque": {"driver": DRIVER, "parameters": slicing}}],
+    }});
+    let share = testbed.allocated_as("share", share).await?;
+    testbed.prepare(&share).await?.unwrap();
+    Ok((testbed, pid))
+}
+
+fn status(pid: u32) -> BTreeMap<String, String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let fields = text.lines().filter_map(|line| line.split_once(":\t"));
+    fields.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_driver_needs_no_capability_to_prepare_claims_and_set_time_slices() -> Result<()> {
+    let (testbed, pid) = bare().await?;
+    let status = status(pid);
+    for set in ["CapEff", "CapPrm", "CapInh", "CapBnd", "CapAmb"] {
+        assert_eq!(u64::from_str_radix(&status[set], 16), Ok(0), "{set}");
+    }
+    assert_eq!((status["NoNewPrivs"].as_str(), status["Name"].as_str()), ("1", "aliquot-driver"));
+    assert_eq!(testbed.node.time_slices().len(), 1);
+    assert!(testbed.node.path("kubelet/plugins").join(DRIVER).join("aliquot-hook").is_file());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_that_the_driver_has_open_is_its_own() -> Result<()> {
+    let (testbed, pid) = bare().await?;
+    let own = |path: &Path| {
+        let places = ["run", "cdi", "kubelet/plugins", "kubelet/plugins_registry"].map(|dir| testbed.node.path(dir));
+        places.iter().any(|place| path.starts_with(place)) || path == Path::new("/dev/null")
+    };
+    // What it is given by whoever starts it comes first.
+    for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
+        let entry = entry?;
+        let number: u32 = entry.file_name().to_str().unwrap().parse()?;
+        let Ok(target) = fs::read_link(entry.path()) else { continue };
+        let text = target.to_str().unwrap();
+        let is_anonymous = ["socket:[", "pipe:[", "anon_inode:"].iter().any(|kind| text.starts_with(kind));
+        assert!(number <= 2 || is_anonymous || own(&target), "descriptor {number} is {text}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_and_sockets_are_for_nobody_else() -> Result<()> {
+    let (testbed, _) = bare().await?;
+    let mode = |path: &Path| fs::symlink_metadata(path).map(|meta| meta.mode() & 0o777);
+    let records = testbed.records()?;
+    assert_eq!(records.len(), 2);
+    for record in &records {
+        assert_eq!(mode(record)?, 0o600, "{}", record.display());
+    }
+    let plugin = testbed.node.path("kubelet/plugins").join(DRIVER);
+    let sockets = [
+        plugin.join("dra.sock"),
+        plugin.join("limits.sock"),
+        testbed.node.path("kubelet/plugins_registry").join(format!("{DRIVER}-reg.sock")),
+    ];
+    for socket in sockets.iter().filter(|socket| socket.exists()) {
+        assert_eq!(mode(socket)? & 0o077, 0, "{}", socket.display());
+    }
+    assert!(sockets[0].exists());
+    // Containers' runtimes read these, and nobody but the driver writes them.
+    for spec in testbed.specs()? {
+        assert_eq!(mode(&spec)?, 0o644, "{}", spec.display());
+    }
+    Ok(())
+}
