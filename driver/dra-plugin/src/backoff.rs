@@ -7,18 +7,19 @@ use std::{
 
 /// A sequence of pauses that doubles from `first` up to `longest`.
 #[derive(Clone, Debug)]
-pub(crate) struct Backoff {
+pub struct Backoff {
     next: Duration,
     longest: Duration,
 }
 
 impl Backoff {
-    pub(crate) fn new(first: Duration, longest: Duration) -> Self {
+    /// A new sequence.
+    pub fn new(first: Duration, longest: Duration) -> Self {
         Self { next: first, longest }
     }
 
     /// The next pause, between a half and the whole of its nominal length.
-    pub(crate) fn pause(&mut self) -> Duration {
+    pub fn pause(&mut self) -> Duration {
         let nominal = self.next.min(self.longest);
         self.next = nominal.saturating_mul(2);
         nominal / 2 + jitter(nominal / 2)

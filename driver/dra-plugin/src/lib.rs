@@ -40,6 +40,7 @@ pub mod slices;
 mod socket;
 
 pub use authority::LocalAuthority;
+pub use backoff::Backoff;
 pub use claim::{
     AllocatedClaim, ClaimRef, ClaimUid, ConfigSource, DeviceResult, InvalidClaim, OpaqueConfig, PodRef, PreparedDevice,
     RequestName,

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use dra_plugin::{
     DriverName,
-    slices::{Feature, Handle, NodeName, Pool, PoolName, PublishStatus, Publisher, Rehearsal, rehearse},
+    slices::{
+        Feature, Handle, NodeName, Pool, PoolName, PublishStatus, Publisher, Rehearsal, RehearsalError, rehearse,
+    },
 };
 use fake_apiserver::{Builder, Fault, Server, Trouble};
 use k8s_openapi::api::{
@@ -198,8 +200,43 @@ async fn a_rehearsal_tells_what_would_be_lost_and_leaves_nothing_behind() {
     assert_eq!(dropped[0].feature, Feature::ConsumableCapacity);
     let fault = |trouble| Fault { verb: "dry-run".into(), resource: "resourceslices".into(), times: 1, trouble };
     bed.api.inject(fault(Trouble::Error(422, None)));
-    assert!(matches!(rehearse(&bed.client, &driver, &node, &shared).await, Ok(Rehearsal::Refused(_))));
-    bed.api.inject(fault(Trouble::Error(503, None)));
-    assert!(rehearse(&bed.client, &driver, &node, &shared).await.is_err());
+    assert!(matches!(rehearse(&bed.client, &driver, &node, &shared).await, Ok(Rehearsal::Invalid(_))));
     assert!(bed.slices().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_cannot_be_asked_says_nothing_of_what_it_stores() {
+    let bed = Bed::start(Server::builder()).await;
+    let (driver, node) = (DriverName::new("gpu.example.com").unwrap(), NodeName::new("n1").unwrap());
+    let ask = async |trouble| {
+        bed.api.inject(Fault { verb: "dry-run".into(), resource: "resourceslices".into(), times: 1, trouble });
+        rehearse(&bed.client, &driver, &node, &pool(1)).await.unwrap_err()
+    };
+    // A role that isn't bound yet; a webhook that takes no dry run.
+    for code in [403, 400] {
+        let error = ask(Trouble::Error(code, None)).await;
+        assert!(matches!(&error, RehearsalError::Refused { status, .. } if *status == code), "{error}");
+        assert!(error.to_string().contains(&format!("HTTP status {code}")), "{error}");
+    }
+    let error = ask(Trouble::Error(429, Some(7))).await;
+    let pause = Some(Duration::from_secs(7));
+    assert!(matches!(&error, RehearsalError::Busy { retry_after, .. } if *retry_after == pause), "{error}");
+    assert!(matches!(ask(Trouble::Error(503, None)).await, RehearsalError::Busy { retry_after: None, .. }));
+}
+
+/// As during a rolling update, where both know the same but one hears of it late.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_is_contradicted_is_told_in_time_to_look_again() {
+    let bed = Bed::start(Server::builder()).await;
+    bed.handle.publish(pool(1)).unwrap();
+    bed.published().await;
+    let mut contested = bed.handle.contested();
+    assert!(!contested.has_changed().unwrap(), "its own writes contradict nobody");
+    let (other, _stop) = publisher(&bed.client);
+    other.publish(pool(2)).unwrap();
+    tokio::time::timeout(Duration::from_secs(5), contested.changed()).await.unwrap().unwrap();
+    bed.handle.publish(pool(2)).unwrap();
+    let before = bed.api.writes();
+    assert_eq!((bed.rest().await, bed.rest().await), (before, before), "nobody contradicts anybody any more");
+    assert!(!other.contested().has_changed().unwrap());
 }

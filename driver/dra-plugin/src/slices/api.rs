@@ -28,9 +28,12 @@ pub(super) enum CallError {
     /// It may pass, perhaps after the pause that the server asks for.
     #[error("{message}")]
     Busy { message: String, retry_after: Option<Duration> },
-    /// The server understood and refused.
+    /// The server understood, and takes no such object.
     #[error("{0}")]
-    Refused(String),
+    Invalid(String),
+    /// The server refuses whatever it is sent: no permission, say.
+    #[error("{message}")]
+    Refused { message: String, status: u16 },
 }
 
 /// Calls for the slices of one node.
@@ -154,6 +157,29 @@ fn classify(what: &str, error: &kube::Error) -> CallError {
         401 | 408 | 429 | 500..=599 => {
             CallError::Busy { message, retry_after: seconds.map(|seconds| Duration::from_secs(seconds.into())) }
         }
-        _ => CallError::Refused(message),
+        422 => CallError::Invalid(message),
+        status => CallError::Refused { message, status },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    #[test]
+    fn only_what_is_wrong_with_the_object_itself_says_that_it_is_invalid() {
+        let of = |code| classify("x", &kube::Error::Api(Box::new(Status { code, ..Status::default() })));
+        assert!(matches!(of(422), CallError::Invalid(_)));
+        for code in [400, 403, 405, 413] {
+            assert!(matches!(of(code), CallError::Refused { status, .. } if status == code), "{code}");
+        }
+        for code in [401, 408, 429, 500, 503, 504] {
+            assert!(matches!(of(code), CallError::Busy { .. }), "{code}");
+        }
+        for code in [404, 409, 410] {
+            assert!(matches!(of(code), CallError::Stale(_)), "{code}");
+        }
     }
 }

@@ -15,6 +15,7 @@ mod debounce;
 mod desired;
 mod diff;
 mod dropped;
+mod handle;
 mod mirror;
 mod names;
 mod pool;
@@ -28,8 +29,9 @@ mod testing;
 mod validate;
 
 pub use dropped::{DroppedField, Feature};
+pub use handle::Handle;
 pub use pool::{InvalidName, NodeName, Pool, PoolName};
-pub use publisher::{Handle, Publisher};
+pub use publisher::Publisher;
 pub use rehearsal::{Rehearsal, RehearsalError, rehearse};
 pub use status::PublishStatus;
 pub use validate::{Fault, Faults};

@@ -13,44 +13,15 @@ use super::{
     desired,
     diff::{Echo, Plan, diff},
     dropped::{Dropped, DroppedField},
+    handle::Handle,
     mirror::{self, Mirror},
     pool::{NodeName, Pool},
     status::PublishStatus,
-    validate::{Faults, validate},
 };
 use crate::{backoff::Backoff, name::DriverName};
 
 /// A pool that the API server refuses is tried again in case its rules change (an upgrade, a webhook).
 const REFUSED: Duration = Duration::from_mins(1);
-
-/// Hands pools to a [`Publisher`].
-#[derive(Clone, Debug)]
-pub struct Handle {
-    desired: watch::Sender<Option<Pool>>,
-    status: watch::Receiver<PublishStatus>,
-}
-
-impl Handle {
-    /// Publishes `pool` in place of what was published before. The same pool again changes nothing.
-    ///
-    /// An error means that the API server would refuse it; what was published before stays.
-    pub fn publish(&self, pool: Pool) -> Result<(), Faults> {
-        validate(&pool)?;
-        self.desired.send_if_modified(|desired| {
-            let is_new = desired.as_ref() != Some(&pool);
-            if is_new {
-                *desired = Some(pool);
-            }
-            is_new
-        });
-        Ok(())
-    }
-
-    /// What became of it.
-    pub fn status(&self) -> watch::Receiver<PublishStatus> {
-        self.status.clone()
-    }
-}
 
 /// Publishes one node's pool. Slices stay when it ends: the kubelet removes those of a driver that does not come back.
 pub struct Publisher {
@@ -59,6 +30,7 @@ pub struct Publisher {
     node: NodeName,
     desired: watch::Receiver<Option<Pool>>,
     status: watch::Sender<PublishStatus>,
+    contested: watch::Sender<()>,
 }
 
 impl Publisher {
@@ -66,8 +38,10 @@ impl Publisher {
     pub fn new(client: kube::Client, driver: DriverName, node: NodeName) -> (Self, Handle) {
         let (desired, wanted) = watch::channel(None);
         let (status, told) = watch::channel(PublishStatus::default());
+        let (contested, heard) = watch::channel(());
         let api = SliceApi::new(client, driver.clone(), node.clone());
-        (Self { api, driver, node, desired: wanted, status }, Handle { desired, status: told })
+        let handle = Handle::new(desired, told, heard);
+        (Self { api, driver, node, desired: wanted, status, contested }, handle)
     }
 
     /// Publishes until `stop`.
@@ -139,7 +113,10 @@ impl Work {
                 event = events.next() => match event {
                     Some(Ok(event)) => match self.observe(event) {
                         Observed::First => is_due = true,
-                        Observed::Change => debounce.event(Instant::now()),
+                        Observed::Change => {
+                            debounce.event(Instant::now());
+                            self.publisher.contested.send_replace(());
+                        }
                         Observed::Nothing => {}
                     },
                     Some(Err(error)) => tracing::warn!(error = %crate::causes::with_causes(&error), "ResourceSlices cannot be watched; trying again"),
@@ -206,7 +183,7 @@ impl Work {
                 let pause = match &error {
                     CallError::Stale(_) => self.backoff.pause(),
                     CallError::Busy { retry_after, .. } => self.backoff.pause().max(retry_after.unwrap_or_default()),
-                    CallError::Refused(_) => REFUSED,
+                    CallError::Invalid(_) | CallError::Refused { .. } => REFUSED,
                 };
                 Some(Retry { at: Instant::now() + pause, error: error.to_string() })
             }

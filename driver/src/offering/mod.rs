@@ -1,0 +1,197 @@
+//! Keeps what is published at what inventory, policy, holdings and the API server together allow.
+mod server;
+
+use std::{sync::Arc, time::SystemTime};
+
+use aliquot_model::Inventory;
+use aliquot_params::policy::Policy;
+use dra_plugin::{
+    Backoff, DeviceHealth, DriverName,
+    slices::{Handle, NodeName, Pool, PoolName, PublishStatus, rehearse},
+};
+use server::{News, Server};
+use tokio::{
+    sync::watch,
+    time::{Duration, Instant},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    claim::Claims,
+    discovery::View,
+    notices::Notices,
+    offer::{self, Holding, Layout, Offered},
+    policy::InForce,
+};
+
+/// Claims come in bursts; what they change of the offer is published once.
+const SETTLE: Duration = Duration::from_millis(50);
+/// While GPUs wait for their holders to leave, these are looked at: another instance of the driver (a rolling update)
+/// tells nobody of its unprepares.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// What the loop works with.
+pub(crate) struct Offering {
+    pub(crate) client: kube::Client,
+    pub(crate) driver: DriverName,
+    pub(crate) node: NodeName,
+    pub(crate) pool: PoolName,
+    pub(crate) publishing: Handle,
+    pub(crate) healths: watch::Sender<Vec<DeviceHealth>>,
+    pub(crate) notices: Notices,
+}
+
+/// What has come of it so far.
+struct State {
+    server: Server,
+    /// What was told of GPUs that the policy doesn't fit.
+    faults: Vec<String>,
+    /// What was told of records that can't be read.
+    unread: Option<String>,
+    pauses: Backoff,
+}
+
+impl State {
+    fn new() -> Self {
+        Self { server: Server::new(Instant::now()), faults: Vec::new(), unread: None, pauses: fresh() }
+    }
+}
+
+fn fresh() -> Backoff {
+    Backoff::new(Duration::from_secs(1), LOOK)
+}
+
+impl Offering {
+    /// Publishes at every change until `stop`.
+    pub(crate) async fn run(
+        self,
+        mut view: watch::Receiver<View>,
+        mut policy: watch::Receiver<InForce>,
+        claims: Arc<Claims>,
+        stop: CancellationToken,
+    ) {
+        let mut holders = claims.changes();
+        let (mut status, mut contested) = (self.publishing.status(), self.publishing.contested());
+        let mut state = State::new();
+        loop {
+            let now = view.borrow_and_update().clone();
+            let in_force = policy.borrow_and_update().policy();
+            holders.borrow_and_update();
+            contested.borrow_and_update();
+            let publishing = async {
+                match (now, in_force) {
+                    (View::Unavailable(_), _) => {
+                        self.publish(Offered::default());
+                        self.healths.send_replace(Vec::new());
+                        None
+                    }
+                    (View::Ready(found), Some(policy)) => match claims.holdings() {
+                        Ok(holdings) => {
+                            (state.unread, state.pauses) = (None, fresh());
+                            self.offer(&found.inventory, &policy, &holdings, &mut state).await
+                        }
+                        Err(error) => {
+                            let error = crate::report(&error);
+                            if state.unread.as_ref() != Some(&error) {
+                                tracing::warn!(error, "what is published stays until it is known what claims hold");
+                            }
+                            state.unread = Some(error);
+                            Some(Instant::now() + state.pauses.pause())
+                        }
+                    },
+                    (View::Searching, _) | (_, None) => None,
+                }
+            };
+            let Some(again) = stop.run_until_cancelled(publishing).await else { return };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                changed = view.changed() => if changed.is_err() { return },
+                Ok(()) = policy.changed() => state.server.doubt(Instant::now()),
+                Ok(()) = holders.changed() => tokio::time::sleep(SETTLE).await,
+                // Another instance of the driver may know of claims of which nobody told this one.
+                Ok(()) = contested.changed() => {}
+                Ok(()) = status.changed() => {
+                    if let PublishStatus::Published { dropped, .. } = &*status.borrow_and_update() {
+                        self.tell(state.server.learn(dropped, Instant::now()));
+                    }
+                }
+                () = tokio::time::sleep_until(again.unwrap_or_else(Instant::now)), if again.is_some() => {}
+            }
+        }
+    }
+
+    /// When to look again, where no event tells.
+    async fn offer(
+        &self,
+        inventory: &Inventory,
+        policy: &Policy,
+        holdings: &[Holding],
+        state: &mut State,
+    ) -> Option<Instant> {
+        // Asked for all that the policy wants: what is offered meanwhile, around those who hold something, may need less.
+        let wanted = offer::offered(inventory, policy, &[], Layout::Counters);
+        let (mut layout, mut again) = (Layout::Counters, None);
+        if wanted.needs_counters() {
+            if state.server.due().is_some_and(|due| due <= Instant::now()) {
+                let answer = rehearse(&self.client, &self.driver, &self.node, &self.as_pool(wanted)).await;
+                self.tell(state.server.hear(answer, Instant::now()));
+            }
+            again = state.server.due();
+            layout = match state.server.layout() {
+                Some(layout) => layout,
+                None => return again,
+            };
+        }
+        let offered = offer::offered(inventory, policy, holdings, layout);
+        let faults: Vec<String> = offered.faults.iter().map(ToString::to_string).collect();
+        for fault in faults.iter().filter(|fault| !state.faults.contains(fault)) {
+            tracing::error!(fault, "the policy doesn't fit a GPU, which is not offered");
+            self.notices.warn_node("PolicyDoesNotFit", format!("a GPU is not offered: {fault}"));
+        }
+        state.faults = faults;
+        self.healths.send_replace(offer::health(inventory, &offered, holdings, &self.pool, SystemTime::now()));
+        let look = (!offered.waiting.is_empty()).then(|| Instant::now() + LOOK);
+        self.publish(offered);
+        again.into_iter().chain(look).min()
+    }
+
+    fn publish(&self, offered: Offered) {
+        if let Err(faults) = self.publishing.publish(self.as_pool(offered)) {
+            tracing::error!(%faults, "the API server would refuse these devices; what was published before stays");
+        }
+    }
+
+    fn as_pool(&self, offered: Offered) -> Pool {
+        Pool { name: self.pool.clone(), devices: offered.devices, counters: offered.counters }
+    }
+
+    fn tell(&self, news: Option<News>) {
+        match news {
+            None => {}
+            Some(News::Silent(reason)) => tracing::warn!("{reason}; what is published stays, and it is asked again"),
+            Some(News::Refused(reason)) => {
+                let note = format!(
+                    "{reason}. Until it answers, what is published of this node's GPUs stays as it is; it is asked again. \
+                     The driver needs the verb create on resourceslices, and webhooks for these must take dry runs"
+                );
+                tracing::error!("{note}");
+                self.notices.warn_node("SharesUnknown", note);
+            }
+            Some(News::Fixed(reason)) => {
+                let note = format!(
+                    "GPUs can't be offered whole and as shares at once, so each is what the policy's fallback says, whole if \
+                     it says nothing: {reason}. Kubernetes 1.36 has what it takes on by default; before, set the feature \
+                     gates DRAConsumableCapacity and DRAPartitionableDevices on the API server, scheduler and kubelet. The \
+                     API server is asked again from time to time"
+                );
+                tracing::warn!("{note}");
+                self.notices.warn_node("SharesFixed", note);
+            }
+            Some(News::Both) => {
+                let note = "the API server now stores what it takes: GPUs are offered whole and as shares at once";
+                tracing::info!("{note}");
+                self.notices.tell_node("SharesOffered", note.to_owned());
+            }
+        }
+    }
+}
