@@ -23,7 +23,7 @@ use crate::offer::Holding;
 
 use super::{
     hold::{self, Clash},
-    record::{self, Record, State},
+    record::{self, Record, Room, State},
 };
 
 const LOCK: &str = "lock";
@@ -115,15 +115,16 @@ impl Book {
     /// What is held of each device.
     pub(super) fn holdings(&mut self) -> Result<Vec<Holding>, Error> {
         self.locked(|book, _| {
-            let mut held: BTreeMap<(&GpuUuid, &DeviceName), u32> = BTreeMap::new();
+            let mut held: BTreeMap<(&GpuUuid, &DeviceName), Room> = BTreeMap::new();
             for device in book.using().flat_map(|record| &record.devices).filter(|held| !held.admin_access) {
-                let shares = device.share.map_or(0, |share| share.takes.shares);
-                *held.entry((&device.gpu, &device.device)).or_default() += shares;
+                let taken = held.entry((&device.gpu, &device.device)).or_default();
+                *taken = taken.plus(device.share.map(|share| share.takes).unwrap_or_default());
             }
-            let holding = |((gpu, device), shares): ((&GpuUuid, &DeviceName), u32)| Holding {
+            let holding = |((gpu, device), Room { shares, memory }): ((&GpuUuid, &DeviceName), Room)| Holding {
                 gpu: gpu.clone(),
                 device: device.clone(),
                 shares,
+                memory,
             };
             Ok(held.into_iter().map(holding).collect())
         })

@@ -2,7 +2,7 @@
 use std::collections::BTreeMap;
 
 use aliquot_model::{DeviceName, Gpu, Memory, Part};
-use aliquot_params::policy::{Policy, Shares};
+use aliquot_params::policy::Shares;
 use k8s_openapi::{
     api::resource::v1::{
         CapacityRequestPolicy, CapacityRequestPolicyRange, Counter, CounterSet, Device, DeviceCapacity,
@@ -82,19 +82,6 @@ pub(super) fn slot(gpu: &Gpu, number: u16, shares: &Shares) -> Device {
 /// The memory of one of a fixed number of shares: the policy's, or less where that many don't fit.
 pub(crate) fn slot_memory(shares: &Shares) -> Memory {
     shares.default.min(shares.memory.part(shares.count))
-}
-
-/// A device that claims hold, as it must be seen until they have left: nobody else can get (a part of) it.
-pub(super) fn held(gpu: &Gpu, part: Part, used: u32, policy: &Policy) -> Device {
-    // Claims may hold shares where a policy has none any more; of what these were nothing but the number is needed.
-    let fallback = Policy::default().for_gpu(gpu).ok();
-    let shares = policy.for_gpu(gpu).ok().or(fallback).and_then(|offer| offer.shares);
-    let shares = shares.or(fallback.and_then(|offer| offer.shares));
-    match (part, shares) {
-        (Part::Shared, Some(shares)) => shared(gpu, &Shares { count: used.max(1), ..shares }, false),
-        (Part::Slot(number), Some(shares)) => slot(gpu, number, &shares),
-        _ => whole(gpu, false),
-    }
 }
 
 fn consumption(gpu: &Gpu) -> Vec<DeviceCounterConsumption> {

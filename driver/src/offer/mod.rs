@@ -13,7 +13,7 @@ mod health;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aliquot_model::{DeviceName, Gpu, GpuUuid, Inventory, Part};
+use aliquot_model::{DeviceName, Gpu, GpuUuid, Inventory, Memory, Part};
 use aliquot_params::policy::{self, Form, GpuFault, Order, Policy, Shares};
 pub(crate) use devices::slot_memory;
 use dra_plugin::{
@@ -38,7 +38,7 @@ pub enum Layout {
     Fixed,
 }
 
-/// What claims on this node hold of one device; a claim for administration holds nothing.
+/// What claims on this node hold of one device, all together; a claim for administration holds nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holding {
     /// The GPU.
@@ -47,6 +47,8 @@ pub struct Holding {
     pub device: DeviceName,
     /// How many shares, where it is shared.
     pub shares: u32,
+    /// How much memory in these, where it is shared.
+    pub memory: Memory,
 }
 
 /// What there is to publish.
@@ -71,8 +73,10 @@ impl Offered {
 
 /// What is offered of the inventory.
 ///
-/// A GPU of which claims hold a device that is no longer to be offered stays as it is for these claims, and is offered
-/// to nobody else, until they have left: a scheduler that no longer sees the device would count it as free.
+/// Of a GPU of which claims hold a device that is no longer to be offered, nothing is offered until they have left. Those
+/// claims need no device in a slice: a scheduler looks only at the node of what is allocated (`Filter` of its plugin
+/// `dynamicresources`), and so do the kubelet and the eviction by taints. But whatever is there of the GPU goes to the
+/// next, as soon as a claim is gone from the API server while its containers still run here.
 pub fn offered(inventory: &Inventory, policy: &Policy, holdings: &[Holding], layout: Layout) -> Offered {
     let mut offered = Offered::default();
     let mut shared: Vec<(u32, Device)> = Vec::new();
@@ -90,11 +94,9 @@ pub fn offered(inventory: &Inventory, policy: &Policy, holdings: &[Holding], lay
         if wanted.is_offered() || !held.is_empty() {
             admins.push(devices::admin(gpu));
         }
-        let leaving = held.keys().any(|part| !wanted.has(*part));
+        let leaving = held.iter().any(|(part, room)| !wanted.has(*part, room.memory));
         if leaving {
             offered.waiting.push(gpu.uuid.clone());
-            let devices = held.iter().map(|(part, shares)| devices::held(gpu, *part, *shares, policy));
-            others.extend(devices);
             continue;
         }
         let both = wanted.whole && wanted.shared.is_some();
@@ -105,7 +107,7 @@ pub fn offered(inventory: &Inventory, policy: &Policy, holdings: &[Holding], lay
             others.push(devices::whole(gpu, both));
         }
         if let Some(shares) = &wanted.shared {
-            let used = if shares.order == Order::Spread { held.values().sum() } else { 0 };
+            let used = if shares.order == Order::Spread { held.values().map(|held| held.shares).sum() } else { 0 };
             shared.push((used, devices::shared(gpu, shares, both)));
         }
         if let Some(shares) = &wanted.slots {
@@ -133,13 +135,17 @@ impl Wanted {
         self.whole || self.shared.is_some() || self.slots.is_some()
     }
 
-    fn has(&self, part: Part) -> bool {
+    /// Whether a part that is held is one that is offered.
+    fn has(&self, part: Part, memory: Memory) -> bool {
         match part {
             Part::Whole => self.whole,
             Part::Shared => self.shared.is_some(),
             // Claims for administration hold nothing.
             Part::Admin => true,
-            Part::Slot(number) => self.slots.is_some_and(|shares| u32::from(number) < shares.count),
+            // Larger ones beside those that are offered would be more than the GPU has.
+            Part::Slot(number) => {
+                self.slots.is_some_and(|shares| u32::from(number) < shares.count && memory == slot_memory(&shares))
+            }
         }
     }
 }
@@ -156,15 +162,10 @@ fn wanted(offer: &policy::Offer, layout: Layout) -> Wanted {
     }
 }
 
-/// The parts of a GPU that claims hold, with the number of shares.
-fn held(holdings: &[Holding], gpu: &Gpu) -> BTreeMap<Part, u32> {
-    let mut held = BTreeMap::new();
-    for holding in holdings.iter().filter(|holding| holding.gpu == gpu.uuid) {
-        if let Some(part) = holding.device.part_of(gpu.pci) {
-            *held.entry(part).or_default() += holding.shares;
-        }
-    }
-    held
+/// The parts of a GPU that claims hold.
+fn held<'a>(holdings: &'a [Holding], gpu: &Gpu) -> BTreeMap<Part, &'a Holding> {
+    let of_gpu = holdings.iter().filter(|holding| holding.gpu == gpu.uuid);
+    of_gpu.filter_map(|holding| Some((holding.device.part_of(gpu.pci)?, holding))).collect()
 }
 
 /// Whole GPUs last and from the highest place down; the rest by place.

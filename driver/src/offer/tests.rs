@@ -34,8 +34,10 @@ fn policy(rules: &str) -> Policy {
     Policy::parse(text.as_bytes()).unwrap()
 }
 
+/// Of shares of the default size.
 fn holding(bus: u8, part: Part, shares: u32) -> Holding {
-    Holding { gpu: gpu(bus).uuid, device: DeviceName::of(gpu(bus).pci, part), shares }
+    let memory = Memory::from_bytes(u64::from(shares) * (8155 << 20));
+    Holding { gpu: gpu(bus).uuid, device: DeviceName::of(gpu(bus).pci, part), shares, memory }
 }
 
 /// Without those for administration, which are there for every GPU that is offered or held.
@@ -135,24 +137,42 @@ fn a_gpu_that_the_policy_does_not_fit_is_not_offered_and_told() {
 }
 
 #[test]
-fn what_is_held_stays_alone_until_its_holders_have_left() {
+fn nothing_is_offered_of_a_gpu_that_is_held_in_a_form_that_is_no_longer_offered() {
     let whole_only = policy("- offer: [whole]\n");
     let held = [holding(0, Part::Shared, 3)];
     let during = offered(&inventory(2), &whole_only, &held, Layout::Counters);
-    assert_eq!(device_names(&during), ["gpu-0000-00-00-shared", "gpu-0000-01-00"]);
-    assert_eq!(during.devices[0].capacity.as_ref().unwrap()["shares"].value.0, "3", "no room for a fourth");
+    assert_eq!(device_names(&during), ["gpu-0000-01-00"]);
+    assert_eq!(during.waiting, [gpu(0).uuid]);
     let after = offered(&inventory(2), &whole_only, &[], Layout::Counters);
     assert_eq!(device_names(&after), ["gpu-0000-01-00", "gpu-0000-00-00"]);
+    assert!(after.waiting.is_empty());
     // From whole to shares, and from fixed shares to both.
     let shares_only = policy("- offer: [shares]\n");
-    let during = offered(&inventory(1), &shares_only, &[holding(0, Part::Whole, 0)], Layout::Counters);
-    assert_eq!(device_names(&during), ["gpu-0000-00-00"]);
-    let during = offered(&inventory(1), &Policy::default(), &[holding(0, Part::Slot(7), 1)], Layout::Counters);
-    assert_eq!(device_names(&during), ["gpu-0000-00-00-share-7"]);
-    // Fewer fixed shares: those beyond stay while they are held.
-    let fewer = policy("- offer: [shares]\n  shares: {count: 2}\n");
-    let during = offered(&inventory(1), &fewer, &[holding(0, Part::Slot(5), 1)], Layout::Fixed);
-    assert_eq!(device_names(&during), ["gpu-0000-00-00-share-5"]);
+    let none = |policy: &Policy, part, layout| {
+        let during = offered(&inventory(1), policy, &[holding(0, part, 1)], layout);
+        assert_eq!(device_names(&during), [""; 0]);
+        assert_eq!((during.devices.len(), during.waiting.len()), (1, 1), "administrators reach it");
+    };
+    none(&shares_only, Part::Whole, Layout::Counters);
+    none(&Policy::default(), Part::Slot(7), Layout::Counters);
+    // Gates that are switched off.
+    none(&Policy::default(), Part::Shared, Layout::Fixed);
+    // Fewer fixed shares.
+    none(&policy("- offer: [shares]\n  shares: {count: 2, memory: {default: 8155Mi}}\n"), Part::Slot(5), Layout::Fixed);
+}
+
+#[test]
+fn what_is_held_of_fixed_shares_keeps_its_size_or_nothing_is_offered() {
+    let under = |rules: &str, held: &[Holding]| {
+        device_names(&offered(&inventory(1), &policy(rules), held, Layout::Fixed)).len()
+    };
+    let held = [0, 1, 2, 3].map(|number| holding(0, Part::Slot(number), 1));
+    assert_eq!(under("- offer: [shares]\n", &held), 10);
+    assert_eq!(under("- offer: [shares]\n  shares: {count: 6, memory: {default: 8155Mi}}\n", &held), 6);
+    // Four of a tenth each, and then 16 of a sixteenth, or four of a quarter.
+    assert_eq!(under("- offer: [shares]\n  shares: {count: 16}\n", &held), 0);
+    assert_eq!(under("- offer: [shares]\n  shares: {count: 4}\n", &held), 0);
+    assert_eq!(under("- offer: [shares]\n  shares: {count: 16}\n", &[]), 16);
 }
 
 #[test]
@@ -183,26 +203,35 @@ fn a_gpu_that_does_not_answer_is_not_offered_and_unhealthy() {
 }
 
 proptest! {
-    /// The scheduler counts what is in the slices: whatever is held must be there, and beside what excludes it.
+    /// Whatever the slices hold, a scheduler may take: all of it must be free beside those that are here, whether it still
+    /// knows of these or not.
     #[test]
-    fn no_change_of_policy_offers_a_gpu_that_claims_hold_in_another_form(
-        form in 0u8..3, count in 1u32..12, held_part in 0u8..3, number in 0u16..12, fixed: bool,
+    fn no_change_of_policy_offers_more_of_a_gpu_than_those_who_hold_it_leave(
+        form in 0u8..3, count in 1u32..12, held_part in 0u8..3, number in 0u16..12, before in 1u32..12, fixed: bool,
     ) {
         let forms = ["[whole]", "[shares]", "[whole, shares]"][usize::from(form)];
-        let policy = policy(&format!("- offer: {forms}\n  shares: {{count: {count}}}\n  fallback: shares\n"));
+        let rules = |count| format!("- offer: {forms}\n  shares: {{count: {count}}}\n  fallback: shares\n");
         let part = [Part::Whole, Part::Shared, Part::Slot(number)][usize::from(held_part)];
         let layout = if fixed { Layout::Fixed } else { Layout::Counters };
-        let offered = offered(&inventory(1), &policy, &[holding(0, part, 1)], layout);
-        let parts: Vec<Part> = device_names(&offered).iter()
-            .map(|name| name.parse::<DeviceName>().unwrap().part_of(gpu(0).pci).unwrap()).collect();
-        prop_assert!(parts.contains(&part));
-        let excludes = |other: &Part| match (part, other) {
-            (Part::Slot(_), Part::Slot(_)) => false,
-            (a, b) => a != *b,
-        };
+        let was = slot_memory(&policy(&format!("- shares: {{count: {before}}}\n")).for_gpu(&gpu(0)).unwrap().shares.unwrap());
+        let held = Holding { memory: was, ..holding(0, part, 1) };
+        let offered = offered(&inventory(1), &policy(&rules(count)), &[held], layout);
+        let for_users: Vec<&Device> =
+            offered.devices.iter().filter(|device| !device.name.ends_with("-admin")).collect();
+        let parts: Vec<Part> = for_users.iter()
+            .map(|device| device.name.parse::<DeviceName>().unwrap().part_of(gpu(0).pci).unwrap()).collect();
+        prop_assert!(parts.is_empty() || parts.contains(&part), "{part:?} is neither there nor is the GPU withdrawn: {parts:?}");
+        let slots: u64 = for_users.iter().zip(&parts).filter(|(_, part)| matches!(part, Part::Slot(_)))
+            .map(|(device, other)| if *other == part { was.bytes() } else {
+                device.capacity.as_ref().unwrap()["memory"].value.0.parse::<Memory>().unwrap().bytes()
+            }).sum();
+        prop_assert!(slots <= gpu(0).memory.bytes());
+        let excludes = |other: &Part| !matches!((part, other), (Part::Slot(_), Part::Slot(_))) && part != *other;
         if parts.iter().any(excludes) {
-            let mut for_users = offered.devices.iter().filter(|device| !device.name.ends_with("-admin"));
-            prop_assert!(for_users.all(|device| device.consumes_counters.is_some()), "{parts:?}");
+            prop_assert!(for_users.iter().all(|device| device.consumes_counters.is_some()), "{parts:?}");
+        }
+        if layout == Layout::Fixed {
+            prop_assert!(!offered.needs_counters());
         }
     }
 }

@@ -46,7 +46,7 @@ async fn a_gpu_that_is_held_whole_becomes_shared_when_its_holder_has_left() -> R
         let since = testbed.ever_published()?.len();
         replace(&testbed, policy("[{offer: [shares], shares: {count: 2}}]"))?;
         testbed.event("PolicyInForce").await?;
-        published(&testbed, &WHOLE).await?;
+        published(&testbed, &LEAVING).await?;
         for template in ["share", "whole"] {
             has_no_room_for(&testbed, template).await?;
         }
@@ -69,13 +69,13 @@ async fn a_gpu_that_is_held_in_shares_becomes_whole_when_the_last_has_left() -> 
     let (three, running) = testbed.run_pod(pod("three", &["shares"])).await?;
     let since = testbed.ever_published()?.len();
     replace(&testbed, policy("[{offer: [whole]}]"))?;
-    testbed.until("no share is left over", || shares_of(&testbed, T4_SHARE).as_deref() == Some("4")).await?;
+    published(&testbed, &LEAVING).await?;
     has_no_room_for(&testbed, "whole").await?;
     has_no_room_for(&testbed, "share").await?;
     testbed.stop_pod(&one).await?;
-    testbed.until("what is free is gone", || shares_of(&testbed, T4_SHARE).as_deref() == Some("3")).await?;
     has_no_room_for(&testbed, "share").await?;
     assert_eq!(testbed.nodes_of(&running.containers["main"])?, ["/dev/nvidia0"], "who is there stays");
+    assert_eq!(testbed.published(), LEAVING);
     nothing_else_was_published(&testbed, since, &SHARES)?;
     testbed.stop_pod(&three).await?;
     published(&testbed, &WHOLE).await?;
@@ -99,12 +99,62 @@ async fn a_policy_that_changes_while_the_driver_is_down_waits_for_the_holders_to
     published(&testbed, &SHARES).await
 }
 
+/// A claim of several pods, whose device is in no slice any more: neither a scheduler nor the kubelet needs it there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_that_holds_what_is_no_longer_offered_serves_more_pods_and_a_driver_that_starts_again() -> Result<()> {
+    let mut testbed = under("t4x1", "[{offer: [whole]}]").await?;
+    let request = serde_json::json!({"name": "gpu", "exactly": {"deviceClassName": "gpu.aliquot.dev"}});
+    let claim = serde_json::json!({"apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaim",
+        "metadata": {"name": "shared"}, "spec": {"devices": {"requests": [request]}}});
+    apply(&testbed.client, &[claim]).await?;
+    let user = |name: &str| {
+        let mut pod = pod(name, &[""]);
+        pod["spec"]["resourceClaims"] = serde_json::json!([{"name": "c0", "resourceClaimName": "shared"}]);
+        pod
+    };
+    let (first, one) = testbed.run_pod(user("first")).await?;
+    replace(&testbed, policy("[{offer: [shares]}]"))?;
+    published(&testbed, &LEAVING).await?;
+    let (second, other) = testbed.run_pod(user("second")).await?;
+    assert_eq!(one.containers["main"], other.containers["main"]);
+    testbed.stop_pod(&first).await?;
+    restart(&mut testbed).await?;
+    let (third, again) = testbed.run_pod(user("third")).await?;
+    assert_eq!(testbed.nodes_of(&again.containers["main"])?, ["/dev/nvidia0"]);
+    assert_eq!(testbed.published(), LEAVING);
+    testbed.stop_pod(&second).await?;
+    testbed.stop_pod(&third).await?;
+    published(&testbed, &SHARES).await
+}
+
+/// The API object of a pod that is deleted by force is gone at once, and its claim free to be given to others, while its
+/// containers still run.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_deleted_by_force_leaves_its_gpu_to_nobody_until_it_is_unprepared() -> Result<()> {
+    for (first, then, template, after) in [
+        ("[{offer: [shares]}]", "[{offer: [whole]}]", "share", &WHOLE[..]),
+        ("[{offer: [whole]}]", "[{offer: [shares]}]", "whole", &SHARES[..]),
+    ] {
+        let testbed = with_templates(first, 1).await?;
+        let (pod, _) = testbed.run_pod(pod("holder", &[template])).await?;
+        replace(&testbed, policy(then))?;
+        published(&testbed, &LEAVING).await?;
+        testbed.scheduler.release(&pod).await?;
+        for template in ["share", "whole"] {
+            has_no_room_for(&testbed, template).await?;
+        }
+        testbed.kubelet.stop_pod(pod.metadata.uid.as_deref().unwrap()).await?;
+        published(&testbed, after).await?;
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gpu_that_is_withheld_goes_when_its_holder_has_left() -> Result<()> {
     let testbed = with_templates("[]", 1).await?;
     let (holder, _) = testbed.run_pod(pod("holder", &["share"])).await?;
     replace(&testbed, policy("[{offer: []}]"))?;
-    published(&testbed, &SHARES).await?;
+    published(&testbed, &LEAVING).await?;
     has_no_room_for(&testbed, "share").await?;
     testbed.stop_pod(&holder).await?;
     published(&testbed, &[]).await
@@ -146,7 +196,7 @@ async fn a_claim_that_was_allocated_before_the_change_is_prepared_and_others_wai
     let late = testbed.create_pod(pod("late", &["share"])).await?;
     let other = testbed.scheduler.schedule(&late).await?;
     testbed.kubelet.run_pod(spec).await?;
-    published(&testbed, &WHOLE).await?;
+    published(&testbed, &LEAVING).await?;
     let error = testbed.kubelet.run_pod(other.clone()).await.unwrap_err().to_string();
     assert!(error.contains(T4_SHARE) && error.contains("default/early-c0-"), "{error}");
     assert!(testbed.holds()?.values().all(aliquot_tests::holds::Held::is_held_once));

@@ -26,6 +26,8 @@ const T4_ADMIN: &str = "gpu-0000-00-1e-admin";
 const WHOLE: [&str; 2] = [T4, T4_ADMIN];
 const SHARES: [&str; 2] = [T4_SHARE, T4_ADMIN];
 const BOTH: [&str; 3] = [T4_SHARE, T4, T4_ADMIN];
+/// While those are to leave who hold it in a form that is no longer offered.
+const LEAVING: [&str; 1] = [T4_ADMIN];
 
 /// A node whose driver follows a file of these rules, and gives up on a prepare soon.
 async fn under(profile: &str, rules: &str) -> Result<Testbed> {
