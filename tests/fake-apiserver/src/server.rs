@@ -149,6 +149,11 @@ impl Server {
         self.shared.store().drop_field(resource, path);
     }
 
+    /// From now on stores a field that it didn't, as a server that comes back with its feature on.
+    pub fn store_field(&self, resource: &str, path: &str) {
+        self.shared.store().store_field(resource, path);
+    }
+
     /// Ends all watches that are open, as a server that restarts does.
     pub fn break_watches(&self) {
         self.shared.watches.send_modify(|count| *count += 1);

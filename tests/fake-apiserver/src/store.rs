@@ -228,6 +228,10 @@ impl Store {
         self.dropped.push((resource.to_owned(), path.to_owned()));
     }
 
+    pub(crate) fn store_field(&mut self, resource: &str, path: &str) {
+        self.dropped.retain(|(of, dropped)| of != resource || dropped != path);
+    }
+
     pub(crate) fn prune(&self, kind: &Kind, object: &mut Value) {
         for (_, path) in self.dropped.iter().filter(|(resource, _)| resource == kind.resource) {
             apply::drop_field(object, path);

@@ -1,6 +1,8 @@
 //! API servers that don't store what whole and shared at once take: a fixed form, told and never half-offered.
-use fake_kubelet::allocator::{Features, Scheduler};
+use std::time::Duration;
 
+use fake_apiserver::{Fault, Trouble};
+use fake_kubelet::allocator::{Features, Scheduler};
 use fake_nvml::Control;
 
 use super::*;
@@ -44,12 +46,7 @@ async fn without_the_gates_gpus_are_whole_unless_the_policy_says_shares() -> Res
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_missing_field_alone_is_enough_for_the_fixed_form() -> Result<()> {
-    for path in [
-        "spec.devices[].allowMultipleAllocations",
-        "spec.devices[].capacity.*.requestPolicy",
-        "spec.devices[].consumesCounters",
-        "spec.sharedCounters",
-    ] {
+    for path in GATED {
         let mut testbed = Testbed::without_driver("t4x1", Server::builder().drop_field("resourceslices", path)).await?;
         testbed.start_driver(&[])?;
         testbed.ready().await?;
@@ -81,6 +78,8 @@ async fn a_fixed_number_of_shares_has_one_holder_each() -> Result<()> {
         let env = testbed.env_of(&ids)?;
         assert_eq!((env["ALIQUOT_SHARES"].as_str(), env["ALIQUOT_SHARE_MEMORY_BYTES"].parse()), ("1", Ok(4 * GI)));
         pods.push(pod);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert_eq!(testbed.published().len(), 4, "those that are free are still there");
     }
     let fourth = testbed.create_pod(pod("fourth", &["share"])).await?;
     let error = scheduler.schedule(&fourth).await.unwrap_err().to_string();
@@ -116,9 +115,8 @@ async fn gates_that_are_switched_off_leave_shares_in_use_alone_until_they_go() -
     assert_eq!(testbed.prepare(&claim).await?.unwrap(), ids, "what runs stays as it is");
     testbed.unprepare(&claim).await?.unwrap();
     testbed.until("this one is, too", || names().contains(&first.to_owned())).await?;
-    let ever = old.history("resourceslices");
-    let other = format!("{second}-shared");
-    assert!(!json!(ever).to_string().contains(&other), "the other one was never offered in shares");
+    let ever = json!(old.history("resourceslices")).to_string();
+    assert!(!ever.contains("-shared"), "as it would be stored here, one claim could get all of it");
     nothing_is_left(&testbed)
 }
 
@@ -146,4 +144,77 @@ async fn a_claim_that_comes_before_the_first_reading_is_prepared_by_the_policys_
         testbed.prepare(&claim).await?.unwrap();
     }
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gates_that_are_switched_on_later_are_seen_without_a_restart() -> Result<()> {
+    let mut testbed = Testbed::without_driver("t4x1", old_server()).await?;
+    testbed.start_driver(&[])?;
+    testbed.ready().await?;
+    is_told(&testbed).await?;
+    let holder = sharing(&testbed, "holder", &[whole("gpu", T4)]).await?;
+    testbed.prepare(&holder).await?.unwrap();
+    let before = testbed.api.writes();
+    for path in GATED {
+        testbed.api.store_field("resourceslices", path);
+    }
+    let both = [T4_SHARE.to_owned(), T4.to_owned(), format!("{T4}-admin")];
+    testbed.until("the GPU is offered in shares, too", || testbed.published() == both).await?;
+    assert!(testbed.event("SharesOffered").await?.1.contains("whole and as shares at once"));
+    assert!(testbed.api.writes() > before && testbed.events("SharesFixed").len() == 1);
+    // Who was there holds it still, for the scheduler as well.
+    let counters = testbed.devices().iter().filter(|device| device.consumes_counters.is_some()).count();
+    assert_eq!(counters, 2);
+    Ok(())
+}
+
+/// Trouble for every question what the server stores.
+fn unasked(testbed: &Testbed, trouble: Trouble, times: usize) {
+    let fault = Fault { verb: "dry-run".into(), resource: "resourceslices".into(), times, trouble };
+    testbed.api.inject(fault);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_may_not_be_asked_yet_says_nothing_of_shares() -> Result<()> {
+    for (code, status) in [(403, "HTTP status 403"), (400, "HTTP status 400")] {
+        let mut testbed = Testbed::without_driver("t4x1", Server::builder()).await?;
+        unasked(&testbed, Trouble::Error(code, None), usize::MAX);
+        testbed.start_driver(&[])?;
+        let (object, note) = testbed.event("SharesUnknown").await?;
+        assert_eq!(object, format!("Node {NODE}"));
+        assert!(note.contains(status) && note.contains("it is asked again"), "{note}");
+        assert!(testbed.published().is_empty());
+        testbed.api.heal();
+        let both = [T4_SHARE.to_owned(), T4.to_owned(), format!("{T4}-admin")];
+        testbed.until("the GPU is offered both ways", || testbed.published() == both).await?;
+        assert!(testbed.events("SharesFixed").is_empty());
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_too_busy_to_be_asked_gets_the_time_it_wants_and_is_complained_of_once() -> Result<()> {
+    let mut testbed = Testbed::without_driver("t4x1", Server::builder()).await?;
+    unasked(&testbed, Trouble::Error(429, Some(2)), 4);
+    testbed.start_driver(&[])?;
+    testbed.until("it is logged", || testbed.log().contains("can't be asked what it stores")).await?;
+    let asked = || testbed.api.requests().get(&("dry-run".to_owned(), "resourceslices".to_owned())).copied();
+    // The pool's two slices are asked about at once.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(asked(), Some(2));
+    testbed.ready().await?;
+    assert_eq!((asked(), testbed.log().matches("can't be asked what it stores").count()), (Some(6), 1));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_with_another_form_of_the_fields_is_told_with_what_it_said() -> Result<()> {
+    let mut testbed = Testbed::without_driver("t4x1", Server::builder()).await?;
+    unasked(&testbed, Trouble::Error(422, None), 2);
+    testbed.start_driver(&[])?;
+    testbed.ready().await?;
+    is_told(&testbed).await?;
+    assert_eq!(testbed.published(), [T4.to_owned(), format!("{T4}-admin")]);
+    let both = [T4_SHARE.to_owned(), T4.to_owned(), format!("{T4}-admin")];
+    testbed.until("a replica that is newer has answered", || testbed.published() == both).await
 }

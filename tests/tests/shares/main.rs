@@ -5,6 +5,7 @@ mod claims;
 mod examples;
 mod fixed;
 mod random;
+mod spread;
 mod time_slices;
 
 use aliquot_tests::{
@@ -29,16 +30,17 @@ async fn impatient(profile: &str) -> Result<Testbed> {
     Ok(testbed)
 }
 
-/// An API server before Kubernetes 1.36, or with the gates off.
+/// What an API server before Kubernetes 1.36, or with the gates off, doesn't store.
+const GATED: [&str; 4] = [
+    "spec.devices[].allowMultipleAllocations",
+    "spec.devices[].capacity.*.requestPolicy",
+    "spec.devices[].consumesCounters",
+    "spec.sharedCounters",
+];
+
+/// Such an API server.
 fn old_server() -> Builder {
-    [
-        "spec.devices[].allowMultipleAllocations",
-        "spec.devices[].capacity.*.requestPolicy",
-        "spec.devices[].consumesCounters",
-        "spec.sharedCounters",
-    ]
-    .into_iter()
-    .fold(Server::builder(), |server, path| server.drop_field("resourceslices", path))
+    GATED.into_iter().fold(Server::builder(), |server, path| server.drop_field("resourceslices", path))
 }
 
 fn nothing_is_left(testbed: &Testbed) -> Result<()> {
