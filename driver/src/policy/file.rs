@@ -56,19 +56,27 @@ pub(super) struct Changes {
     dir: PathBuf,
     /// None while there is no such directory, or the kernel has no inotify instance left.
     events: Option<Events>,
+    /// The watch, or the directory's name, has gone.
+    lost: bool,
     told: bool,
 }
 
 impl Changes {
     /// From now on.
     pub(super) fn of(path: &Path) -> Self {
-        let mut changes = Self { dir: path.parent().unwrap_or(path).to_owned(), events: None, told: false };
+        let mut changes =
+            Self { dir: path.parent().unwrap_or(path).to_owned(), events: None, lost: false, told: false };
         changes.watch();
         changes
     }
 
     /// Returns after a change, once nothing more has changed for `settle`.
+    ///
+    /// Whoever gives up waiting reads the file, and goes on with another call.
     pub(super) async fn next(&mut self, settle: Duration) {
+        if self.lost {
+            return self.renew();
+        }
         let Some(events) = &mut self.events else {
             if !self.watch() {
                 tokio::time::sleep(LOOK).await;
@@ -76,21 +84,23 @@ impl Changes {
             // What changed unseen is seen by reading.
             return;
         };
-        let mut lost = is_lost(events.next().await);
+        let lost = &mut self.lost;
+        *lost |= is_lost(events.next().await);
         let quiet = async {
-            while let Ok(event) = tokio::time::timeout(settle, events.next()).await {
-                lost |= is_lost(event);
-                if lost {
-                    return;
-                }
+            while !*lost && let Ok(event) = tokio::time::timeout(settle, events.next()).await {
+                *lost |= is_lost(event);
             }
         };
         let _ = tokio::time::timeout(settle * LONGEST_SETTLE, quiet).await;
-        if lost {
-            // Another directory may have its name by now. What is in it is read after this, and seen from now on.
-            self.events = None;
-            self.watch();
+        if self.lost {
+            self.renew();
         }
+    }
+
+    /// Another directory may have its name by now. What is in it is read after this, and seen from now on.
+    fn renew(&mut self) {
+        (self.events, self.lost) = (None, false);
+        self.watch();
     }
 
     /// Whether there is a watch now.

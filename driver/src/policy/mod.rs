@@ -44,6 +44,12 @@ impl InForce {
     pub fn refused(&self) -> u64 {
         self.refused
     }
+
+    /// As it would be, for those who are told of it.
+    #[cfg(test)]
+    pub(crate) fn of(policy: Option<Policy>, trouble: Option<&str>) -> Self {
+        Self { policy: policy.map(Arc::new), trouble: trouble.map(ToOwned::to_owned), refused: 0 }
+    }
 }
 
 /// Where the policy comes from.
@@ -82,19 +88,37 @@ pub(crate) async fn follow(
     };
     let mut changes = file::Changes::of(&path);
     let mut last: Option<Result<Vec<u8>, String>> = None;
+    // What of this node's GPUs the file doesn't fit.
+    let mut unfit: Option<String> = None;
     loop {
         let read = file::read(&path, LARGEST);
         let seen = read.as_ref().map_err(ToString::to_string).cloned();
-        if last.as_ref() != Some(&seen) {
+        let is_new = last.as_ref() != Some(&seen);
+        // A node whose GPUs can't be read just now says nothing new of them.
+        let is_known = matches!(*view.borrow(), View::Ready(_));
+        if is_new || (unfit.is_some() && is_known) {
             // What a policy may say of a GPU depends on the GPU.
-            let first = view.wait_for(|view| *view != View::Searching);
-            let Some(first) = stop.run_until_cancelled(first).await else { return };
-            let judged = first.map_or(Ok((Policy::default(), Vec::new())), |view| judge(read, &view));
-            take(judged, &settings.run, seen.as_deref().ok(), &sender);
-            last = Some(seen);
+            let known = view.wait_for(|view| *view != View::Searching);
+            // Without an answer there is nothing to judge by: those who read the GPUs have ended.
+            let Some(Ok(known)) = stop.run_until_cancelled(known).await.map(|view| view.map(|view| view.clone()))
+            else {
+                return;
+            };
+            let judged = judge(read, &known);
+            let now = match &judged {
+                Err(refusal @ Refusal::Node(_)) => Some(refusal.to_string()),
+                _ => None,
+            };
+            if is_new || now != unfit {
+                take(judged, &settings.run, seen.as_deref().ok(), &sender);
+            }
+            (last, unfit) = (Some(seen), now);
         }
-        if stop.run_until_cancelled(changes.next(SETTLE)).await.is_none() {
-            return;
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = changes.next(SETTLE) => {}
+            // The GPU that was in its way may have gone.
+            told = view.changed(), if unfit.is_some() => if told.is_err() { return },
         }
     }
 }
@@ -188,25 +212,32 @@ fn kept(run: &std::path::Path) -> Option<Policy> {
 mod tests {
     use std::{fs, os::unix::fs::symlink, path::Path};
 
+    use aliquot_model::{ComputeCapability, Gpu, Memory};
+
     use super::*;
+    use crate::discovery::Found;
 
     const GOOD: &str = "apiVersion: gpu.aliquot.dev/v1alpha1\nkind: Policy\nrules:\n- offer: [whole]\n";
 
     struct Bed {
         dir: tempfile::TempDir,
         now: watch::Receiver<InForce>,
-        _view: watch::Sender<View>,
+        view: watch::Sender<View>,
         _stop: tokio_util::sync::DropGuard,
     }
 
     impl Bed {
         fn start(dir: tempfile::TempDir) -> Self {
-            let (view, views) = watch::channel(View::Unavailable("no driver".into()));
+            Self::beside(dir, View::Unavailable("no driver".into()))
+        }
+
+        fn beside(dir: tempfile::TempDir, view: View) -> Self {
+            let (view, views) = watch::channel(view);
             let (sender, now) = watch::channel(InForce::default());
             let stop = CancellationToken::new();
             let settings = Settings { file: Some(dir.path().join("etc/policy.yaml")), run: dir.path().join("run") };
             tokio::spawn(follow(settings, views, sender, stop.clone()));
-            Self { dir, now, _view: view, _stop: stop.drop_guard() }
+            Self { dir, now, view, _stop: stop.drop_guard() }
         }
 
         async fn until(&mut self, holds: impl Fn(&InForce) -> bool) -> InForce {
@@ -215,11 +246,76 @@ mod tests {
         }
     }
 
-    fn bed(text: &str) -> Bed {
+    fn dir(text: &str) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("etc")).unwrap();
         fs::write(dir.path().join("etc/policy.yaml"), text).unwrap();
-        Bed::start(dir)
+        dir
+    }
+
+    fn bed(text: &str) -> Bed {
+        Bed::start(dir(text))
+    }
+
+    fn ready(gpus: Vec<Gpu>) -> View {
+        View::Ready(Arc::new(Found {
+            inventory: Inventory::new(gpus, vec![]),
+            installation: crate::discovery::installation::Installation::default(),
+        }))
+    }
+
+    fn gpu(bus: u8, gibibytes: u64) -> Gpu {
+        Gpu {
+            uuid: format!("GPU-{bus}").parse().unwrap(),
+            pci: format!("0000:{bus:02x}:00.0").parse().unwrap(),
+            index: bus.into(),
+            minor: bus.into(),
+            product_name: "NVIDIA L40S".into(),
+            brand: "Nvidia".into(),
+            architecture: "Ada".into(),
+            compute_capability: ComputeCapability { major: 8, minor: 9 },
+            memory: Memory::from_bytes(gibibytes << 30),
+            driver_version: "580.65.06".into(),
+            cuda_driver_version: "13.0".into(),
+            pcie_root: None,
+            numa_node: None,
+            process_memory: true,
+            drm: vec![],
+            hard_limits: false,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_policy_that_a_gpu_is_in_the_way_of_is_taken_when_that_gpu_has_gone() {
+        let text = GOOD.replace("offer: [whole]", "shares: {memory: {default: 40Gi}}");
+        let mut bed = Bed::beside(dir(&text), ready(vec![gpu(1, 48), gpu(2, 16)]));
+        let now = bed.until(|now| now.trouble.is_some()).await;
+        assert!(now.policy.is_none() && now.trouble().unwrap().contains("GPU-2"), "{now:?}");
+        // What says nothing new of it is not told again.
+        bed.view.send_replace(View::Unavailable("the library is replaced".into()));
+        bed.view.send_replace(ready(vec![gpu(2, 16)]));
+        tokio::time::sleep(SETTLE * 2).await;
+        assert_eq!(*bed.now.borrow(), now);
+        bed.view.send_replace(ready(vec![gpu(1, 48)]));
+        let now = bed.until(|now| now.trouble.is_none()).await;
+        assert!(now.policy.is_some() && now.refused == 1, "{now:?}");
+    }
+
+    #[tokio::test]
+    async fn a_driver_that_ends_before_it_has_seen_its_gpus_leaves_the_last_good_policy_alone() {
+        let first = {
+            let mut bed = bed(GOOD);
+            bed.until(|now| now.policy.is_some()).await;
+            bed.dir
+        };
+        let copy = fs::read(first.path().join("run").join(COPY)).unwrap();
+        fs::write(first.path().join("etc/policy.yaml"), "rules: [\n").unwrap();
+        let Bed { dir, mut now, view, _stop } = Bed::beside(first, View::Searching);
+        drop(view);
+        // It ends, and has said nothing.
+        while now.changed().await.is_ok() {}
+        assert_eq!(*now.borrow(), InForce::default());
+        assert_eq!(fs::read(dir.path().join("run").join(COPY)).unwrap(), copy);
     }
 
     #[tokio::test]
