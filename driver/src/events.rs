@@ -46,7 +46,7 @@ fn of_policy(last: &InForce, now: &InForce) -> Option<Telling> {
             let note = format!("the policy is refused: {trouble}");
             Some(Telling { is_warning: true, reason: "PolicyRefused", note })
         }
-        (_, None) if last.policy().is_some() && (last.policy() != now.policy() || last.trouble().is_some()) => {
+        (before, None) if before.is_some() || (last.policy().is_some() && last.policy() != now.policy()) => {
             let note = "a new policy is in force".to_owned();
             Some(Telling { is_warning: false, reason: "PolicyInForce", note })
         }
@@ -104,6 +104,7 @@ mod tests {
     use std::sync::Arc;
 
     use aliquot_model::{BrokenGpu, Inventory};
+    use aliquot_params::policy::Policy;
 
     use super::*;
     use crate::discovery::Found;
@@ -117,6 +118,36 @@ mod tests {
 
     fn lost() -> BrokenGpu {
         BrokenGpu { index: 2, pci: Some("0000:41:00.0".parse().unwrap()), reason: "it is lost".into() }
+    }
+
+    fn policy(rules: &str) -> Policy {
+        Policy::parse(format!("apiVersion: gpu.aliquot.dev/v1alpha1\nkind: Policy\nrules: {rules}\n").as_bytes())
+            .unwrap()
+    }
+
+    #[test]
+    fn a_policy_is_told_when_it_takes_the_place_of_another_or_of_a_bad_file() {
+        let (first, other) = (policy("[]"), policy("[{offer: [whole]}]"));
+        let none = InForce::default();
+        let good = InForce::of(Some(first.clone()), None);
+        let bad = InForce::of(Some(first.clone()), Some("line 3: wrong"));
+        let never_good = InForce::of(None, Some("line 3: wrong"));
+        let reason = |last: &InForce, now: &InForce| of_policy(last, now).map(|told| (told.reason, told.is_warning));
+        let (in_force, refused) = (Some(("PolicyInForce", false)), Some(("PolicyRefused", true)));
+        assert_eq!(reason(&none, &good), None, "the first good one is no news");
+        assert_eq!(reason(&good, &good), None);
+        assert_eq!(reason(&good, &InForce::of(Some(other), None)), in_force);
+        assert_eq!(reason(&good, &bad), refused);
+        assert_eq!(reason(&bad, &bad), None);
+        assert_eq!(reason(&bad, &InForce::of(Some(first), Some("line 4: wrong"))), refused);
+        assert_eq!(reason(&bad, &good), in_force, "the same as before is in force again");
+        assert_eq!(reason(&none, &never_good), refused);
+        assert_eq!(
+            reason(&never_good, &good),
+            in_force,
+            "whoever was told of the first bad one hears that it is mended"
+        );
+        assert!(of_policy(&good, &bad).unwrap().note.contains("line 3: wrong"));
     }
 
     #[test]
