@@ -1,16 +1,19 @@
 //! Events: what users are told about their pods, and administrators about their node.
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use dra_plugin::{ClaimRef, PodRef};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio_util::sync::CancellationToken;
 
 /// More than a node has to tell at a time; what is beyond is only in the log.
 const MOST: usize = 256;
 /// The API server refuses a longer note (events.k8s.io/v1).
 const LONGEST_NOTE: usize = 1024;
+
+/// How long one may take to be written before the connection is taken for dead: the next ones wait for it.
+const ONE_CALL: Duration = Duration::from_secs(10);
 
 /// One event.
 pub struct Notice {
@@ -53,7 +56,12 @@ impl Notices {
 
     fn send(&self, subject: Subject, event: Event) {
         if let Err(error) = self.0.try_send(Notice { subject, event }) {
-            tracing::debug!(%error, "an event is dropped");
+            let (Notice { event, .. }, full) = match error {
+                TrySendError::Full(notice) => (notice, true),
+                TrySendError::Closed(notice) => (notice, false),
+            };
+            let why = if full { "too many wait to be written" } else { "the driver ends" };
+            tracing::warn!(reason = event.reason, "an event is dropped: {why}");
         }
     }
 }
@@ -79,13 +87,14 @@ pub(crate) async fn write(
     while let Some(Some(Notice { subject, event })) = stop.run_until_cancelled(notices.recv()).await {
         let recorder = recorders.of(&event);
         for regarding in regarding(&subject, &node) {
-            match stop.run_until_cancelled(recorder.publish(&event, &regarding)).await {
-                Some(Err(error)) => {
-                    tracing::warn!(reason = event.reason, error = crate::report(&error), "an event can't be written");
-                }
-                Some(Ok(())) => {}
+            let writing = tokio::time::timeout(ONE_CALL, recorder.publish(&event, &regarding));
+            let error = match stop.run_until_cancelled(writing).await {
+                Some(Ok(Ok(()))) => continue,
+                Some(Ok(Err(error))) => crate::report(&error),
+                Some(Err(_)) => format!("no answer from the API server within {} s", ONE_CALL.as_secs()),
                 None => return,
-            }
+            };
+            tracing::warn!(reason = event.reason, error, "an event can't be written");
         }
     }
 }
