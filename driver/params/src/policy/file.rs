@@ -1,11 +1,16 @@
 //! The policy file's own form. The JSON schema is made from these types, so it can't differ from what is parsed.
 #![allow(clippy::doc_markdown, reason = "these comments are the text of the schema, where backticks are noise")]
+use std::fmt;
+
 use aliquot_model::{GpuUuid, Memory, PciAddress};
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error as _, SeqAccess, Visitor},
+};
 use serde_saphyr::Spanned;
 
-use super::{Form, GuardMode, Order};
+use super::{Form, GuardMode, MOST_RULES, Order};
 use crate::TimeSlice;
 
 /// Which of a node's GPUs aliquot offers, and how.
@@ -18,7 +23,8 @@ pub(super) struct File {
     #[allow(dead_code, reason = "its only value is checked by reading it")]
     kind: Kind,
     /// The first rule that matches a GPU decides. A GPU that none matches is offered whole and as shares.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "at_most")]
+    #[schemars(with = "Vec<Rule>", length(max = MOST_RULES))]
     pub(super) rules: Vec<Rule>,
 }
 
@@ -143,6 +149,34 @@ impl TryFrom<String> for Amount {
     fn try_from(text: String) -> Result<Self, Self::Error> {
         text.parse().map(Self)
     }
+}
+
+/// Rules, as long as there are not too many: what is beyond isn't even read.
+fn at_most<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Rule>, D::Error> {
+    struct Rules;
+
+    impl<'de> Visitor<'de> for Rules {
+        type Value = Vec<Rule>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list of rules")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<Rule>, A::Error> {
+            let mut rules = Vec::new();
+            while let Some(rule) = list.next_element()? {
+                if rules.len() == MOST_RULES {
+                    return Err(A::Error::custom(format_args!(
+                        "there are more than {MOST_RULES} rules, the most that a policy can have"
+                    )));
+                }
+                rules.push(rule);
+            }
+            Ok(rules)
+        }
+    }
+
+    deserializer.deserialize_seq(Rules)
 }
 
 fn every_form() -> Vec<Form> {

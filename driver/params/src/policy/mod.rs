@@ -35,6 +35,9 @@ use crate::TimeSlice;
 /// The largest policy file, which is also the largest `ConfigMap`.
 pub const LARGEST: u64 = 1 << 20;
 
+/// The most rules: more than a node has GPUs, and few enough that each is compared with each in a moment.
+pub const MOST_RULES: usize = 1000;
+
 /// The most shares of one GPU: what fits into one slice as devices of their own.
 pub const MOST_SHARES: u32 = 128;
 

@@ -17,8 +17,33 @@ pub enum PolicyError {
     #[error("{0}")]
     Form(String),
     /// Its values are wrong.
-    #[error("{}", .0.join("; "))]
+    #[error("{}", told(.0))]
     Values(Vec<String>),
+}
+
+/// How many faults are told at once; whoever mends these hears of the next.
+const MOST_FAULTS: usize = 10;
+/// The longest name that NVML gives a GPU has 96 bytes (`NVML_DEVICE_NAME_V2_BUFFER_SIZE`); patterns may have more.
+const LONGEST_PRODUCT_NAME: usize = 256;
+/// How much is told at either end of a text that repeats what a user wrote.
+const LONGEST_END: usize = 150;
+
+fn told(faults: &[String]) -> String {
+    let first = faults.get(..MOST_FAULTS).unwrap_or(faults).join("; ");
+    match faults.len().saturating_sub(MOST_FAULTS) {
+        0 => first,
+        more => format!("{first}; and {more} more"),
+    }
+}
+
+/// Without its middle, if it is long: what is wrong stands at one end and the place at the other.
+fn brief(text: &str) -> String {
+    if text.len() <= 2 * LONGEST_END {
+        return text.to_owned();
+    }
+    let head = text.get(..text.floor_char_boundary(LONGEST_END)).unwrap_or_default();
+    let tail = text.get(text.ceil_char_boundary(text.len() - LONGEST_END)..).unwrap_or_default();
+    format!("{head}…{tail}")
 }
 
 impl Policy {
@@ -33,7 +58,7 @@ impl Policy {
         })?;
         let options = serde_saphyr::options! { with_snippet: false };
         let file: file::File = serde_saphyr::from_str_with_options(text, options).map_err(|error| {
-            PolicyError::Form(one_line(&error.render_with_formatter(&serde_saphyr::UserMessageFormatter)))
+            PolicyError::Form(brief(&one_line(&error.render_with_formatter(&serde_saphyr::UserMessageFormatter))))
         })?;
         let mut faults = Vec::new();
         for (at, rule) in file.rules.iter().enumerate() {
@@ -55,6 +80,10 @@ impl Policy {
 fn check(at: usize, rule: &file::Rule, faults: &mut Vec<String>) {
     if let Some(name) = rule.r#match.product_name.as_ref().filter(|name| name.value.is_empty()) {
         tell(faults, name, at, "match.productName", "is empty; leave it out to match every GPU");
+    }
+    if let Some(name) = rule.r#match.product_name.as_ref().filter(|name| name.value.len() > LONGEST_PRODUCT_NAME) {
+        let reason = format!("has {} bytes; it can have at most {LONGEST_PRODUCT_NAME}", name.value.len());
+        tell(faults, name, at, "match.productName", &reason);
     }
     let forms = &rule.offer.value;
     if forms.iter().enumerate().any(|(at, form)| forms.iter().take(at).any(|earlier| earlier == form)) {
@@ -90,7 +119,7 @@ fn check(at: usize, rule: &file::Rule, faults: &mut Vec<String>) {
 }
 
 fn tell<T>(faults: &mut Vec<String>, place: &Spanned<T>, rule: usize, field: &str, reason: &str) {
-    faults.push(format!("{}: rules[{rule}].{field} {reason}", Place::of(place)));
+    faults.push(format!("{}: rules[{rule}].{field} {}", Place::of(place), brief(reason)));
 }
 
 fn one_line(text: &str) -> String {

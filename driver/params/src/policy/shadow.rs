@@ -1,7 +1,10 @@
 //! Finds rules that can never decide, since an earlier one matches all that they match.
 use super::file::{Match, Rule};
 
-/// A warning for each such rule.
+/// How many rules are warned of one by one.
+const MOST_WARNINGS: usize = 10;
+
+/// A warning for each such rule; the number of rules bounds the work, which grows with its square.
 pub(super) fn warnings(rules: &[Rule]) -> Vec<String> {
     let shadow_of =
         |at: usize, rule: &Rule| rules.iter().take(at).position(|earlier| covers(&earlier.r#match, &rule.r#match));
@@ -9,7 +12,13 @@ pub(super) fn warnings(rules: &[Rule]) -> Vec<String> {
         let by = shadow_of(at, rule)?;
         Some(format!("rules[{at}] never decides: rules[{by}] comes first and matches every GPU that it matches"))
     };
-    rules.iter().enumerate().filter_map(warning).collect()
+    let mut warnings: Vec<String> = rules.iter().enumerate().filter_map(warning).collect();
+    let more = warnings.len().saturating_sub(MOST_WARNINGS);
+    if more > 0 {
+        warnings.truncate(MOST_WARNINGS);
+        warnings.push(format!("{more} more rules never decide"));
+    }
+    warnings
 }
 
 /// Whether every GPU that `narrow` matches is matched by `wide`, as far as the two texts tell.

@@ -173,6 +173,52 @@ fn what_is_too_large_or_no_text_is_refused() {
 }
 
 #[test]
+fn a_policy_of_more_rules_than_anybody_writes_is_refused_with_the_place() {
+    let rules = |count: usize| "- match: {uuid: GPU-1}\n".repeat(count);
+    assert!(parse(&rules(1000)).is_ok());
+    let told = told(&rules(1001));
+    assert!(told.contains("more than 1000 rules") && told.contains("line 4"), "{told}");
+    assert_eq!(schema()["properties"]["rules"]["maxItems"], 1000);
+}
+
+#[test]
+fn the_largest_policy_keeps_nobody_waiting() {
+    let name = |number: usize| format!("*{number:04}{}", "*ab".repeat(83));
+    let rules: Vec<String> =
+        (0..1000).map(|number| format!("- match: {{productName: '{}'}}\n", name(number))).collect();
+    let rules = rules.concat();
+    let begun = std::time::Instant::now();
+    assert!(parse(&rules).unwrap().warnings().is_empty());
+    // Without optimisation, on a busy machine.
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    let told = told(&format!("- match: {{productName: '{}'}}\n", "x".repeat(257)));
+    assert!(told.contains("line 4, column 24: rules[0].match.productName") && told.contains("at most 256"), "{told}");
+}
+
+#[test]
+fn what_is_told_is_short_however_long_the_text_and_keeps_its_place() {
+    let long = "x".repeat(100_000);
+    for (rules, parts) in [
+        (
+            format!("- offer: [{long}]\n"),
+            &["unknown variant", "expected one of whole, shares", "line 4, column 11"][..],
+        ),
+        (format!("- match: {{uuid: {long}}}\n"), &["no GPU UUID", "line 4, column 17"]),
+        (
+            format!("- shares: {{guard: {{grace: {long}}}}}\n"),
+            &["line 4, column 27: rules[0].shares.guard.grace", "such as 35s"],
+        ),
+        ("- shares: {count: 0}\n".repeat(500), &["line 4", "rules[9].shares.count is 0", "and 490 more"]),
+    ] {
+        let told = told(&rules);
+        assert!(told.len() < 1000 && parts.iter().all(|part| told.contains(part)), "{told}");
+    }
+    let policy = parse(&"- {}\n".repeat(1000)).unwrap();
+    let warnings = policy.warnings();
+    assert_eq!((warnings.len(), warnings[10].as_str()), (11, "989 more rules never decide"));
+}
+
+#[test]
 fn the_schema_knows_every_field_and_refuses_others() {
     let schema = schema();
     let rule = &schema["properties"]["rules"]["items"];
