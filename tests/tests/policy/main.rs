@@ -2,6 +2,7 @@
 //! hold stays theirs meanwhile.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 mod check;
+mod gpus;
 mod holders;
 mod refused;
 mod reload;

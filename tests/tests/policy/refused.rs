@@ -1,6 +1,7 @@
 //! Files that are wrong: the last good policy stays in force, and log, event and metric say why.
 use std::{io, os::unix::fs::symlink, path::Path};
 
+use fake_apiserver::{Fault, Trouble};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde_json::Value;
 
@@ -160,4 +161,27 @@ async fn where_there_never_was_a_good_file_nothing_is_offered_and_claims_are_pre
     event(&testbed, "PolicyRefused", &["line 1", "nothing new is offered"]).await?;
     assert_eq!((testbed.published(), writes(&testbed)), (WHOLE.map(ToOwned::to_owned).to_vec(), before));
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_the_api_server_never_answers_holds_up_the_next_for_a_while_and_not_for_ever() -> Result<()> {
+    let testbed = under("t4x1", "[{offer: [shares]}]").await?;
+    published(&testbed, &SHARES).await?;
+    let silence = Fault { verb: "create".into(), resource: "events".into(), times: 1, trouble: Trouble::Silence };
+    testbed.api.inject(silence);
+    replace(&testbed, policy("[{ofer: [whole]}]"))?;
+    testbed.until_metric(REFUSED, Some(1)).await?;
+    replace(&testbed, policy("[{offfer: [whole]}]"))?;
+    event(&testbed, "PolicyRefused", &["offfer"]).await?;
+    let told = |line: &str| line.contains("WARN") && line.contains("an event can't be written");
+    assert!(testbed.log().lines().any(told));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_of_too_many_rules_is_refused_in_few_words() -> Result<()> {
+    let testbed = under("t4x1", "[{offer: [shares], shares: {count: 3}}]").await?;
+    published(&testbed, &SHARES).await?;
+    let many = policy(&format!("[{}]", "{offer: []}, ".repeat(80_000)));
+    is_refused(&testbed, "80,000 rules", &["more than 1000 rules", "line 3"], || replace(&testbed, many)).await
 }

@@ -4,6 +4,7 @@ mod beside;
 mod claims;
 mod examples;
 mod fixed;
+mod gateless;
 mod random;
 mod spread;
 mod time_slices;
