@@ -401,6 +401,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_held_of_a_device_is_the_sum_of_its_shares() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut book = open(&dir);
+        book.reserve(&share("u1", "gpu-0", 1, 8).into()).unwrap();
+        book.reserve(&share("u2", "gpu-0", 2, 5).into()).unwrap();
+        book.reserve(&record("u3", &["gpu-1"]).into()).unwrap();
+        let mut admin = record("u4", &["gpu-2"]);
+        admin.devices[0].admin_access = true;
+        book.reserve(&admin.into()).unwrap();
+        let held: Vec<_> =
+            book.holdings().unwrap().into_iter().map(|held| (held.shares, held.memory.bytes() >> 30)).collect();
+        assert_eq!(held, [(3, 13), (0, 0)]);
+    }
+
+    #[test]
     fn records_of_another_boot_are_gone() {
         let dir = tempfile::tempdir().unwrap();
         open(&dir).reserve(&record("u1", &["gpu-0"]).into()).unwrap();

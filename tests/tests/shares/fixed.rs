@@ -92,6 +92,23 @@ async fn a_fixed_number_of_shares_has_one_holder_each() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn fixed_shares_are_not_cut_anew_under_those_who_hold_some() -> Result<()> {
+    let rules = |count| aliquot_tests::policies::policy(&format!("[{{offer: [shares], shares: {{count: {count}}}}}]"));
+    let (dir, file) = policy("[{offer: [shares], shares: {count: 3}}]");
+    let mut testbed = Testbed::without_driver("t4x1", old_server()).await?;
+    testbed.start_driver(&[("ALIQUOT_POLICY", &file)])?;
+    testbed.ready().await?;
+    let slots = || testbed.published().iter().filter(|name| name.contains("-share-")).count();
+    let claim = sharing(&testbed, "claim", &[whole("gpu", &format!("{T4}-share-1"))]).await?;
+    testbed.prepare(&claim).await?.unwrap();
+    std::fs::write(dir.path().join("policy.yaml"), rules(5))?;
+    testbed.until("none is offered beside the larger one", || slots() == 0).await?;
+    testbed.unprepare(&claim).await?.unwrap();
+    testbed.until("there are five", || slots() == 5).await?;
+    nothing_is_left(&testbed)
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn gates_that_are_switched_off_leave_shares_in_use_alone_until_they_go() -> Result<()> {
     let mut testbed = Testbed::start("l40sx2").await?;
     let (first, second) = ("gpu-0000-17-00", "gpu-0000-ca-00");
