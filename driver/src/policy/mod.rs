@@ -313,7 +313,8 @@ mod tests {
         let Bed { dir, mut now, view, _stop } = Bed::beside(first, View::Searching);
         drop(view);
         // It ends, and has said nothing.
-        while now.changed().await.is_ok() {}
+        let over = async { while now.changed().await.is_ok() {} };
+        tokio::time::timeout(Duration::from_secs(10), over).await.unwrap();
         assert_eq!(*now.borrow(), InForce::default());
         assert_eq!(fs::read(dir.path().join("run").join(COPY)).unwrap(), copy);
     }
