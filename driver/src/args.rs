@@ -186,6 +186,13 @@ pub struct RunArgs {
     /// NVIDIA's driver can do from release 615 on, on hosts with cgroup v2.
     #[arg(long, env = "ALIQUOT_HOOK", value_parser = hook, value_name = "FILE")]
     pub hook: Option<PathBuf>,
+    /// What the kubelet was given as --cgroup-root, if it was given any.
+    ///
+    /// GPU memory is attributed to pods by the cgroups of processes, and only those count that are where this node's
+    /// kubelet makes them: anybody may name a cgroup of his own like a pod's. A driver in a pod that sees the node's
+    /// cgroups (a privileged one does) finds the place by itself.
+    #[arg(long, env = "ALIQUOT_CGROUP_ROOT", value_parser = absolute, value_name = "DIR")]
+    pub cgroup_root: Option<PathBuf>,
 }
 
 /// An address to listen on, or none.

@@ -104,6 +104,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
         nvml_deadline,
         guard_interval,
         hook,
+        cgroup_root,
     } = args;
     let stop = stop_on_signals()?;
     let roots = Roots::new(&places, &identity.driver_name);
@@ -155,6 +156,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
         tokio::spawn(guarding::follow(Arc::clone(&claims), view.clone(), in_force.clone(), holders, stop.clone()));
     let settings = guard::Settings {
         roots: roots.clone(),
+        cgroup_root,
         interval: guard_interval,
         driver: identity.driver_name.clone(),
         node: identity.node_name.clone(),

@@ -90,3 +90,22 @@ async fn memory_that_nvml_cannot_tell_is_held_against_nobody() -> Result<()> {
     assert!(users.is_alive(unknown));
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_of_the_host_who_names_his_cgroup_like_a_pods_has_nobody_evicted() -> Result<()> {
+    let testbed = guarded("t4x1", "evict", "50ms").await?;
+    let victim = run(&testbed, "victim", &["share"]).await?;
+    let uuid = &testbed.node.profile().gpus[0].uuid;
+    let mut users = Users::of(&testbed);
+    let modest = users.using(Some(&victim), GI)?;
+    let pid = users.start(None)?;
+    let cgroup = format!("0::/user.slice/user-1000.slice/user@1000.service/kubepods/pod{}/x\n", uid(&victim));
+    std::fs::write(testbed.node.path("proc").join(pid.to_string()).join("cgroup"), cgroup)?;
+    users.uses(pid, 0, Some(10 * GI))?;
+    let unattributed = format!("aliquot_unattributed_memory_used_bytes{{uuid=\"{uuid}\"}}");
+    testbed.until_metric(&unattributed, Some(10 * GI)).await?;
+    looks(20).await;
+    assert!(users.is_alive(modest) && told(&testbed).is_empty());
+    assert!(testbed.api.peek("pods", "default", "victim").is_some());
+    Ok(())
+}

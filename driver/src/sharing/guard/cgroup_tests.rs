@@ -30,34 +30,138 @@ fn both_forms_of_the_kubelet_name_the_pod_in_every_quality_of_service() {
     assert_eq!(v2("/kubepods/burstable/pod0123456789abcdef0123456789abcdef/c").unwrap().len(), 32);
 }
 
+/// As seen by a driver with these cgroups, on a node whose first process has these.
+fn seen(own: &str, first: &str, root: Option<&str>, path: &str) -> Option<String> {
+    let kubepods = Kubepods::find(&format!("0::{own}\n"), &format!("0::{first}\n"), root.map(Path::new));
+    kubepods.pod_of(&format!("0::{path}\n")).map(|pod| pod.to_string())
+}
+
+/// As seen by a driver in a container in the cgroup `own` of which it has made a namespace.
+fn from_within(own: &str, root: Option<&str>, path: &str) -> Option<String> {
+    seen("/", &relative(own, "/init.scope"), root, &relative(own, path))
+}
+
+/// What the kernel shows of a cgroup to a reader whose namespace begins at `from` (`cgroup_path_ns`).
+fn relative(from: &str, to: &str) -> String {
+    let names = |path: &str| path.split('/').filter(|name| !name.is_empty()).map(ToOwned::to_owned).collect::<Vec<_>>();
+    let (from, to) = (names(from), names(to));
+    let common = from.iter().zip(&to).take_while(|(one, other)| one == other).count();
+    let all: Vec<String> =
+        vec!["..".to_owned(); from.len() - common].into_iter().chain(to[common..].to_vec()).collect();
+    format!("/{}", all.join("/"))
+}
+
+/// Where a driver may run, and the containers of others beside it, in each form that the kubelet uses.
+fn places(above: &str, uid: &str) -> [Vec<String>; 2] {
+    let (s, stem) = (systemd(uid), above.rsplit('/').next().and_then(|last| last.strip_suffix(".slice")));
+    let k = stem.map_or_else(|| "kubepods".to_owned(), |stem| format!("{stem}-kubepods"));
+    [
+        ["pod", "burstable/pod", "besteffort/pod"].map(|qos| format!("{above}/kubepods/{qos}{uid}/c")).into(),
+        vec![
+            format!("{above}/{k}.slice/{k}-pod{s}.slice/cri-containerd-c.scope"),
+            format!("{above}/{k}.slice/{k}-burstable.slice/{k}-burstable-pod{s}.slice/crio-c.scope/container"),
+            format!("{above}/{k}.slice/{k}-besteffort.slice/{k}-besteffort-pod{s}.slice/cri-containerd-c.scope"),
+        ],
+    ]
+}
+
+/// Above the kubelet's cgroups, on the host and on nodes in containers.
+const ABOVE: [&str; 4] = ["", "/docker/9a8b/kubelet", "/system.slice/docker-9a8b.scope/kubelet.slice", "/k3s"];
+
 #[test]
-fn nodes_within_containers_and_other_roots_are_seen_through() {
-    let s = systemd(UID);
-    for path in [
-        format!("/docker/9a8b/kubelet/kubepods/besteffort/pod{UID}/c"),
-        format!(
-            "/system.slice/docker-9a8b.scope/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-burstable.slice/\
-             kubelet-kubepods-burstable-pod{s}.slice/cri-containerd-c.scope"
-        ),
-        format!("/../../kubepods/burstable/pod{UID}/c"),
-    ] {
-        assert_eq!(v2(&path).as_deref(), Some(UID), "{path}");
+fn a_driver_in_a_pod_knows_all_pods_of_its_kubelet_wherever_that_has_them() {
+    let (mut own, mut theirs) = (Vec::new(), Vec::new());
+    for above in ABOVE {
+        own.extend(places(above, UID));
+        theirs.extend(places(above, OTHER));
+    }
+    for (own, theirs) in own.iter().zip(&theirs) {
+        for (driver, pod) in own.iter().flat_map(|driver| theirs.iter().map(move |pod| (driver, pod))) {
+            assert_eq!(seen(driver, "/init.scope", None, pod).as_deref(), Some(OTHER), "{driver}: {pod}");
+            assert_eq!(from_within(driver, None, pod).as_deref(), Some(OTHER), "{driver}: {pod}");
+        }
     }
 }
 
-/// What the kernel shows to a reader in its own cgroup namespace (`cgroup_path_ns`).
 #[test]
-fn a_driver_in_a_cgroup_namespace_of_its_own_sees_its_neighbours() {
+fn a_driver_of_the_host_is_told_where_a_kubelet_has_its_pods() {
     let s = systemd(UID);
-    for path in [
-        format!("/../../../kubepods-burstable.slice/kubepods-burstable-pod{s}.slice/cri-containerd-c.scope"),
-        format!("/../../kubepods-besteffort-pod{s}.slice/cri-containerd-c.scope"),
-        format!("/../../../kubepods-pod{s}.slice/cri-containerd-c.scope"),
-        format!("/../../../burstable/pod{UID}/c"),
-        format!("/../../pod{UID}/c"),
+    let own = "/system.slice/aliquot.service";
+    for (root, path) in [
+        (None, format!("/kubepods/pod{UID}/c")),
+        (Some("/"), format!("/kubepods/pod{UID}/c")),
+        (Some("/kubelet"), format!("/kubelet/kubepods/burstable/pod{UID}/c")),
+        (Some("/kubelet"), format!("/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{s}.slice/c.scope")),
+        (
+            Some("/my-nodes/a"),
+            format!(
+                "/my_nodes.slice/my_nodes-a.slice/my_nodes-a-kubepods.slice/my_nodes-a-kubepods-pod{s}.slice/c.scope"
+            ),
+        ),
+        (
+            Some("/kubelet.slice"),
+            format!("/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{s}.slice/c.scope"),
+        ),
     ] {
-        assert_eq!(v2(&path).as_deref(), Some(UID), "{path}");
+        assert_eq!(seen(own, "/init.scope", root, &path).as_deref(), Some(UID), "{root:?} {path}");
+        assert_eq!(from_within(own, root, &path).as_deref(), Some(UID), "{root:?} {path}");
     }
+    assert_eq!(seen(own, "/", Some("/kubelet"), &format!("/kubepods/pod{UID}/c")), None);
+    assert_eq!(seen(own, "/", None, &format!("/kubelet/kubepods/pod{UID}/c")), None);
+}
+
+/// Places in which somebody who isn't the kubelet may make cgroups, and name them as he likes.
+const DELEGATED: [&str; 4] = [
+    "/user.slice/user-1000.slice/user@1000.service",
+    "/user.slice/user-1000.slice/user@1000.service/app.slice",
+    "/system.slice/docker-5c0f.scope",
+    "/machine.slice/libpod-77.scope",
+];
+
+#[test]
+fn a_cgroup_that_a_user_of_the_host_names_like_a_pods_is_nobodys() {
+    let victims =
+        ["", "/kubelet.slice", "/app.slice"].map(|above| places(above, OTHER)).into_iter().flatten().flatten();
+    for victim in victims {
+        for delegated in DELEGATED {
+            let path = format!("{delegated}{victim}");
+            for own in ["/system.slice/aliquot.service", &places("", UID)[0][0], &places("", UID)[1][1]] {
+                for root in [None, Some("/kubelet")] {
+                    assert_eq!(seen(own, "/init.scope", root, &path), None, "{own}: {path}");
+                    assert_eq!(from_within(own, root, &path), None, "{own}: {path}");
+                }
+            }
+        }
+    }
+    // However many steps it takes, and without knowing how many it takes.
+    for steps in 0..6 {
+        for path in [
+            format!("/{}user.slice/user-1000.slice/kubepods/pod{OTHER}/x", "../".repeat(steps)),
+            format!("/{}system.slice/docker-abc.scope/kubepods/pod{OTHER}", "../".repeat(steps)),
+        ] {
+            assert_eq!(seen("/", "/../../../../init.scope", None, &path), None, "{path}");
+            assert_eq!(v2(&path), None, "{path}");
+        }
+    }
+}
+
+#[test]
+fn a_path_that_leaves_the_kubelets_cgroups_comes_back_by_the_nodes_root_only() {
+    let own = format!("/kubepods/burstable/pod{UID}/c");
+    let at = |steps: usize| {
+        let path = format!("/{}kubepods/pod{OTHER}/c", "../".repeat(steps));
+        seen("/", &relative(&own, "/init.scope"), None, &path)
+    };
+    assert_eq!([0, 1, 2, 3, 5].map(at), [const { None }; 5]);
+    assert_eq!(at(4).as_deref(), Some(OTHER));
+}
+
+#[test]
+fn of_a_node_within_a_pod_the_inner_kubelet_counts() {
+    let outer = format!("/kubepods/pod{OTHER}/c");
+    let own = format!("{outer}/kubepods/burstable/pod{OTHER}/c");
+    assert_eq!(seen(&own, "/init.scope", None, &format!("{outer}/kubepods/pod{UID}/c")).as_deref(), Some(UID));
+    assert_eq!(seen(&own, "/init.scope", None, &format!("/kubepods/pod{UID}/c")), None);
 }
 
 #[test]
@@ -66,7 +170,9 @@ fn the_containers_of_the_drivers_own_pod_name_nobody() {
         ["/".to_owned(), format!("/../pod{UID}/c"), format!("/pod{UID}"), format!("/sub/kubepods-pod{UID}.slice")]
     {
         assert_eq!(v2(&path), None, "{path}");
+        assert_eq!(seen("/", "/../../../init.scope", None, &path), None, "{path}");
     }
+    assert_eq!(seen("/", "/../../../init.scope", None, &format!("/kubepods/pod{UID}/c")), None, "below the driver's");
 }
 
 #[test]
@@ -76,10 +182,14 @@ fn what_a_container_makes_below_its_own_cgroup_never_wins() {
         format!("/kubepods/burstable/pod{UID}/c/kubepods/burstable/pod{OTHER}/c"),
         format!("/kubepods.slice/kubepods-pod{mine}.slice/c.scope/kubepods.slice/kubepods-pod{fake}.slice/c.scope"),
         format!("/kubepods.slice/kubepods-pod{mine}.slice/kubepods-pod{fake}.slice"),
+    ] {
+        assert_eq!(v2(&path).as_deref(), Some(UID), "{path}");
+    }
+    for path in [
         format!("/../../kubepods-besteffort-pod{mine}.slice/c.scope/kubepods-besteffort-pod{fake}.slice"),
         format!("/../../pod{UID}/c/burstable/pod{OTHER}"),
     ] {
-        assert_eq!(v2(&path).as_deref(), Some(UID), "{path}");
+        assert_eq!(seen("/", "/../../../../init.scope", None, &path).as_deref(), Some(UID), "{path}");
     }
 }
 
@@ -129,17 +239,39 @@ proptest! {
                 Just("burstable".to_owned()), Just(format!("pod{OTHER}")),
                 Just(format!("kubepods-pod{}.slice", systemd(OTHER))),
             ], 0..6),
-        form in 0..4_usize,
+        above in prop::sample::select(&ABOVE[..]),
+        form in 0..2_usize,
+        (driver, pod) in (0..3_usize, 0..3_usize),
     ) {
-        let s = systemd(UID);
-        let own = [
-            format!("/kubepods/pod{UID}/c"),
-            format!("/kubepods.slice/kubepods-pod{s}.slice/c.scope"),
-            format!("/../../pod{UID}/c"),
-            format!("/../../../kubepods-pod{s}.slice/c.scope"),
-        ];
-        let path = format!("{}/{}", own[form], below.join("/"));
-        prop_assert_eq!(v2(&path), Some(UID.to_owned()));
+        let driver = &places(above, OTHER)[form][driver];
+        let path = format!("{}/{}", places(above, UID)[form][pod], below.join("/"));
+        prop_assert_eq!(seen(driver, "/init.scope", None, &path), Some(UID.to_owned()));
+        prop_assert_eq!(from_within(driver, None, &path), Some(UID.to_owned()));
+    }
+
+    /// Whatever a user of the host, or a container outside of any pod, makes below what is delegated to him.
+    #[test]
+    fn nothing_outside_of_the_kubelets_cgroups_is_a_pods(
+        names in prop::collection::vec(
+            prop_oneof![
+                "[a-z.]{1,12}",
+                Just("kubepods".to_owned()), Just("kubepods.slice".to_owned()), Just("kubelet.slice".to_owned()),
+                Just("kubelet-kubepods.slice".to_owned()), Just("burstable".to_owned()), Just(format!("pod{OTHER}")),
+                Just("kubepods-burstable.slice".to_owned()),
+                Just(format!("kubepods-pod{}.slice", systemd(OTHER))),
+                Just(format!("kubepods-burstable-pod{}.slice", systemd(OTHER))),
+            ], 0..8),
+        delegated in prop::sample::select(&DELEGATED[..]),
+        above in prop::sample::select(&ABOVE[..]),
+        form in 0..2_usize,
+        driver in 0..3_usize,
+        root in prop::option::of(Just("/kubelet")),
+    ) {
+        let path = format!("{delegated}/{}", names.join("/"));
+        let driver = &places(above, UID)[form][driver];
+        prop_assert_eq!(seen(driver, "/init.scope", root, &path), None);
+        prop_assert_eq!(from_within(driver, root, &path), None);
+        prop_assert_eq!(seen("/system.slice/aliquot.service", "/init.scope", root, &path), None);
     }
 
     #[test]

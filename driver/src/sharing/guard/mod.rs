@@ -25,6 +25,7 @@ mod usage;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -61,6 +62,8 @@ pub const INTERVAL: Duration = Duration::from_secs(2);
 pub struct Settings {
     /// Where procfs is.
     pub roots: Roots,
+    /// What the kubelet was given as `--cgroup-root`, where the driver can't find it out.
+    pub cgroup_root: Option<PathBuf>,
     /// How often the GPUs are read.
     pub interval: Duration,
     /// Who reports events.
@@ -92,8 +95,8 @@ impl<P: Processes> Guard<P> {
         holdings: watch::Receiver<Vec<Holding>>,
         usage: watch::Sender<Usage>,
     ) -> Self {
-        let Settings { roots, interval, driver, node } = settings;
-        let procfs = Procfs::new(&roots.proc);
+        let Settings { roots, cgroup_root, interval, driver, node } = settings;
+        let procfs = Procfs::open(&roots.proc, cgroup_root.as_deref());
         let reporter = Reporter { controller: driver, instance: Some(node) };
         Self {
             interval,

@@ -12,7 +12,7 @@ use rustix::{
 };
 
 use super::{
-    cgroup::{PodUid, pod_of},
+    cgroup::{Kubepods, PodUid},
     types::Pid,
 };
 
@@ -45,12 +45,16 @@ pub struct Origin {
 #[derive(Debug, Clone)]
 pub struct Procfs {
     root: PathBuf,
+    kubepods: Kubepods,
 }
 
 impl Procfs {
-    /// procfs at `root`.
-    pub fn new(root: &Path) -> Self {
-        Self { root: root.to_owned() }
+    /// procfs at `root`, on a node whose kubelet was given `cgroup_root`, where that is known.
+    pub fn open(root: &Path, cgroup_root: Option<&Path>) -> Self {
+        // What can't be read says nothing of a special place.
+        let cgroup = |process: &str| read(&root.join(process).join("cgroup")).unwrap_or_default();
+        let kubepods = Kubepods::find(&cgroup("self"), &cgroup("1"), cgroup_root);
+        Self { root: root.to_owned(), kubepods }
     }
 
     /// When the process was started.
@@ -61,7 +65,7 @@ impl Procfs {
 
     /// The pod whose cgroup the process is in.
     pub fn pod(&self, pid: Pid) -> io::Result<Option<PodUid>> {
-        Ok(pod_of(&self.read(pid, "cgroup")?))
+        Ok(self.kubepods.pod_of(&self.read(pid, "cgroup")?))
     }
 
     /// Whether the numbers in it are those by which this process can send signals.
@@ -71,11 +75,15 @@ impl Procfs {
     }
 
     fn read(&self, pid: Pid, name: &str) -> io::Result<String> {
-        let mut bytes = Vec::with_capacity(512);
-        File::open(self.root.join(format!("{pid}/{name}")))?.read_to_end(&mut bytes)?;
-        // A process may call itself anything.
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
+        read(&self.root.join(format!("{pid}/{name}")))
     }
+}
+
+/// A process may call itself anything, so that text is what can be read of it.
+fn read(path: &Path) -> io::Result<String> {
+    let mut bytes = Vec::with_capacity(512);
+    File::open(path)?.read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Field 22 of `proc_pid_stat(5)`. Field 2 is the process's name for itself, in which anything may stand, so that counting
@@ -141,7 +149,7 @@ mod tests {
     fn a_child_started_now_has_the_start_time_of_now() {
         let before = Ticks::now();
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
-        let start = Procfs::new(Path::new("/proc")).start(Pid(child.id())).unwrap();
+        let start = Procfs::open(Path::new("/proc"), None).start(Pid(child.id())).unwrap();
         let after = Ticks::now();
         child.kill().unwrap();
         child.wait().unwrap();
@@ -150,8 +158,8 @@ mod tests {
 
     #[test]
     fn the_real_procfs_has_our_numbers_and_another_tree_has_not() {
-        assert!(Procfs::new(Path::new("/proc")).shares_our_pids());
-        assert!(!Procfs::new(tempfile::tempdir().unwrap().path()).shares_our_pids());
+        assert!(Procfs::open(Path::new("/proc"), None).shares_our_pids());
+        assert!(!Procfs::open(tempfile::tempdir().unwrap().path(), None).shares_our_pids());
     }
 
     #[test]
@@ -163,7 +171,7 @@ mod tests {
             fs::write(dir.path().join("7/stat"), stat).unwrap();
             fs::write(dir.path().join("7/cgroup"), format!("0::/kubepods/pod{pod}/c\n")).unwrap();
         };
-        let (mut origins, procfs) = (Origins::default(), Procfs::new(dir.path()));
+        let (mut origins, procfs) = (Origins::default(), Procfs::open(dir.path(), None));
         let mut pod = |begun| origins.find(&procfs, Pid(7), Ticks(begun)).map(|o| o.pod.unwrap().to_string());
         write(100, "a");
         assert_eq!(pod(200).as_deref(), Some("a"));
@@ -173,6 +181,31 @@ mod tests {
         assert_eq!(pod(200).as_deref(), Some("c"), "it is another process");
         write(200, "d");
         assert_eq!(pod(200), None, "it was not there when the GPU was read");
+    }
+
+    #[test]
+    fn a_user_of_the_host_is_in_no_pod_whatever_he_names_his_cgroup() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |process: &str, cgroup: &str| {
+            fs::create_dir_all(dir.path().join(process)).unwrap();
+            fs::write(dir.path().join(process).join("cgroup"), format!("0::{cgroup}\n")).unwrap();
+        };
+        let pod = |cgroup: &str, root: Option<&Path>| {
+            write("7", cgroup);
+            Procfs::open(dir.path(), root).pod(Pid(7)).unwrap().map(|pod| pod.to_string())
+        };
+        // The driver is in a cgroup namespace of its own; then it sees the node's, which is in a container.
+        write("1", "/../../../../init.scope");
+        write("self", "/");
+        assert_eq!(pod("/../../../../user.slice/user-1000.slice/user@1000.service/kubepods/podu/x", None), None);
+        assert_eq!(pod("/../../kubepods-burstable-podu.slice/c.scope", None).as_deref(), Some("u"));
+        write("1", "/init.scope");
+        write("self", "/kubelet/kubepods/podme/c");
+        assert_eq!(pod("/user.slice/user@1000.service/kubepods/podu/x", None), None);
+        assert_eq!(pod("/kubelet/kubepods/podu/c", None).as_deref(), Some("u"));
+        write("self", "/");
+        assert_eq!(pod("/kubelet/kubepods/podu/c", None), None);
+        assert_eq!(pod("/kubelet/kubepods/podu/c", Some(Path::new("/kubelet"))).as_deref(), Some("u"));
     }
 
     proptest! {

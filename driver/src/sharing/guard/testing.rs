@@ -172,7 +172,7 @@ impl FakeProc {
     }
 
     pub(super) fn procfs(&self) -> Procfs {
-        Procfs::new(self.root())
+        Procfs::open(self.root(), None)
     }
 
     /// What the tree says is the reader's own number.

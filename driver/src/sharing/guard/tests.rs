@@ -57,7 +57,13 @@ impl Node {
         let (holdings, held) = watch::channel(Vec::new());
         let (usages, usage) = watch::channel(Usage::default());
         let roots = Roots { proc: proc.root().to_owned(), ..crate::roots::tests::roots("/d", "/d") };
-        let settings = Settings { roots, interval: INTERVAL, driver: "gpu.example.com".into(), node: "node-1".into() };
+        let settings = Settings {
+            roots,
+            cgroup_root: None,
+            interval: INTERVAL,
+            driver: "gpu.example.com".into(),
+            node: "node-1".into(),
+        };
         let guard = Guard::new(settings, api.client(), fake.clone(), held, usages);
         let stop = CancellationToken::new();
         let task = tokio::spawn(guard.run(stop.clone()));
