@@ -59,6 +59,8 @@ pub(crate) fn inventory(node: &NodeArgs) -> Result<Inventory, Error> {
         roots,
         deadline: node.nvml_deadline,
         interval: std::time::Duration::MAX,
+        // What the driver itself can trace does not show from here.
+        processes: true,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
     let found = runtime.block_on(discovery::read(&mut None, aliquot_nvml::Session::Keep, &settings));

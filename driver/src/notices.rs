@@ -27,6 +27,14 @@ enum Subject {
     Users { claim: ClaimRef, pods: Vec<PodRef> },
 }
 
+#[cfg(test)]
+impl Notice {
+    /// What it is about.
+    pub(crate) fn reason(&self) -> &str {
+        &self.event.reason
+    }
+}
+
 /// Takes events without ever waiting.
 #[derive(Debug, Clone)]
 pub struct Notices(mpsc::Sender<Notice>);

@@ -23,7 +23,7 @@ use crate::{
     policy::{self, InForce},
     roots::Roots,
     sharing::{
-        guard::{self, Guard, Usage},
+        guard::{self, Procfs, Turn, Usage},
         guarding,
         limits::{self, Limits},
     },
@@ -68,6 +68,9 @@ pub(crate) enum Error {
     /// The CDI directory.
     #[error("--cdi-root can't be used")]
     Store(#[from] cdi_spec::StoreError),
+    /// The directory in which drivers take turns.
+    #[error("--run-root can't be used")]
+    Run(#[from] owned_dir::Error),
     /// The metrics' address.
     #[error(transparent)]
     Metrics(#[from] metrics::BindError),
@@ -121,11 +124,13 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     let findings = discovery::Findings { views, questions };
     let hook = crate::hook::begin(&roots, hook.as_deref());
     let limits = Limits::begin(&roots, hook.is_some());
+    let procfs = Procfs::open(&roots.proc, cgroup_root.as_deref());
     let settings = discovery::Settings {
         roots: roots.clone(),
         deadline: nvml_deadline,
         interval: rescan_interval,
         hard_limits: limits.are_ready(),
+        processes: procfs.sight().is_ok(),
     };
     let discovery = tokio::spawn(discovery::follow(settings, findings, stop.clone()));
 
@@ -148,24 +153,24 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     let edits = Edits::new(roots.clone(), hook);
     let around = claim::Around { view: view.clone(), policy: in_force.clone(), notices: notices.clone() };
     let claims = Arc::new(Claims::open(site, boot_id, &roots.run.join("claims"), store, edits, around)?);
-    let offering = Offering { client: client.clone(), driver, node, pool, publishing, healths, notices };
+    let offering =
+        Offering { client: client.clone(), driver, node, pool, publishing, healths, notices: notices.clone() };
     let offering = tokio::spawn(offering.run(view.clone(), in_force.clone(), Arc::clone(&claims), stop.clone()));
-    let (holders, holdings) = watch::channel(Vec::new());
     let (usages, usage) = watch::channel(Usage::default());
-    let watching =
-        tokio::spawn(guarding::follow(Arc::clone(&claims), view.clone(), in_force.clone(), holders, stop.clone()));
+    let library = limits::Library::new(asked.clone(), nvml_deadline);
+    let limiting = tokio::spawn(answer_hooks(limits, Arc::clone(&claims), library, stop.clone()));
+    let library = guarding::Library { questions: asked, deadline: nvml_deadline };
+    let sources =
+        guarding::Sources { claims: Arc::clone(&claims), view: view.clone(), policy: in_force.clone(), library };
     let settings = guard::Settings {
-        roots: roots.clone(),
-        cgroup_root,
+        procfs,
+        turn: Turn::open(&roots.run)?,
         interval: guard_interval,
         driver: identity.driver_name.clone(),
         node: identity.node_name.clone(),
+        notices,
     };
-    let library = limits::Library::new(asked.clone(), nvml_deadline);
-    let limiting = tokio::spawn(answer_hooks(limits, Arc::clone(&claims), library, stop.clone()));
-    let processes = guarding::Library { questions: asked, deadline: nvml_deadline };
-    let guarding = Guard::new(settings, client.clone(), processes, holdings, usages);
-    let guarding = tokio::spawn(guarding.run(stop.clone()));
+    let guarding = tokio::spawn(guarding::run(sources, settings, client.clone(), usages, stop.clone()));
     let metrics = match metrics_address {
         Some(address) => {
             let sources =
@@ -185,9 +190,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     }
     let result = plugin.build(claims)?.run(stop.clone()).await;
     stop.cancel();
-    for task in
-        [discovery, publisher, following, offering, telling, writing, watching, guarding, limiting, metrics, restoring]
-    {
+    for task in [discovery, publisher, following, offering, telling, writing, guarding, limiting, metrics, restoring] {
         let _ = task.await;
     }
     tracing::info!("stopped; slices and prepared claims stay");

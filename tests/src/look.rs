@@ -78,8 +78,14 @@ impl Testbed {
 
     /// The value of a metric without labels, or of one line with them.
     pub async fn metric(&self, name: &str) -> Result<Option<u64>> {
+        let text = self.metrics().await?;
+        let mut values = text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        Ok(values.next().and_then(|value| value.trim().parse().ok()))
+    }
+
+    /// All metrics of the driver that was started last.
+    pub async fn metrics(&self) -> Result<String> {
         let log = self.log();
-        // The last driver's, if several were started.
         let line = log.lines().rev().find(|line| line.contains("serving metrics")).ok_or("no metrics are served")?;
         let plain: String = without_colours(line);
         let address = plain.split("address=").nth(1).and_then(|rest| rest.split_whitespace().next());
@@ -87,8 +93,7 @@ impl Testbed {
         stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").await?;
         let mut text = String::new();
         stream.read_to_string(&mut text).await?;
-        let mut values = text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        Ok(values.next().and_then(|value| value.trim().parse().ok()))
+        Ok(text)
     }
 
     /// Waits for a metric, or one line of it, to have a value, or to be gone.

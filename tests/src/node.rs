@@ -96,6 +96,8 @@ impl Node {
                 "Character devices:\n  1 mem\n{NVIDIA} nvidia\n{NVIDIA} nvidiactl\n{UVM} nvidia-uvm\n\nBlock devices:\n  8 sd\n"
             ),
         )?;
+        // Who reads it finds itself, as with `hostPID`.
+        symlink("/proc/self", root.join("proc/self"))?;
         node.install(artifacts)?;
         node.make_node("nvidiactl", NVIDIA, 255)?;
         node.make_node("nvidia-uvm", UVM, 0)?;
@@ -191,7 +193,7 @@ impl Node {
         Limits::beside(&self.path(CONTROL))
     }
 
-    /// Lets the node's procfs say which process its reader is, as with `hostPID`.
+    /// Lets the node's procfs say which process its reader is, as one of another PID namespace would.
     pub fn show_self(&self, pid: u32) -> io::Result<()> {
         let (link, fresh) = (self.path("proc/self"), self.path("proc/self.new"));
         symlink(pid.to_string(), &fresh)?;
@@ -210,6 +212,8 @@ impl Node {
             .env("NODE_NAME", "node1")
             // Suites run side by side on one machine.
             .env("ALIQUOT_METRICS_ADDRESS", "127.0.0.1:0")
+            // Whatever cgroup the suites run in.
+            .env("ALIQUOT_CGROUP_ROOT", "/")
             .env("FAKE_NVML_DEV", self.path("dev"))
             .env("FAKE_NVML_CONTROL", self.path(CONTROL));
         for (name, dir) in [

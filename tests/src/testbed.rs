@@ -83,8 +83,8 @@ impl Testbed {
 
     /// Starts the driver, with more environment.
     pub fn start_driver(&mut self, environment: &[(&str, &str)]) -> Result<()> {
-        let driver = self.driver.insert(self.another_driver(environment)?);
-        Ok(self.node.show_self(driver.id())?)
+        self.driver = Some(self.another_driver(environment)?);
+        Ok(())
     }
 
     /// Starts the driver by a program that takes it and its arguments as its own last ones, and becomes it.

@@ -118,8 +118,8 @@ impl Claims {
     }
 
     /// The records of those who hold shares.
-    pub(crate) fn sharing(&self) -> Vec<Arc<Record>> {
-        self.book().sharing().unwrap_or_default()
+    pub(crate) fn sharing(&self) -> Result<Vec<Arc<Record>>, book::Error> {
+        self.book().sharing()
     }
 
     /// The record of one claim; a text that is no UID has none.

@@ -51,6 +51,8 @@ pub struct Settings {
     pub interval: Duration,
     /// Whether this node can have containers' memory limited, where a GPU can.
     pub hard_limits: bool,
+    /// Whether a process that NVML lists can be traced on this node.
+    pub processes: bool,
 }
 
 /// Why there is no reading.
@@ -176,6 +178,7 @@ fn found(reading: Reading, settings: &Settings) -> Found {
             Ok(gpu) => {
                 let mut gpu = placed(gpu, &reading.driver_version, &reading.cuda_driver_version, &roots.sys);
                 gpu.hard_limits &= settings.hard_limits;
+                gpu.process_memory &= settings.processes;
                 gpus.push(gpu);
             }
             Err(gpu) => broken.push(gpu),
@@ -275,7 +278,13 @@ mod tests {
 
     fn settings(driver: &str) -> Settings {
         let roots = crate::roots::tests::roots(driver, driver);
-        Settings { roots, deadline: Duration::from_secs(1), interval: Duration::from_secs(1), hard_limits: true }
+        Settings {
+            roots,
+            deadline: Duration::from_secs(1),
+            interval: Duration::from_secs(1),
+            hard_limits: true,
+            processes: true,
+        }
     }
 
     fn reading(index: u32, memory_limits: bool) -> GpuReading {
@@ -307,6 +316,17 @@ mod tests {
             found.inventory.gpus().iter().map(|gpu| gpu.hard_limits).collect::<Vec<_>>()
         };
         assert_eq!((hard(true), hard(false)), (vec![true, false], vec![false, false]));
+    }
+
+    #[test]
+    fn no_gpu_is_said_to_tell_of_processes_that_cannot_be_traced() {
+        let tells = |processes: bool| {
+            let (driver_version, cuda_driver_version) = ("580.65.06".into(), "13.0".into());
+            let reading = Reading { driver_version, cuda_driver_version, gpus: vec![Ok(reading(0, false))] };
+            let found = found(reading, &Settings { processes, ..settings("/nowhere") });
+            found.inventory.gpus()[0].process_memory
+        };
+        assert!(tells(true) && !tells(false));
     }
 
     #[test]

@@ -16,11 +16,13 @@ use kubelet_api::dra::v1::Claim;
 use serde_json::{Value, json};
 
 use super::{Driver, Report, measure};
-use crate::testbed::{DRIVER, NODE, Result, Testbed};
+use crate::testbed::{DRIVER, NODE, PATIENCE, Result, Testbed};
 
 /// As many as a GPU has without a policy.
 const SHARES: usize = 10;
 const ROUNDS: usize = 100;
+/// By each process, in bytes.
+const USED: u64 = 4 << 30;
 /// How long the guard is watched; its ticks are 2 s apart.
 const WATCHED: Duration = Duration::from_secs(20);
 
@@ -75,13 +77,32 @@ async fn guard(testbed: &Testbed, driver: &mut Driver, report: &mut Report) -> R
     }
     driver.prepare(&claims).await?;
     testbed.node.control(&Control { processes: users.processes.clone(), ..Control::default() })?;
-    // The guard's first reading finds every process anew.
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    attributed(testbed, claims.len()).await?;
     let with = busy(driver).await?;
     testbed.node.control(&Control::default())?;
     driver.unprepare(&claims).await?;
     report.add("guard_8x10_of_one_core", "%", (with - before).max(0.0) * 100.0, None, Some(1.0));
     Ok(())
+}
+
+/// Waits until the guard has traced as many processes to their claims, as none but the first reading costs that.
+async fn attributed(testbed: &Testbed, claims: usize) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    let used = format!(" {USED}");
+    loop {
+        let metrics = testbed.metrics().await?;
+        let series = metrics.lines().filter(|line| line.starts_with("aliquot_share_memory_used_bytes{"));
+        let found = series.filter(|line| line.ends_with(&used)).count();
+        if found == claims {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return Err(
+                format!("{found} of {claims} processes were attributed; the driver's log:\n{}", testbed.log()).into()
+            );
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 /// The share of one core that the driver uses.
@@ -123,7 +144,7 @@ impl Users {
         fs::copy(format!("/proc/{pid}/stat"), proc.join(format!("{pid}/stat")))?;
         fs::write(proc.join(format!("{pid}/cgroup")), format!("0::/kubepods/besteffort/pod{pod}/c{pid}\n"))?;
         let gpu = testbed.node.profile().gpus.get(gpu).ok_or("no such GPU")?;
-        let process = Process { pid, used: Some(4 << 30), graphics: false };
+        let process = Process { pid, used: Some(USED), graphics: false };
         self.processes.entry(gpu.uuid.clone()).or_default().push(process);
         Ok(())
     }

@@ -1,9 +1,11 @@
 //! The memory guard: real processes whose memory the simulated GPUs tell, and what becomes of those that use too much.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 mod attributed;
+mod blind;
 mod evicted;
 mod killed;
 mod observed;
+mod two_drivers;
 mod users;
 
 use std::time::Duration;
@@ -64,8 +66,14 @@ fn claims_of(testbed: &Testbed, pod: &str) -> Vec<String> {
 /// A metric's line about claims' memory on the testbed's first GPU.
 fn line(testbed: &Testbed, metric: &str, claims: &[String]) -> String {
     let uuid = &testbed.node.profile().gpus[0].uuid;
-    let claims: Vec<String> = claims.iter().map(|name| format!("default/{name}")).collect();
-    format!("aliquot_share_memory_{metric}{{uuid=\"{uuid}\",claim=\"{}\"}}", claims.join(","))
+    let claims = claims.join(",");
+    format!("aliquot_share_memory_{metric}{{uuid=\"{uuid}\",namespace=\"default\",claim=\"{claims}\"}}")
+}
+
+/// A text attribute of a published device.
+fn attribute(testbed: &Testbed, device: &str, name: &str) -> Option<String> {
+    let device = testbed.devices().into_iter().find(|one| one.name == device)?;
+    device.attributes?.get(name)?.string.clone()
 }
 
 fn done(action: &str) -> String {

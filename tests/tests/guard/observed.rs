@@ -1,15 +1,10 @@
 //! Claims over their share that are only observed, and what nobody looks at.
-use std::time::Instant;
+use std::{fs::File, time::Instant};
 
+use aliquot_tests::testbed::DRIVER;
 use fake_nvml::Control;
 
 use super::*;
-
-/// A text attribute of a published device.
-fn attribute(testbed: &Testbed, device: &str, name: &str) -> Option<String> {
-    let device = testbed.devices().into_iter().find(|one| one.name == device)?;
-    device.attributes?.get(name)?.string.clone()
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_excess_is_told_once_with_both_figures_and_its_claim() -> Result<()> {
@@ -61,6 +56,28 @@ async fn an_excess_counts_from_its_beginning_and_a_short_one_not_at_all() -> Res
     users.uses(pid, 0, Some(4 * GI))?;
     testbed.event("ShareMemoryExceeded").await?;
     assert!(begun.elapsed() >= grace, "{:?}", begun.elapsed());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_it_is_not_known_what_claims_hold_those_that_are_known_stay_guarded() -> Result<()> {
+    let testbed = guarded("t4x1", "observe", "50ms").await?;
+    let hog = run(&testbed, "hog", &["share"]).await?;
+    let used = line(&testbed, "used_bytes", &claims_of(&testbed, "hog"));
+    let mut users = Users::of(&testbed);
+    let pid = users.using(Some(&hog), 4 * GI)?;
+    testbed.until_metric(&used, Some(4 * GI)).await?;
+    // As by an instance that is stopped.
+    let lock = File::open(testbed.node.path("run").join(DRIVER).join("claims/lock"))?;
+    lock.lock()?;
+    replace(&testbed, policy(&guard("kill", "50ms")))?;
+    let words = "what claims hold can't be read; those that are known stay guarded";
+    testbed.until("it is told", || testbed.log().contains(words)).await?;
+    users.uses(pid, 0, Some(5 * GI))?;
+    testbed.until_metric(&used, Some(5 * GI)).await?;
+    lock.unlock()?;
+    users.is_killed(pid).await?;
+    assert_eq!(testbed.log().matches(words).count(), 1);
     Ok(())
 }
 

@@ -115,14 +115,6 @@ pub struct Guard {
     pub grace: Duration,
 }
 
-impl Guard {
-    /// The gentler of both: where one figure stands for several claims, none may be treated worse than its own policy
-    /// says.
-    pub fn gentler(self, other: Self) -> Self {
-        Self { mode: self.mode.min(other.mode), grace: self.grace.max(other.grace) }
-    }
-}
-
 impl Default for Guard {
     fn default() -> Self {
         Self { mode: GuardMode::default(), grace: Duration::from_secs(10) }

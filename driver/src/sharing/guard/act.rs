@@ -1,6 +1,11 @@
 //! Carries out verdicts: events, evictions and kills.
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
+use aliquot_model::GpuUuid;
+use futures::future::join_all;
 use k8s_openapi::{
     api::{
         core::v1::{self as core, ObjectReference},
@@ -23,7 +28,7 @@ use super::{
     types::Pod,
 };
 
-/// How long one call may take; the next tick waits for it.
+/// How long one call may take. Those of a tick are made at a time, and the next tick waits for them.
 const ONE_CALL: Duration = Duration::from_secs(5);
 
 /// How often what was done since the start.
@@ -37,6 +42,8 @@ pub struct Actions {
     pub killed: u64,
     /// Evictions that a disruption budget or the API server refused, and processes that the kernel didn't let be killed.
     pub refused: u64,
+    /// Evictions that didn't reach the API server, or broke it, and processes that couldn't be told from others any more.
+    pub failed: u64,
 }
 
 /// What evicting a pod came to.
@@ -44,79 +51,104 @@ enum Evicted {
     Yes,
     /// It is gone, or another pod has its name.
     Gone,
+    /// The API server doesn't want it.
     Refused(String),
+    /// Nobody knows.
+    Failed(String),
 }
 
 /// What acts.
 pub(super) struct Hands {
     client: kube::Client,
     reporter: Reporter,
-    /// Folds what comes again and again, and changes nothing, into one event.
+    /// Folds what comes again soon, and changes nothing, into one event.
     lasting: Recorder,
     procfs: Procfs,
-    /// UIDs of pods that were evicted and may take their time to end.
-    leaving: BTreeSet<String>,
+    /// UIDs of pods that were evicted, or were gone already, and may take their time to end, and the GPU for which they were.
+    leaving: BTreeMap<String, GpuUuid>,
     pub(super) done: Actions,
 }
 
 impl Hands {
     pub(super) fn new(client: kube::Client, reporter: Reporter, procfs: Procfs) -> Self {
         let lasting = Recorder::new(client.clone(), reporter.clone());
-        Self { client, reporter, lasting, procfs, leaving: BTreeSet::new(), done: Actions::default() }
+        Self { client, reporter, lasting, procfs, leaving: BTreeMap::new(), done: Actions::default() }
     }
 
-    /// Carries out a verdict upon figures that were read from `begun` on.
-    pub(super) async fn carry_out(&mut self, verdict: &Verdict, begun: Ticks) {
-        match verdict.action {
-            Action::Observe => {
-                self.done.observed += 1;
-                self.tell(verdict, Outcome::Observed).await;
-            }
-            Action::Evict => self.evict(verdict).await,
-            Action::Kill(victim) => self.kill(verdict, victim, begun).await,
+    /// Carries out verdicts upon figures that were read from `begun` on, and returns what there is to tell of each.
+    ///
+    /// What is killed is killed first: the figures get older with each call to the API server.
+    pub(super) async fn carry_out(&mut self, due: &[Verdict], begun: Ticks) -> Vec<Option<Outcome>> {
+        let mut outcomes: Vec<Option<Outcome>> = Vec::with_capacity(due.len());
+        for verdict in due {
+            outcomes.push(match verdict.action {
+                Action::Observe => {
+                    self.done.observed += 1;
+                    Some(Outcome::Observed)
+                }
+                Action::Kill(victim) => self.kill(&verdict.pod, victim, begun),
+                Action::Evict => None,
+            });
         }
+        // Where sets of claims overlap, several verdicts may be about one pod.
+        let (hands, mut pods) = (&*self, BTreeSet::new());
+        let to_be_evicted = due.iter().enumerate().filter(|(_, verdict)| {
+            verdict.action == Action::Evict
+                && !hands.leaving.contains_key(&verdict.pod.uid)
+                && pods.insert(verdict.pod.uid.as_str())
+        });
+        let evictions = to_be_evicted.map(async |(at, verdict)| (at, hands.try_to_evict(&verdict.pod).await));
+        let evictions: Vec<_> = evictions.collect();
+        for (at, evicted) in join_all(evictions).await {
+            outcomes[at] = self.evicted(&due[at], evicted);
+        }
+        outcomes
     }
 
-    /// Forgets evicted pods that have no process any more.
-    pub(super) fn forget_all_but(&mut self, seen: &BTreeSet<&str>) {
-        self.leaving.retain(|uid| seen.contains(uid.as_str()));
+    /// Forgets evicted pods that have no process any more, where the GPU in question could be read.
+    pub(super) fn forget_all_but(&mut self, seen: &BTreeSet<&str>, unread: &BTreeSet<GpuUuid>) {
+        self.leaving.retain(|uid, gpu| seen.contains(uid.as_str()) || unread.contains(gpu));
     }
 
-    async fn kill(&mut self, verdict: &Verdict, victim: Victim, begun: Ticks) {
-        match kill(&self.procfs, &victim, &verdict.pod, begun) {
+    fn kill(&mut self, pod: &Pod, victim: Victim, begun: Ticks) -> Option<Outcome> {
+        let (pid, pod, spared) = match kill(&self.procfs, &victim, pod, begun) {
             Ok(()) => {
                 self.done.killed += 1;
-                self.tell(verdict, Outcome::Killed(victim)).await;
+                return Some(Outcome::Killed(victim));
             }
-            Err(Spared::Gone | Spared::Another) => {
-                tracing::info!(
-                    pid = victim.pid.0,
-                    pod = named(&verdict.pod),
-                    "the process to be killed has ended already"
-                );
+            Err(spared) => (victim.pid.0, named(pod), spared),
+        };
+        match &spared {
+            Spared::Gone | Spared::Another => {
+                tracing::info!(pid, pod, "the process to be killed has ended already");
+                return None;
             }
-            Err(spared) => {
-                self.done.refused += 1;
-                let (pid, pod) = (victim.pid.0, named(&verdict.pod));
-                tracing::warn!(pid, pod, error = crate::report(&spared), "a process over its share is not killed");
-            }
+            Spared::Refused(_) => self.done.refused += 1,
+            Spared::Forbidden | Spared::NotInPod | Spared::ForeignNumbers => self.done.failed += 1,
         }
+        tracing::warn!(pid, pod, error = crate::report(&spared), "a process over its share is not killed");
+        None
     }
 
-    async fn evict(&mut self, verdict: &Verdict) {
-        if self.leaving.contains(&verdict.pod.uid) {
-            return;
-        }
-        match self.try_to_evict(&verdict.pod).await {
+    fn evicted(&mut self, verdict: &Verdict, evicted: Evicted) -> Option<Outcome> {
+        match evicted {
             Evicted::Yes => {
                 self.done.evicted += 1;
-                self.leaving.insert(verdict.pod.uid.clone());
-                self.tell(verdict, Outcome::Evicted).await;
+                self.leaving.insert(verdict.pod.uid.clone(), verdict.key.gpu.clone());
+                Some(Outcome::Evicted)
             }
-            Evicted::Gone => tracing::info!(pod = named(&verdict.pod), "the pod to be evicted is gone already"),
+            Evicted::Gone => {
+                self.leaving.insert(verdict.pod.uid.clone(), verdict.key.gpu.clone());
+                tracing::info!(pod = named(&verdict.pod), "the pod to be evicted is gone already");
+                None
+            }
             Evicted::Refused(reason) => {
                 self.done.refused += 1;
-                self.tell(verdict, Outcome::NotEvicted(&reason)).await;
+                Some(Outcome::NotEvicted(reason))
+            }
+            Evicted::Failed(reason) => {
+                self.done.failed += 1;
+                Some(Outcome::NotEvicted(reason))
             }
         }
     }
@@ -141,14 +173,21 @@ impl Hands {
         match tokio::time::timeout(ONE_CALL, call).await {
             Ok(Ok(_)) => Evicted::Yes,
             Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => Evicted::Gone,
-            Ok(Err(kube::Error::Api(status))) => Evicted::Refused(refusal(&status)),
-            Ok(Err(error)) => Evicted::Refused(crate::report(&error)),
-            Err(_) => Evicted::Refused(format!("the API server didn't answer within {} s", ONE_CALL.as_secs())),
+            Ok(Err(kube::Error::Api(status))) if status.code < 500 => Evicted::Refused(refusal(&status)),
+            Ok(Err(kube::Error::Api(status))) => Evicted::Failed(refusal(&status)),
+            Ok(Err(error)) => Evicted::Failed(crate::report(&error)),
+            Err(_) => Evicted::Failed(format!("the API server didn't answer within {} s", ONE_CALL.as_secs())),
         }
     }
 
+    /// Tells what came of verdicts, of all at a time.
+    pub(super) async fn tell_all(&self, due: &[Verdict], outcomes: &[Option<Outcome>]) {
+        let told = due.iter().zip(outcomes).filter_map(|(verdict, outcome)| Some((verdict, outcome.as_ref()?)));
+        join_all(told.map(|(verdict, outcome)| self.tell(verdict, outcome))).await;
+    }
+
     /// In the log and in an event on the pod. An event that can't be written is only logged.
-    async fn tell(&self, verdict: &Verdict, outcome: Outcome<'_>) {
+    async fn tell(&self, verdict: &Verdict, outcome: &Outcome) {
         let (reason, action) = match outcome {
             Outcome::Observed => ("ShareMemoryExceeded", "Observe"),
             Outcome::NotEvicted(_) => ("ShareMemoryExceeded", "Evict"),
@@ -180,7 +219,8 @@ impl Hands {
             uid: Some(pod.uid.clone()),
             ..ObjectReference::default()
         };
-        // A recorder that knows an event only counts it, and keeps the figures of the first.
+        // A recorder counts what it has written within the last six minutes, and keeps the figures of the first. Each
+        // eviction and each kill has figures of its own; what comes later than that is a new event in any case.
         let fresh = Recorder::new(self.client.clone(), self.reporter.clone());
         let goes_on = matches!(outcome, Outcome::Observed | Outcome::NotEvicted(_));
         let recorder = if goes_on { &self.lasting } else { &fresh };

@@ -12,6 +12,13 @@ fn hands(api: &Api, proc: &FakeProc) -> Hands {
     Hands::new(api.client(), reporter, proc.procfs())
 }
 
+/// Carries one verdict out and tells of it, as a tick does.
+async fn carry_out(hands: &mut Hands, action: Action, begun: Ticks) {
+    let due = [verdict(action)];
+    let outcomes = hands.carry_out(&due, begun).await;
+    hands.tell_all(&due, &outcomes).await;
+}
+
 fn verdict(action: Action) -> Verdict {
     Verdict {
         key: key(0, &["a"]),
@@ -27,7 +34,7 @@ fn verdict(action: Action) -> Verdict {
 async fn an_excess_is_told_on_the_pod_with_its_claim() {
     let (api, proc) = (Api::default(), FakeProc::new());
     let mut hands = hands(&api, &proc);
-    hands.carry_out(&verdict(Action::Observe), Ticks::now()).await;
+    carry_out(&mut hands, Action::Observe, Ticks::now()).await;
     assert_eq!(api.requests(), ["POST /apis/events.k8s.io/v1/namespaces/team/events"]);
     let event = &api.sent("events")[0];
     assert_eq!((&event["reason"], &event["type"]), (&json!("ShareMemoryExceeded"), &json!("Warning")));
@@ -46,8 +53,8 @@ async fn an_excess_is_told_on_the_pod_with_its_claim() {
 async fn a_pod_is_evicted_by_its_uid_and_only_once_while_it_ends() {
     let (api, proc) = (Api::default(), FakeProc::new());
     let mut hands = hands(&api, &proc);
-    hands.carry_out(&verdict(Action::Evict), Ticks::now()).await;
-    hands.carry_out(&verdict(Action::Evict), Ticks::now()).await;
+    carry_out(&mut hands, Action::Evict, Ticks::now()).await;
+    carry_out(&mut hands, Action::Evict, Ticks::now()).await;
     assert_eq!(
         api.requests(),
         ["POST /api/v1/namespaces/team/pods/pod-p/eviction", "POST /apis/events.k8s.io/v1/namespaces/team/events"]
@@ -56,8 +63,12 @@ async fn a_pod_is_evicted_by_its_uid_and_only_once_while_it_ends() {
     assert_eq!(sent["deleteOptions"]["preconditions"], json!({"uid": "p"}));
     assert_eq!(sent["metadata"], json!({"namespace": "team", "name": "pod-p"}));
     assert_eq!(api.sent("events")[0]["reason"], "ShareMemoryEvicted");
-    hands.forget_all_but(&BTreeSet::new());
-    hands.carry_out(&verdict(Action::Evict), Ticks::now()).await;
+    let (nobody, unread) = (BTreeSet::new(), BTreeSet::from([key(0, &[]).gpu]));
+    hands.forget_all_but(&nobody, &unread);
+    carry_out(&mut hands, Action::Evict, Ticks::now()).await;
+    assert_eq!(hands.done.evicted, 1, "its GPU couldn't be read");
+    hands.forget_all_but(&nobody, &BTreeSet::new());
+    carry_out(&mut hands, Action::Evict, Ticks::now()).await;
     assert_eq!(hands.done, Actions { evicted: 2, ..Actions::default() });
 }
 
@@ -74,17 +85,17 @@ async fn a_disruption_budget_that_forbids_the_eviction_is_named() {
                 "message": "The disruption budget web needs 1 healthy pods and has 1 currently"}]},
         }),
     );
-    hands.carry_out(&verdict(Action::Evict), Ticks::now()).await;
+    carry_out(&mut hands, Action::Evict, Ticks::now()).await;
     let event = &api.sent("events")[0];
     assert_eq!(event["reason"], "ShareMemoryExceeded");
     let note = event["note"].as_str().unwrap();
     assert!(note.contains("can't be evicted yet") && note.contains("The disruption budget web needs 1"), "{note}");
     // It may forbid for days.
-    hands.carry_out(&verdict(Action::Evict), Ticks::now()).await;
+    carry_out(&mut hands, Action::Evict, Ticks::now()).await;
     let again = &api.sent("events")[1];
     assert_eq!((&again["series"]["count"], &again["note"]), (&json!(2), &event["note"]));
     api.heal();
-    hands.carry_out(&verdict(Action::Evict), Ticks::now()).await;
+    carry_out(&mut hands, Action::Evict, Ticks::now()).await;
     assert_eq!(hands.done, Actions { evicted: 1, refused: 2, ..Actions::default() });
 }
 
@@ -94,10 +105,37 @@ async fn a_pod_that_is_gone_or_replaced_is_left_in_peace() {
         let (api, proc) = (Api::default(), FakeProc::new());
         let mut hands = hands(&api, &proc);
         api.fail("eviction", code, "no");
-        hands.carry_out(&verdict(Action::Evict), Ticks::now()).await;
-        assert!(api.sent("events").is_empty());
+        carry_out(&mut hands, Action::Evict, Ticks::now()).await;
+        carry_out(&mut hands, Action::Evict, Ticks::now()).await;
+        assert!(api.sent("events").is_empty() && api.requests().len() == 1);
         assert_eq!(hands.done, Actions::default());
     }
+}
+
+#[tokio::test]
+async fn an_api_server_that_is_broken_has_refused_nothing() {
+    let (api, proc) = (Api::default(), FakeProc::new());
+    let mut hands = hands(&api, &proc);
+    api.fail("eviction", 500, "etcd is gone");
+    carry_out(&mut hands, Action::Evict, Ticks::now()).await;
+    assert_eq!(hands.done, Actions { failed: 1, ..Actions::default() });
+    assert!(api.sent("events")[0]["note"].as_str().unwrap().contains("etcd is gone"));
+}
+
+#[tokio::test]
+async fn all_kills_come_before_any_call_and_a_pod_of_several_verdicts_is_evicted_once() {
+    let (api, proc) = (Api::default(), FakeProc::new());
+    let mut hands = hands(&api, &proc);
+    let mut child = Sleeper::start();
+    proc.place(child.pid(), "p");
+    let pid = Pid(child.pid());
+    let victim = Victim { pid, start: proc.procfs().start(pid).unwrap(), used: gib(5) };
+    let due = [verdict(Action::Evict), verdict(Action::Evict), verdict(Action::Observe), verdict(Action::Kill(victim))];
+    // Polled no further than to where it waits for the API server.
+    drop(futures::poll!(Box::pin(hands.carry_out(&due, Ticks(Ticks::now().0 + 1)))));
+    assert!(child.was_killed());
+    let outcomes = hands.carry_out(&due[..3], Ticks::now()).await;
+    assert_eq!(outcomes, [Some(Outcome::Evicted), None, Some(Outcome::Observed)]);
 }
 
 #[tokio::test]
@@ -109,7 +147,7 @@ async fn every_kill_has_an_event_of_its_own_with_its_figures() {
         proc.place(child.pid(), "p");
         let pid = Pid(child.pid());
         let victim = Victim { pid, start: proc.procfs().start(pid).unwrap(), used: gib(used) };
-        hands.carry_out(&verdict(Action::Kill(victim)), Ticks(Ticks::now().0 + 1)).await;
+        carry_out(&mut hands, Action::Kill(victim), Ticks(Ticks::now().0 + 1)).await;
         assert!(child.was_killed());
     }
     let events = api.sent("events");
@@ -127,7 +165,7 @@ async fn a_process_that_has_ended_by_itself_is_nothing_to_tell_of() {
     let victim = Victim { pid, start: proc.procfs().start(pid).unwrap(), used: gib(5) };
     child.end();
     let mut hands = hands(&api, &proc);
-    hands.carry_out(&verdict(Action::Kill(victim)), Ticks(Ticks::now().0 + 1)).await;
+    carry_out(&mut hands, Action::Kill(victim), Ticks(Ticks::now().0 + 1)).await;
     assert!(api.requests().is_empty());
     assert_eq!(hands.done, Actions::default());
 }
@@ -139,7 +177,7 @@ async fn a_process_that_is_spared_is_not_told_to_be_killed() {
     let pid = Pid(child.pid());
     let victim = Victim { pid, start: proc.procfs().start(pid).unwrap(), used: gib(5) };
     let mut hands = hands(&api, &proc);
-    hands.carry_out(&verdict(Action::Kill(victim)), Ticks(Ticks::now().0 + 1)).await;
+    carry_out(&mut hands, Action::Kill(victim), Ticks(Ticks::now().0 + 1)).await;
     assert!(child.is_alive() && api.requests().is_empty());
-    assert_eq!(hands.done, Actions { refused: 1, ..Actions::default() });
+    assert_eq!(hands.done, Actions { failed: 1, ..Actions::default() });
 }

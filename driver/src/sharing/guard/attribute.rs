@@ -16,6 +16,8 @@ pub struct Located {
     pub gpu: GpuUuid,
     /// Its processes.
     pub processes: Vec<(GpuProcess, Origin)>,
+    /// Those that are there and that procfs doesn't know.
+    pub untraced: Vec<GpuProcess>,
 }
 
 /// What is used of each GPU that could be read.
@@ -23,8 +25,8 @@ pub struct Located {
 pub struct Attribution {
     /// By whom.
     pub shares: BTreeMap<Key, Share>,
-    /// By nobody that holds a share of it.
-    pub unattributed: BTreeMap<GpuUuid, Unattributed>,
+    /// By nobody that is known to hold a share of it, as far as it is known how much.
+    pub unattributed: BTreeMap<GpuUuid, Memory>,
 }
 
 /// What is used of the shares of some claims.
@@ -49,15 +51,6 @@ pub struct ProcessUse {
     pub pod: Pod,
     /// Its memory.
     pub used: Memory,
-}
-
-/// What is used without a share.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Unattributed {
-    /// So much, as far as it is known.
-    pub used: Memory,
-    /// By so many processes.
-    pub processes: usize,
 }
 
 /// Adds up what each claim uses.
@@ -85,15 +78,14 @@ fn attribute_gpu(reading: &Located, held: &[&Holding], attribution: &mut Attribu
     let holders = holders(held);
     let mut shares: BTreeMap<BTreeSet<ClaimRef>, Share> =
         keys(held, &holders).into_iter().filter_map(|claims| Some((claims.clone(), empty(&claims, held)?))).collect();
-    let mut nobody = Unattributed { used: Memory::from_bytes(0), processes: 0 };
-    for (pid, (used, origin)) in once_each(&reading.processes) {
-        let holder = origin.pod.as_ref().and_then(|pod| holders.get(pod.as_str()));
-        let Some(holder) = holder else {
-            nobody.processes += 1;
-            nobody.used = sum(nobody.used, used.unwrap_or(Memory::from_bytes(0)));
+    let mut nobody = Memory::from_bytes(0);
+    for (pid, (used, origin)) in once_each(reading) {
+        let Some(used) = used else { continue };
+        let holder = origin.and_then(|origin| Some((origin, holders.get(origin.pod.as_ref()?.as_str())?)));
+        let Some((origin, holder)) = holder else {
+            nobody = sum(nobody, used);
             continue;
         };
-        let Some(used) = used else { continue };
         for (_, share) in shares.iter_mut().filter(|(claims, _)| holder.claims.is_subset(claims)) {
             share.used = sum(share.used, used);
             share.processes.insert(pid, ProcessUse { start: origin.start, pod: holder.pod.clone(), used });
@@ -146,15 +138,17 @@ fn empty(claims: &BTreeSet<ClaimRef>, held: &[&Holding]) -> Option<Share> {
     Some(Share {
         used: Memory::from_bytes(0),
         limit: held().fold(Memory::from_bytes(0), |limit, holding| sum(limit, holding.limit)),
-        policy: held().map(|holding| holding.guard).reduce(GuardPolicy::gentler)?,
+        // It is the GPU's, and so that of all.
+        policy: held().next()?.guard,
         processes: BTreeMap::new(),
     })
 }
 
 /// NVML lists a process that computes and draws twice, with the same memory.
-fn once_each(processes: &[(GpuProcess, Origin)]) -> BTreeMap<Pid, (Option<Memory>, &Origin)> {
-    let mut once: BTreeMap<Pid, (Option<Memory>, &Origin)> = BTreeMap::new();
-    for (process, origin) in processes {
+fn once_each(reading: &Located) -> BTreeMap<Pid, (Option<Memory>, Option<&Origin>)> {
+    let mut once: BTreeMap<Pid, (Option<Memory>, Option<&Origin>)> = BTreeMap::new();
+    let traced = reading.processes.iter().map(|(process, origin)| (process, Some(origin)));
+    for (process, origin) in traced.chain(reading.untraced.iter().map(|process| (process, None))) {
         let entry = once.entry(process.pid).or_insert((process.used, origin));
         entry.0 = entry.0.max(process.used);
     }

@@ -1,13 +1,8 @@
 //! Who is counted for what.
-use std::time::Duration;
-
 use proptest::prelude::*;
 
 use super::*;
-use crate::sharing::guard::{
-    testing::{claim, gib, gpu, holding, key, located, process},
-    types::GuardMode,
-};
+use crate::sharing::guard::testing::{claim, gib, gpu, holding, key, located, process};
 
 fn used(attribution: &Attribution, claims: &[&str]) -> Option<(u64, u64)> {
     let share = attribution.shares.get(&key(0, claims))?;
@@ -49,7 +44,7 @@ fn a_stranger_or_a_holder_of_another_gpu_is_unattributed() {
     let readings = [located(0, vec![process(1, "p", Some(3)), process(2, "", Some(1)), process(3, "x", None)])];
     let found = attribute(&readings, &[holding("a", 0, 8, &[]), holding("b", 1, 8, &["p"])]);
     assert_eq!(used(&found, &["a"]), Some((0, 8)));
-    assert_eq!(found.unattributed[&gpu(0)], Unattributed { used: gib(4), processes: 3 });
+    assert_eq!(found.unattributed[&gpu(0)], gib(4));
     assert_eq!(found.shares.len(), 1, "GPU 1 wasn't read");
 }
 
@@ -62,13 +57,11 @@ fn a_process_that_is_listed_twice_counts_once_and_an_unknown_use_not_at_all() {
 }
 
 #[test]
-fn claims_with_different_policies_get_the_gentler_one() {
-    let (mut strict, mut mild) = (holding("a", 0, 8, &["p"]), holding("b", 0, 8, &["p"]));
-    strict.guard = GuardPolicy { mode: GuardMode::Kill, grace: Duration::from_secs(1) };
-    mild.guard = GuardPolicy { mode: GuardMode::Evict, grace: Duration::from_secs(9) };
-    let found = attribute(&[located(0, vec![])], &[strict, mild]);
-    let policy = found.shares[&key(0, &["a", "b"])].policy;
-    assert_eq!(policy, GuardPolicy { mode: GuardMode::Evict, grace: Duration::from_secs(9) });
+fn a_process_that_procfs_does_not_know_is_unattributed() {
+    let unknown = process(9, "", Some(5)).0;
+    let reading = Located { untraced: vec![unknown, unknown], ..located(0, vec![process(1, "p", Some(3))]) };
+    let found = attribute(&[reading], &[holding("a", 0, 8, &["p"])]);
+    assert_eq!((used(&found, &["a"]), found.unattributed[&gpu(0)]), (Some((3, 8)), gib(5)));
 }
 
 proptest! {

@@ -92,6 +92,12 @@ impl Kubepods {
         // only the node's administrator writes. One step is the driver's own pod, none its own container.
         if (2..climb).contains(&steps) { pod_within_kubepods(&parts) } else { None }
     }
+
+    /// Whether the first process that this one sees is no node's, but of its own container or pod.
+    pub(super) fn is_alone(&self, own: &str, first: &str) -> bool {
+        let is_next = |path: &str| parts(path).0 == 1;
+        own == first || self.pod_of(first).is_some() || lines(first).any(|(_, path)| is_next(path))
+    }
 }
 
 const QOS: [&str; 2] = ["burstable", "besteffort"];

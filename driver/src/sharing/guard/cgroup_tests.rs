@@ -214,6 +214,22 @@ fn names_that_only_look_like_a_pods_are_nobodys() {
 }
 
 #[test]
+fn a_driver_that_sees_its_own_pod_only_knows_it_by_the_first_process() {
+    let alone = |own: &str, first: &str| {
+        let (own, first) = (format!("0::{own}\n"), format!("0::{first}\n"));
+        Kubepods::find(&own, &first, None).is_alone(&own, &first)
+    };
+    for pods in ABOVE.map(|above| places(above, UID)).into_iter().flatten().flatten() {
+        // The first process is the container's own, or the one that keeps the pod's namespaces, or the node's.
+        assert!(alone("/", "/") && alone(&pods, &pods));
+        assert!(alone(&pods, &format!("{}/pause.scope", pods.rsplit_once("/c").unwrap().0)), "{pods}");
+        assert!(!alone(&pods, "/init.scope") && !alone("/", &relative(&pods, "/init.scope")), "{pods}");
+    }
+    assert!(alone("/", "/../cri-containerd-pause.scope"));
+    assert!(!alone("/system.slice/aliquot.service", "/init.scope"));
+}
+
+#[test]
 fn the_controllers_of_v1_must_agree() {
     let line = |id: u32, uid: &str| format!("{id}:memory:/kubepods/pod{uid}/c\n");
     let rest = "3:cpu,cpuacct:/\n0::/system.slice/containerd.service\n1:name=systemd:/x\n";

@@ -9,12 +9,16 @@ use aliquot_model::{GpuUuid, Memory};
 use super::{
     attribute::{Attribution, ProcessUse, Share, sum},
     process::Ticks,
-    types::{GuardMode, Key, Pid, Pod},
+    types::{GuardMode, GuardPolicy, Key, Pid, Pod},
 };
 
 /// How often an excess that is only observed is told again: before an event ends (`--event-ttl`, an hour), and no more,
 /// since it may last for days.
 const OBSERVED_AGAIN: Duration = Duration::from_mins(30);
+/// After so many readings an action shows in the figures: memory is freed some time after its process was killed.
+const SETTLED: u32 = 3;
+/// Readings that are further apart than so many intervals, and than this, leave too much unseen.
+const BREAK: (u32, Duration) = (5, Duration::from_secs(10));
 
 /// What is due for one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,11 +66,16 @@ pub struct Ended {
     pub key: Key,
     /// For how long it lasted.
     pub lasted: Duration,
+    /// The claims themselves are gone, or no longer used together.
+    pub gone: bool,
 }
 
 /// How long each key has been over.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Judge {
+    /// Between two readings.
+    interval: Duration,
+    last: Option<Instant>,
     episodes: BTreeMap<Key, Episode>,
 }
 
@@ -77,14 +86,27 @@ struct Episode {
     /// failed: what nobody saw is held against nobody.
     waiting_since: Option<Instant>,
     acted: bool,
+    /// How often in a row an eviction was refused.
+    refusals: u32,
 }
 
 impl Judge {
+    /// A judge who hears of a reading every `interval`.
+    pub fn new(interval: Duration) -> Self {
+        Self { interval, last: None, episodes: BTreeMap::new() }
+    }
+
     /// Takes note of a tick; `unread` are the GPUs that couldn't be read in it. Returns what has ended.
     pub fn observe(&mut self, found: &Attribution, unread: &BTreeSet<GpuUuid>, now: Instant) -> Vec<Ended> {
+        let longest = BREAK.1.max(self.interval.saturating_mul(BREAK.0));
+        if self.last.replace(now).is_some_and(|last| now.saturating_duration_since(last) > longest) {
+            for episode in self.episodes.values_mut() {
+                episode.waiting_since = None;
+            }
+        }
         for (key, share) in &found.shares {
             if share.used > share.limit {
-                let begun = Episode { since: now, waiting_since: Some(now), acted: false };
+                let begun = Episode { since: now, waiting_since: Some(now), acted: false, refusals: 0 };
                 let episode = self.episodes.entry(key.clone()).or_insert(begun);
                 episode.waiting_since.get_or_insert(now);
             }
@@ -96,9 +118,11 @@ impl Judge {
                 // Without an action there is nothing to go on from.
                 return episode.acted;
             }
-            let over = found.shares.get(key).is_some_and(|share| share.used > share.limit);
+            let share = found.shares.get(key);
+            let over = share.is_some_and(|share| share.used > share.limit);
             if !over && episode.acted {
-                ended.push(Ended { key: key.clone(), lasted: now.saturating_duration_since(episode.since) });
+                let lasted = now.saturating_duration_since(episode.since);
+                ended.push(Ended { key: key.clone(), lasted, gone: share.is_none() });
             }
             over
         });
@@ -111,12 +135,7 @@ impl Judge {
         let due = self.episodes.iter().filter_map(|(key, episode)| {
             let share = found.shares.get(key)?;
             let waited = now.saturating_duration_since(episode.waiting_since?);
-            let patience = match share.policy.mode {
-                GuardMode::Off => return None,
-                GuardMode::Observe if episode.acted => share.policy.grace.max(OBSERVED_AGAIN),
-                GuardMode::Observe | GuardMode::Evict | GuardMode::Kill => share.policy.grace,
-            };
-            if waited < patience || share.used <= share.limit {
+            if waited < self.patience(share.policy, episode)? || share.used <= share.limit {
                 return None;
             }
             let (pod, action) = action(share)?;
@@ -126,11 +145,38 @@ impl Judge {
         due.collect()
     }
 
-    /// Something was done for this key; the next is due after another period of grace.
+    /// How long an excess has to last until the next action.
+    fn patience(&self, policy: GuardPolicy, episode: &Episode) -> Option<Duration> {
+        let grace = policy.grace;
+        let again = grace.max(self.interval.saturating_mul(SETTLED));
+        match policy.mode {
+            GuardMode::Off => None,
+            _ if !episode.acted => Some(grace),
+            GuardMode::Observe => Some(grace.max(OBSERVED_AGAIN)),
+            // A disruption budget may forbid it for days.
+            GuardMode::Evict if episode.refusals > 0 => {
+                let doubled = again.saturating_mul(1_u32.checked_shl(episode.refusals - 1).unwrap_or(u32::MAX));
+                Some(doubled.min(again.max(OBSERVED_AGAIN)))
+            }
+            GuardMode::Evict | GuardMode::Kill => Some(again),
+        }
+    }
+
+    /// Something was done for this key; the next is due after another period of grace, and when this one shows.
     pub fn acted(&mut self, key: &Key, now: Instant) {
         if let Some(episode) = self.episodes.get_mut(key) {
             episode.acted = true;
             episode.waiting_since = Some(now);
+            episode.refusals = 0;
+        }
+    }
+
+    /// What was tried for this key was refused; each time the next try is due later.
+    pub fn refused(&mut self, key: &Key, now: Instant) {
+        let refusals = self.episodes.get(key).map_or(0, |episode| episode.refusals);
+        self.acted(key, now);
+        if let Some(episode) = self.episodes.get_mut(key) {
+            episode.refusals = refusals.saturating_add(1);
         }
     }
 

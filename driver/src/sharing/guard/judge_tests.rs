@@ -9,6 +9,7 @@ use crate::sharing::guard::{
 };
 
 const GRACE: Duration = Duration::from_secs(30);
+const INTERVAL: Duration = Duration::from_secs(6);
 
 fn held(mode: GuardMode, pods: &[&str]) -> Holding {
     Holding { guard: GuardPolicy { mode, grace: GRACE }, ..holding("a", 0, 8, pods) }
@@ -24,7 +25,7 @@ struct Trial {
 
 impl Trial {
     fn new(mode: GuardMode) -> Self {
-        Self { judge: Judge::default(), holding: held(mode, &["p", "q"]), begun: Instant::now(), ended: 0 }
+        Self { judge: Judge::new(INTERVAL), holding: held(mode, &["p", "q"]), begun: Instant::now(), ended: 0 }
     }
 
     fn tick(&mut self, second: u64, processes: &[(u32, &str, u64)]) -> Vec<Verdict> {
@@ -91,6 +92,57 @@ fn what_could_not_be_read_is_held_against_nobody() {
 }
 
 #[test]
+fn what_nobody_looked_at_for_long_is_held_against_nobody() {
+    let mut trial = Trial::new(GuardMode::Kill);
+    trial.tick(0, &[(2, "p", 9)]);
+    assert!(trial.tick(31, &[(2, "p", 9)]).is_empty(), "five intervals are thirty seconds");
+    trial.tick(50, &[(2, "p", 9)]);
+    assert_eq!(trial.tick(61, &[(2, "p", 9)])[0].over_for, Duration::from_secs(61));
+}
+
+#[test]
+fn an_action_is_followed_by_another_only_when_it_has_had_time_to_show() {
+    let mut trial = Trial::new(GuardMode::Kill);
+    trial.holding.guard.grace = Duration::from_millis(1);
+    let due = (0..60).step_by(6).filter(|second| !trial.tick(*second, &[(2, "p", 9)]).is_empty());
+    assert_eq!(due.collect::<Vec<_>>(), [6, 24, 42]);
+}
+
+#[test]
+fn an_eviction_that_is_refused_is_tried_less_and_less_often_until_one_succeeds() {
+    let (mut judge, begun) = (Judge::new(INTERVAL), Instant::now());
+    let found = attribute(&[located(0, vec![process(2, "p", Some(9))])], &[held(GuardMode::Evict, &["p"])]);
+    let mut tries = Vec::new();
+    for second in (0..4 * 3600).step_by(6) {
+        let now = begun + Duration::from_secs(second);
+        judge.observe(&found, &BTreeSet::new(), now);
+        for verdict in judge.due(&found, now) {
+            judge.refused(&verdict.key, now);
+            tries.push(second);
+        }
+    }
+    let pauses: Vec<u64> = tries.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert_eq!(pauses, [30, 60, 120, 240, 480, 960, 1800, 1800, 1800, 1800, 1800, 1800]);
+    let now = begun + Duration::from_hours(4);
+    judge.acted(&key(0, &["a"]), now);
+    assert_eq!(judge.due(&found, now + GRACE).len(), 1);
+}
+
+#[test]
+fn an_excess_ends_differently_when_its_claim_is_gone() {
+    let (mut judge, begun) = (Judge::new(INTERVAL), Instant::now());
+    let held = [held(GuardMode::Observe, &["p"])];
+    let (over, none) = (located(0, vec![process(2, "p", Some(9))]), located(0, vec![]));
+    let mut ends = |rest: &Attribution| {
+        judge.observe(&attribute(std::slice::from_ref(&over), &held), &BTreeSet::new(), begun);
+        judge.acted(&key(0, &["a"]), begun);
+        judge.observe(rest, &BTreeSet::new(), begun).remove(0).gone
+    };
+    assert!(!ends(&attribute(std::slice::from_ref(&none), &held)));
+    assert!(ends(&attribute(&[none], &[])));
+}
+
+#[test]
 fn an_excess_that_is_observed_is_told_again_only_before_its_event_is_forgotten() {
     let mut trial = Trial::new(GuardMode::Observe);
     let told = (0..3600).step_by(2).filter(|second| !trial.tick(*second, &[(2, "p", 9)]).is_empty());
@@ -99,7 +151,7 @@ fn an_excess_that_is_observed_is_told_again_only_before_its_event_is_forgotten()
 
 #[test]
 fn a_verdict_stays_due_until_it_was_acted_upon() {
-    let (mut judge, begun) = (Judge::default(), Instant::now());
+    let (mut judge, begun) = (Judge::new(INTERVAL), Instant::now());
     let found = attribute(&[located(0, vec![process(2, "p", Some(9))])], &[held(GuardMode::Kill, &["p"])]);
     judge.observe(&found, &BTreeSet::new(), begun);
     assert_eq!(judge.over_since(&key(0, &["a"])), Some(begun));

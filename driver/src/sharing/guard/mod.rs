@@ -20,12 +20,12 @@ pub mod process;
 #[cfg(test)]
 mod testing;
 mod trouble;
+mod turn;
 pub mod types;
 mod usage;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -39,7 +39,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::{
     act::Actions,
-    attribute::Unattributed,
+    process::{Blind, Procfs},
+    turn::Turn,
     types::{GpuProcess, GpuReading, GuardMode, GuardPolicy, Holding, Key, Pid, Processes},
     usage::{ShareUsage, Usage},
 };
@@ -48,38 +49,46 @@ use self::{
     attribute::{Attribution, Located, attribute},
     cgroup::PodUid,
     judge::{Judge, Verdict},
+    note::Outcome,
     pods::Pods,
-    process::{Origins, Procfs, Ticks},
+    process::{Origins, Ticks},
     trouble::Troubles,
 };
-use crate::roots::Roots;
+use crate::notices::Notices;
 
 /// How often GPUs are read where nothing else is said.
 pub const INTERVAL: Duration = Duration::from_secs(2);
 
 /// What a guard needs to know.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Settings {
-    /// Where procfs is.
-    pub roots: Roots,
-    /// What the kubelet was given as `--cgroup-root`, where the driver can't find it out.
-    pub cgroup_root: Option<PathBuf>,
+    /// The node's processes.
+    pub procfs: Procfs,
+    /// Who acts.
+    pub turn: Turn,
     /// How often the GPUs are read.
     pub interval: Duration,
     /// Who reports events.
     pub driver: String,
     /// On which node.
     pub node: String,
+    /// Where the node's administrators are told.
+    pub notices: Notices,
 }
 
 /// Watches over the shares of a node's GPUs.
 pub struct Guard<P> {
     interval: Duration,
+    turn: Turn,
     processes: P,
     holdings: watch::Receiver<Vec<Holding>>,
     usage: watch::Sender<Usage>,
     procfs: Procfs,
     origins: Origins,
+    /// Listed last time and not in procfs: ended in between, or hidden from it.
+    absent: BTreeSet<Pid>,
+    blind: Option<Blind>,
+    notices: Notices,
     pods: Pods,
     judge: Judge,
     hands: Hands,
@@ -95,18 +104,21 @@ impl<P: Processes> Guard<P> {
         holdings: watch::Receiver<Vec<Holding>>,
         usage: watch::Sender<Usage>,
     ) -> Self {
-        let Settings { roots, cgroup_root, interval, driver, node } = settings;
-        let procfs = Procfs::open(&roots.proc, cgroup_root.as_deref());
+        let Settings { procfs, turn, interval, driver, node, notices } = settings;
         let reporter = Reporter { controller: driver, instance: Some(node) };
         Self {
             interval,
+            turn,
             processes,
             holdings,
             usage,
             procfs: procfs.clone(),
             origins: Origins::default(),
+            absent: BTreeSet::new(),
+            blind: None,
+            notices,
             pods: Pods::new(client.clone()),
-            judge: Judge::default(),
+            judge: Judge::new(interval),
             hands: Hands::new(client, reporter, procfs),
             troubles: Troubles::default(),
         }
@@ -119,10 +131,12 @@ impl<P: Processes> Guard<P> {
     }
 
     async fn guard(&mut self) -> Result<(), RecvError> {
+        self.blind = self.procfs.sight().err();
+        self.publish(&Attribution::default(), BTreeSet::new());
         loop {
             self.holdings.wait_for(|holdings| !holdings.is_empty()).await?;
             self.watch_over().await?;
-            self.judge = Judge::default();
+            self.judge = Judge::new(self.interval);
             self.origins = Origins::default();
             self.publish(&Attribution::default(), BTreeSet::new());
         }
@@ -155,11 +169,15 @@ impl<P: Processes> Guard<P> {
         let found = attribute(&located, &self.pods.complete(holdings));
         self.observe(&found, &unread, now);
         let due = self.judge.due(&found, now);
-        let found =
-            if due.is_empty() { found } else { self.confirm(due, holdings, &located, &unread, begun, now).await };
+        let found = if due.is_empty() || !self.turn.is_ours() {
+            found
+        } else {
+            self.confirm(due, holdings, &located, &unread, begun, now).await
+        };
 
         let seen = located.iter().flat_map(|reading| &reading.processes);
-        self.hands.forget_all_but(&seen.filter_map(|(_, origin)| origin.pod.as_ref()).map(PodUid::as_str).collect());
+        let seen = seen.filter_map(|(_, origin)| origin.pod.as_ref()).map(PodUid::as_str).collect();
+        self.hands.forget_all_but(&seen, &unread);
         self.publish(&found, unread);
     }
 
@@ -179,10 +197,17 @@ impl<P: Processes> Guard<P> {
         let found = attribute(located, &self.pods.complete(holdings));
         self.observe(&found, unread, now);
         if confirmed {
-            for verdict in self.judge.due(&found, now).iter().filter(|verdict| gpus.contains(&verdict.key.gpu)) {
-                self.judge.acted(&verdict.key, now);
-                self.hands.carry_out(verdict, begun).await;
+            let mut due = self.judge.due(&found, now);
+            due.retain(|verdict| gpus.contains(&verdict.key.gpu));
+            let outcomes = self.hands.carry_out(&due, begun).await;
+            let acted = tokio::time::Instant::now().into_std();
+            for (verdict, outcome) in due.iter().zip(&outcomes) {
+                match outcome {
+                    Some(Outcome::NotEvicted(_)) => self.judge.refused(&verdict.key, acted),
+                    _ => self.judge.acted(&verdict.key, acted),
+                }
             }
+            self.hands.tell_all(&due, &outcomes).await;
         }
         found
     }
@@ -191,7 +216,11 @@ impl<P: Processes> Guard<P> {
         for ended in self.judge.observe(found, unread, now) {
             let claims: Vec<String> = ended.key.claims.iter().map(ToString::to_string).collect();
             let (gpu, claims, seconds) = (ended.key.gpu.as_str(), claims.join(", "), ended.lasted.as_secs());
-            tracing::info!(gpu, claims, seconds, "claims are back within their share of a GPU's memory");
+            if ended.gone {
+                tracing::info!(gpu, claims, seconds, "claims that were over their share of a GPU's memory are gone");
+            } else {
+                tracing::info!(gpu, claims, seconds, "claims are back within their share of a GPU's memory");
+            }
         }
     }
 
@@ -207,18 +236,53 @@ impl<P: Processes> Guard<P> {
         origins.retain(|pid| pids.contains(&pid));
         // A process may use several GPUs.
         let found: BTreeMap<Pid, _> =
-            pids.into_iter().filter_map(|pid| Some((pid, origins.find(procfs, pid, begun)?))).collect();
-        self.troubles.found(readings.values().any(|list| !list.is_empty()), found.is_empty());
-        let located = readings.into_iter().map(|(gpu, processes)| {
-            let here = processes.into_iter().filter_map(|process| Some((process, found.get(&process.pid)?.clone())));
-            Located { gpu, processes: here.collect() }
+            pids.iter().filter_map(|pid| Some((*pid, origins.find(procfs, *pid, begun)?))).collect();
+        self.see(!pids.is_empty(), !found.is_empty());
+        let absent: BTreeSet<Pid> = pids.into_iter().filter(|pid| !found.contains_key(pid)).collect();
+        // What had ended in between is not listed again.
+        let hidden = &absent & &self.absent;
+        self.absent = absent;
+        let located = readings.into_iter().map(|(gpu, listed)| {
+            let mut located = Located { gpu, processes: Vec::new(), untraced: Vec::new() };
+            for process in listed {
+                match found.get(&process.pid) {
+                    Some(origin) => located.processes.push((process, origin.clone())),
+                    None if hidden.contains(&process.pid) => located.untraced.push(process),
+                    None => {}
+                }
+            }
+            located
         });
         located.collect()
     }
 
-    fn publish(&self, found: &Attribution, unread: BTreeSet<GpuUuid>) {
-        self.usage.send_replace(Usage::new(found, &self.judge, unread, self.hands.done));
+    /// Tells when the guard goes blind, and when it sees again.
+    fn see(&mut self, listed: bool, traced: bool) {
+        let blind = self.troubles.traced(listed, traced);
+        if blind == self.blind {
+            return;
+        }
+        if let Some(reason) = blind {
+            warn(&self.notices, reason);
+        } else {
+            let note = "processes that use GPUs can be traced again, and shares are guarded";
+            tracing::info!("{note}");
+            self.notices.tell_node("GuardSees", note.to_owned());
+        }
+        self.blind = blind;
     }
+
+    fn publish(&self, found: &Attribution, unread: BTreeSet<GpuUuid>) {
+        let usage = Usage::of(found, &self.judge);
+        self.usage.send_replace(Usage { unread, blind: self.blind, actions: self.hands.done, ..usage });
+    }
+}
+
+/// Tells a node's administrators that shares aren't guarded.
+pub(crate) fn warn(notices: &Notices, reason: Blind) {
+    let note = format!("no share of a GPU is guarded: {reason}");
+    tracing::error!("{note}");
+    notices.warn_node("GuardBlind", note);
 }
 
 #[cfg(test)]

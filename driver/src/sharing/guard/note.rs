@@ -11,20 +11,20 @@ const LONGEST: usize = 1024;
 const NAMED: usize = 2;
 
 /// What came of a verdict.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Outcome<'a> {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Outcome {
     /// Nothing was to be done.
     Observed,
     /// The pod is being evicted.
     Evicted,
-    /// The eviction was refused.
-    NotEvicted(&'a str),
+    /// The eviction was refused, or failed.
+    NotEvicted(String),
     /// A process was killed.
     Killed(Victim),
 }
 
 /// An event's note.
-pub(super) fn note(verdict: &Verdict, outcome: Outcome<'_>) -> String {
+pub(super) fn note(verdict: &Verdict, outcome: &Outcome) -> String {
     let names: Vec<String> = verdict.key.claims.iter().map(ToString::to_string).collect();
     let more = match names.len().saturating_sub(NAMED) {
         0 => String::new(),
@@ -41,7 +41,7 @@ pub(super) fn note(verdict: &Verdict, outcome: Outcome<'_>) -> String {
         Outcome::Observed => String::new(),
         Outcome::Evicted => " The pod is evicted.".to_owned(),
         Outcome::NotEvicted(reason) => {
-            format!(" The pod can't be evicted yet, which is tried again: {}", cut(reason.to_owned(), 200))
+            format!(" The pod can't be evicted yet, which is tried again: {}", cut(reason.clone(), 200))
         }
         Outcome::Killed(victim) => {
             format!(
@@ -112,12 +112,12 @@ mod tests {
     #[test]
     fn the_note_names_the_claim_the_gpu_both_figures_and_what_helps() {
         assert_eq!(
-            note(&verdict(&["a"]), Outcome::Observed),
+            note(&verdict(&["a"]), &Outcome::Observed),
             "ResourceClaim team/a has used 12.3 GiB of the memory of GPU-0 for 31 s, and its share is 8.0 GiB. Ask for \
              more in the claim (capacity.requests.memory), or use less."
         );
         let victim = Victim { pid: Pid(4711), start: Ticks(1), used: gib(5) };
-        let killed = note(&verdict(&["a", "b", "c"]), Outcome::Killed(victim));
+        let killed = note(&verdict(&["a", "b", "c"]), &Outcome::Killed(victim));
         assert!(killed.starts_with("ResourceClaims team/a, team/b and 1 more have together used 12.3 GiB"), "{killed}");
         assert!(killed.contains("Process 4711 of this pod, which used 5.0 GiB, was killed. Ask"), "{killed}");
     }
@@ -135,8 +135,8 @@ mod tests {
         let mut verdict = verdict(&[]);
         verdict.key.claims = ["a", "b", "c"].map(long).into();
         verdict.key.gpu = format!("GPU-{}", "f".repeat(36)).parse().unwrap();
-        let text = note(&verdict, Outcome::Evicted);
+        let text = note(&verdict, &Outcome::Evicted);
         assert!(text.len() <= LONGEST && text.ends_with("use less."), "{}: {text}", text.len());
-        assert!(note(&verdict, Outcome::NotEvicted(&"ü".repeat(2000))).len() <= LONGEST);
+        assert!(note(&verdict, &Outcome::NotEvicted("ü".repeat(2000))).len() <= LONGEST);
     }
 }

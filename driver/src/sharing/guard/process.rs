@@ -32,6 +32,26 @@ impl Ticks {
     }
 }
 
+/// Why no process can be traced to its pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Blind {
+    /// procfs is of another PID namespace.
+    #[error(
+        "the process numbers below --proc-root are not the driver's own: its pod needs hostPID: true, and --proc-root the \
+         procfs that such a pod has"
+    )]
+    ForeignNumbers,
+    /// The driver's PID namespace is not the node's.
+    #[error("the driver sees the processes of its own pod only: its pod needs hostPID: true")]
+    OwnNamespace,
+    /// NVML lists processes for some time, and none is in procfs.
+    #[error("none of the processes that NVML lists is in procfs: the driver's pod needs hostPID: true")]
+    Strangers,
+}
+
+/// The kernel's first PID namespace: `PROC_PID_INIT_INO` (`linux/proc_ns.h`), which is the same on every Linux.
+const FIRST_NAMESPACE: &str = "pid:[4026531836]";
+
 /// A process that is there, and whose it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {
@@ -68,10 +88,27 @@ impl Procfs {
         Ok(self.kubepods.pod_of(&self.read(pid, "cgroup")?))
     }
 
+    /// Whether the node's processes are in it, as far as that shows before one has to be traced.
+    pub fn sight(&self) -> Result<(), Blind> {
+        if !self.shares_our_pids() {
+            return Err(Blind::ForeignNumbers);
+        }
+        let own = self.root.join("self");
+        if std::fs::read_link(own.join("ns/pid")).is_ok_and(|name| name == Path::new(FIRST_NAMESPACE)) {
+            return Ok(());
+        }
+        // In a node that is a container itself, the namespace is a later one all the same.
+        let is_alone = match (read(&own.join("cgroup")), read(&self.root.join("1/cgroup"))) {
+            (Ok(own), Ok(first)) => self.kubepods.is_alone(&own, &first),
+            _ => false,
+        };
+        if getpid().is_init() || is_alone { Err(Blind::OwnNamespace) } else { Ok(()) }
+    }
+
     /// Whether the numbers in it are those by which this process can send signals.
     pub fn shares_our_pids(&self) -> bool {
         let own = getpid().as_raw_nonzero().to_string();
-        std::fs::read_link(self.root.join("self")).is_ok_and(|link| link == Path::new(&own))
+        std::fs::canonicalize(self.root.join("self")).is_ok_and(|dir| dir.ends_with(&own))
     }
 
     fn read(&self, pid: Pid, name: &str) -> io::Result<String> {
@@ -130,7 +167,7 @@ impl Origins {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, process::Command};
+    use std::{fs, os::unix::fs::symlink, process::Command};
 
     use proptest::prelude::*;
 
@@ -159,7 +196,30 @@ mod tests {
     #[test]
     fn the_real_procfs_has_our_numbers_and_another_tree_has_not() {
         assert!(Procfs::open(Path::new("/proc"), None).shares_our_pids());
-        assert!(!Procfs::open(tempfile::tempdir().unwrap().path(), None).shares_our_pids());
+        let other = tempfile::tempdir().unwrap();
+        let procfs = Procfs::open(other.path(), None);
+        assert!(!procfs.shares_our_pids());
+        assert_eq!(procfs.sight(), Err(Blind::ForeignNumbers));
+    }
+
+    #[test]
+    fn a_pid_namespace_of_the_drivers_own_is_noticed_before_any_process_has_to_be_traced() {
+        let sight = |namespace: &str, own: &str, first: &str| {
+            let dir = tempfile::tempdir().unwrap();
+            let of = |process: &str| dir.path().join(process);
+            let pid = std::process::id().to_string();
+            fs::create_dir_all(of(&pid).join("ns")).unwrap();
+            fs::create_dir_all(of("1")).unwrap();
+            symlink(&pid, of("self")).unwrap();
+            symlink(namespace, of("self/ns/pid")).unwrap();
+            fs::write(of("self/cgroup"), format!("0::{own}\n")).unwrap();
+            fs::write(of("1/cgroup"), format!("0::{first}\n")).unwrap();
+            Procfs::open(dir.path(), None).sight()
+        };
+        assert_eq!(sight(FIRST_NAMESPACE, "/", "/"), Ok(()));
+        assert_eq!(sight("pid:[4026532201]", "/kubelet/kubepods/podp/c", "/init.scope"), Ok(()));
+        assert_eq!(sight("pid:[4026532201]", "/", "/"), Err(Blind::OwnNamespace));
+        assert_eq!(sight("pid:[4026532201]", "/kubepods/podp/c", "/kubepods/podp/pause"), Err(Blind::OwnNamespace));
     }
 
     #[test]

@@ -60,7 +60,7 @@ pub(super) fn process(pid: u32, pod: &str, used_gib: Option<u64>) -> (GpuProcess
 }
 
 pub(super) fn located(index: u32, processes: Vec<(GpuProcess, Origin)>) -> Located {
-    Located { gpu: gpu(index), processes }
+    Located { gpu: gpu(index), processes, untraced: Vec::new() }
 }
 
 /// An API server with some claims, which takes events and evictions.
@@ -163,7 +163,7 @@ pub(super) struct FakeProc {
 impl FakeProc {
     pub(super) fn new() -> Self {
         let proc = Self { dir: tempfile::tempdir().unwrap() };
-        proc.link_self(&std::process::id().to_string());
+        proc.link_self("/proc/self");
         proc
     }
 
@@ -172,14 +172,15 @@ impl FakeProc {
     }
 
     pub(super) fn procfs(&self) -> Procfs {
-        Procfs::open(self.root(), None)
+        // The cgroups are those of this tree, wherever the tests run.
+        Procfs::open(self.root(), Some(Path::new("/")))
     }
 
-    /// What the tree says is the reader's own number.
-    pub(super) fn link_self(&self, number: &str) {
+    /// Where the tree says that its reader is.
+    pub(super) fn link_self(&self, place: &str) {
         let link = self.root().join("self");
         let _ = fs::remove_file(&link);
-        symlink(number, link).unwrap();
+        symlink(place, link).unwrap();
     }
 
     /// Puts a process into a pod's cgroup, with its real start time if there is such a process.

@@ -1,10 +1,13 @@
 //! The guard as a whole, with real processes, a procfs that puts them into pods, and a stand-in for the API server.
 use std::sync::{Arc, Mutex};
 
+use tokio::sync::mpsc;
+
 use super::{
     testing::{Api, FakeProc, Sleeper, gib, gpu, holding, key},
     *,
 };
+use crate::notices::Notice;
 
 /// Answers what it was told last, and counts.
 #[derive(Clone)]
@@ -47,6 +50,7 @@ struct Node {
     fake: Fake,
     holdings: watch::Sender<Vec<Holding>>,
     usage: watch::Receiver<Usage>,
+    told: mpsc::Receiver<Notice>,
     stop: CancellationToken,
     task: tokio::task::JoinHandle<()>,
 }
@@ -56,18 +60,14 @@ impl Node {
         let (api, proc, fake) = (Api::default(), FakeProc::new(), Fake::default());
         let (holdings, held) = watch::channel(Vec::new());
         let (usages, usage) = watch::channel(Usage::default());
-        let roots = Roots { proc: proc.root().to_owned(), ..crate::roots::tests::roots("/d", "/d") };
-        let settings = Settings {
-            roots,
-            cgroup_root: None,
-            interval: INTERVAL,
-            driver: "gpu.example.com".into(),
-            node: "node-1".into(),
-        };
+        let (notices, told) = Notices::new();
+        let (driver, node) = ("gpu.example.com".to_owned(), "node-1".to_owned());
+        let (procfs, turn) = (proc.procfs(), Turn::open(&proc.root().join("run")).unwrap());
+        let settings = Settings { procfs, turn, interval: INTERVAL, driver, node, notices };
         let guard = Guard::new(settings, api.client(), fake.clone(), held, usages);
         let stop = CancellationToken::new();
         let task = tokio::spawn(guard.run(stop.clone()));
-        Self { api, proc, fake, holdings, usage, stop, task }
+        Self { api, proc, fake, holdings, usage, told, stop, task }
     }
 
     /// A child in a pod, old enough to have been there when the GPU is read.
@@ -131,8 +131,8 @@ async fn the_largest_process_of_a_claim_over_its_share_is_killed_and_nobody_else
         let usage = node.usage.borrow();
         assert_eq!(usage.shares[&key(0, &["a"])].used, gib(9));
         assert!(usage.shares[&key(0, &["a"])].over_since.is_some());
-        // The host's process has no place in this procfs, as if it had ended.
-        assert_eq!(usage.unattributed[&gpu(0)], Unattributed { used: gib(50), processes: 1 });
+        // The host's process has no place in this procfs.
+        assert_eq!((usage.unattributed[&gpu(0)], usage.blind), (gib(110), None));
     }
     seconds(2).await;
     assert!(large.was_killed());
@@ -191,6 +191,31 @@ async fn a_gpu_that_cannot_be_read_is_unread_and_accuses_nobody() {
         assert!(node.usage.borrow().shares.is_empty());
     }
     assert!(node.api.requests().is_empty());
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guard_that_finds_none_of_the_processes_counts_them_and_says_that_it_is_blind() {
+    let mut node = Node::start();
+    let mut child = Sleeper::start();
+    node.api.claim("a", "uid-a", &["p"]);
+    node.fake.uses(&[(child.pid(), 12)]);
+    node.holdings.send_replace(vec![held(GuardMode::Kill, &["p"])]);
+    seconds(1).await;
+    assert_eq!(node.usage.borrow().unattributed[&gpu(0)], gib(0), "it may have ended");
+    seconds(9).await;
+    {
+        let usage = node.usage.borrow();
+        assert_eq!((usage.unattributed[&gpu(0)], usage.blind), (gib(12), Some(Blind::Strangers)));
+    }
+    assert_eq!(node.told.try_recv().unwrap().reason(), "GuardBlind");
+    node.proc.place(child.pid(), "p");
+    // The paused clock isn't the one that start times are in.
+    std::thread::sleep(Duration::from_millis(30));
+    seconds(15).await;
+    assert_eq!((node.usage.borrow().unattributed[&gpu(0)], node.usage.borrow().blind), (gib(0), None));
+    assert_eq!(node.told.try_recv().unwrap().reason(), "GuardSees");
+    assert!(child.is_alive() && node.told.try_recv().is_err());
     node.end().await;
 }
 

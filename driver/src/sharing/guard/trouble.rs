@@ -3,7 +3,10 @@ use std::collections::BTreeMap;
 
 use aliquot_model::GpuUuid;
 
-use super::types::{GpuProcess, GpuReading};
+use super::{
+    process::Blind,
+    types::{GpuProcess, GpuReading},
+};
 
 /// A process that ends between two readings is nothing to speak of.
 const UNSEEN: u32 = 5;
@@ -49,15 +52,10 @@ impl Troubles {
         good
     }
 
-    /// Whether any process is listed, and whether none of those is in procfs.
-    pub(super) fn found(&mut self, any: bool, none: bool) {
-        self.unseen = if any && none { self.unseen.saturating_add(1) } else { 0 };
-        if self.unseen == UNSEEN {
-            tracing::error!(
-                "none of the processes that NVML lists is in procfs, so that no share is guarded: the driver's pod needs \
-                 hostPID, and --proc-root the host's procfs"
-            );
-        }
+    /// Whether any process was listed, and any of those was in procfs. Returns why the guard is blind, if it is.
+    pub(super) fn traced(&mut self, listed: bool, traced: bool) -> Option<Blind> {
+        self.unseen = if listed && !traced { self.unseen.saturating_add(1) } else { 0 };
+        (self.unseen >= UNSEEN).then_some(Blind::Strangers)
     }
 }
 

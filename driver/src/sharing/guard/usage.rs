@@ -6,12 +6,7 @@ use std::{
 
 use aliquot_model::{GpuUuid, Memory};
 
-use super::{
-    act::Actions,
-    attribute::{Attribution, Unattributed},
-    judge::Judge,
-    types::{GuardPolicy, Key},
-};
+use super::{act::Actions, attribute::Attribution, judge::Judge, process::Blind, types::Key};
 
 /// The latest figures.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -19,9 +14,11 @@ pub struct Usage {
     /// What is used of shares. Where pods hold overlapping sets of claims, one process counts under several keys.
     pub shares: BTreeMap<Key, ShareUsage>,
     /// What is used without a share, by GPU.
-    pub unattributed: BTreeMap<GpuUuid, Unattributed>,
+    pub unattributed: BTreeMap<GpuUuid, Memory>,
     /// GPUs that couldn't be read this time; nothing is said of them above.
     pub unread: BTreeSet<GpuUuid>,
+    /// Why no share is guarded, if none is.
+    pub blind: Option<Blind>,
     /// What was done since the start.
     pub actions: Actions,
 }
@@ -33,19 +30,17 @@ pub struct ShareUsage {
     pub used: Memory,
     /// So much is allowed.
     pub limit: Memory,
-    /// What happens beyond it.
-    pub policy: GuardPolicy,
     /// Since when more is used than allowed.
     pub over_since: Option<Instant>,
 }
 
 impl Usage {
     /// As it was found and judged.
-    pub(super) fn new(found: &Attribution, judge: &Judge, unread: BTreeSet<GpuUuid>, actions: Actions) -> Self {
+    pub(super) fn of(found: &Attribution, judge: &Judge) -> Self {
         let shares = found.shares.iter().map(|(key, share)| {
             let over_since = judge.over_since(key);
-            (key.clone(), ShareUsage { used: share.used, limit: share.limit, policy: share.policy, over_since })
+            (key.clone(), ShareUsage { used: share.used, limit: share.limit, over_since })
         });
-        Self { shares: shares.collect(), unattributed: found.unattributed.clone(), unread, actions }
+        Self { shares: shares.collect(), unattributed: found.unattributed.clone(), ..Self::default() }
     }
 }

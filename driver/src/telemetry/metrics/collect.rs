@@ -1,6 +1,8 @@
 //! What each metric is made of.
 use std::fmt;
 
+use aliquot_model::GpuUuid;
+use dra_plugin::ClaimRef;
 use prometheus_client::{
     collector::Collector as Collect,
     encoding::{DescriptorEncoder, EncodeMetric as _},
@@ -9,7 +11,10 @@ use prometheus_client::{
 };
 
 use super::Sources;
-use crate::{discovery::View, sharing::guard::Usage};
+use crate::{
+    discovery::View,
+    sharing::guard::{Actions, Key, ShareUsage, Usage},
+};
 
 /// Reads everything anew for each scrape; nothing is counted twice.
 pub(super) struct Collector(pub(super) Sources);
@@ -52,37 +57,66 @@ impl Collect for Collector {
 
 /// What the memory guard measured at its last reading.
 fn shares(encoder: &mut DescriptorEncoder<'_>, usage: &Usage) -> fmt::Result {
-    let labels = |key: &crate::sharing::guard::Key| {
-        let names: Vec<String> = key.claims.iter().map(ToString::to_string).collect();
-        vec![("uuid", key.gpu.to_string()), ("claim", names.join(","))]
-    };
-    let of = |value: fn(&crate::sharing::guard::ShareUsage) -> u64| {
+    let of = |value: fn(&ShareUsage) -> u64| {
         usage.shares.iter().map(move |(key, share)| (labels(key), value(share))).collect::<Vec<_>>()
     };
     let bytes = Some(&Unit::Bytes);
-    let used = of(|share| share.used.bytes());
-    gauge(encoder, "aliquot_share_memory_used", "GPU memory that the pods of a claim use", bytes, used)?;
-    let limit = of(|share| share.limit.bytes());
-    gauge(encoder, "aliquot_share_memory_limit", "GPU memory that a claim's shares have", bytes, limit)?;
+    gauge(
+        encoder,
+        "aliquot_share_memory_used",
+        "GPU memory that the pods of a claim use; claims of one pod on one GPU can't be told apart, and are one series \
+         with their names joined by commas",
+        bytes,
+        of(|share| share.used.bytes()),
+    )?;
+    gauge(
+        encoder,
+        "aliquot_share_memory_limit",
+        "GPU memory that a claim's shares have, or those of claims that can't be told apart",
+        bytes,
+        of(|share| share.limit.bytes()),
+    )?;
     let over = of(|share| share.over_since.is_some().into());
     gauge(encoder, "aliquot_share_memory_exceeded", "1 while a claim uses more than its shares have", None, over)?;
-    let others = usage.unattributed.iter().map(|(gpu, use_)| (vec![("uuid", gpu.to_string())], use_.used.bytes()));
+    let on = |gpu: &GpuUuid| vec![("uuid", gpu.to_string())];
     gauge(
         encoder,
         "aliquot_unattributed_memory_used",
-        "GPU memory that processes use without holding a share of that GPU",
+        "GPU memory that processes use without being known to hold a share of that GPU",
         bytes,
-        others,
+        usage.unattributed.iter().map(|(gpu, used)| (on(gpu), used.bytes())),
     )?;
-    let done = usage.actions;
+    let read = usage.unattributed.keys().map(|gpu| (on(gpu), 1));
+    gauge(
+        encoder,
+        "aliquot_guard_readable",
+        "1 if the processes of a GPU with shares in use could be listed, 0 if not, so that these are not guarded",
+        None,
+        read.chain(usage.unread.iter().map(|gpu| (on(gpu), 0))),
+    )?;
+    gauge(
+        encoder,
+        "aliquot_guard_blind",
+        "1 if no process can be traced to its pod, so that no share is guarded",
+        None,
+        [(vec![], usage.blind.is_some().into())],
+    )?;
+    let Actions { observed, evicted, killed, refused, failed } = usage.actions;
     let actions =
-        [("observed", done.observed), ("evicted", done.evicted), ("killed", done.killed), ("refused", done.refused)];
+        [("observed", observed), ("evicted", evicted), ("killed", killed), ("refused", refused), ("failed", failed)];
     counter(
         encoder,
         "aliquot_guard_actions",
         "What the memory guard did about claims over their share",
         actions.map(|(action, count)| (vec![("action", action.to_owned())], count)),
     )
+}
+
+/// A pod's claims are of its own namespace.
+fn labels(key: &Key) -> Vec<(&'static str, String)> {
+    let namespace = key.claims.first().map(|claim| claim.namespace().to_owned()).unwrap_or_default();
+    let names: Vec<&str> = key.claims.iter().map(ClaimRef::name).collect();
+    vec![("uuid", key.gpu.to_string()), ("namespace", namespace), ("claim", names.join(","))]
 }
 
 type Labelled = (Vec<(&'static str, String)>, u64);
@@ -125,4 +159,20 @@ fn counter(
         value.encode(family.encode_family(&labels)?)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_series_is_joined_with_others_by_the_namespace_and_name_of_its_claim() {
+        let claim = |name: &str| ClaimRef::new("team", name, format!("uid-{name}")).unwrap();
+        let labels = |names: &[&str]| {
+            let key = Key { gpu: "GPU-1".parse().unwrap(), claims: names.iter().map(|name| claim(name)).collect() };
+            super::labels(&key).into_iter().map(|(_, value)| value).collect::<Vec<_>>()
+        };
+        assert_eq!(labels(&["a"]), ["GPU-1", "team", "a"]);
+        assert_eq!(labels(&["b", "a"]), ["GPU-1", "team", "a,b"]);
+    }
 }
