@@ -9,7 +9,7 @@ async fn a_driver_without_the_hosts_processes_promises_no_guard_and_says_why() -
     testbed.node.show_self(1)?;
     restart(&mut testbed).await?;
     testbed.ready().await?;
-    assert_eq!(attribute(&testbed, "gpu-0000-00-1e-shared", "memoryEnforcement").as_deref(), Some("none"));
+    is_published(&testbed, "gpu-0000-00-1e-shared", "memoryEnforcement", "none").await?;
     let (object, note) = testbed.event("GuardBlind").await?;
     assert!(object == "Node node1" && note.contains("hostPID: true"), "{object}: {note}");
     testbed.until_metric("aliquot_guard_blind", Some(1)).await?;

@@ -15,7 +15,7 @@ use aliquot_tests::{
     policies::{file, policy, prepared, replace},
     testbed::{Result, Testbed, apply},
 };
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::{core::v1::Pod, resource::v1::Device};
 use serde_json::{Value, json};
 use users::Users;
 
@@ -70,10 +70,14 @@ fn line(testbed: &Testbed, metric: &str, claims: &[String]) -> String {
     format!("aliquot_share_memory_{metric}{{uuid=\"{uuid}\",namespace=\"default\",claim=\"{claims}\"}}")
 }
 
-/// A text attribute of a published device.
-fn attribute(testbed: &Testbed, device: &str, name: &str) -> Option<String> {
-    let device = testbed.devices().into_iter().find(|one| one.name == device)?;
-    device.attributes?.get(name)?.string.clone()
+/// Waits until a device is published with a text attribute of this value: a pool's slices come one after the other.
+async fn is_published(testbed: &Testbed, device: &str, name: &str, value: &str) -> Result<()> {
+    let has = |one: &Device| {
+        let attribute = one.attributes.as_ref().and_then(|all| all.get(name)?.string.as_deref());
+        one.name == device && attribute == Some(value)
+    };
+    let what = format!("{device} is published with {name} {value}");
+    testbed.until(&what, || testbed.devices().iter().any(has)).await
 }
 
 fn done(action: &str) -> String {

@@ -9,7 +9,7 @@ use super::*;
 #[tokio::test(flavor = "multi_thread")]
 async fn an_excess_is_told_once_with_both_figures_and_its_claim() -> Result<()> {
     let testbed = guarded("t4x1", "observe", "100ms").await?;
-    assert_eq!(attribute(&testbed, "gpu-0000-00-1e-shared", "memoryEnforcement").as_deref(), Some("guard"));
+    is_published(&testbed, "gpu-0000-00-1e-shared", "memoryEnforcement", "guard").await?;
     let hog = run(&testbed, "hog", &["share"]).await?;
     let claims = claims_of(&testbed, "hog");
     let mut users = Users::of(&testbed);
@@ -85,7 +85,7 @@ async fn while_it_is_not_known_what_claims_hold_those_that_are_known_stay_guarde
 async fn where_the_guard_is_off_it_is_said_and_nobody_looks() -> Result<()> {
     let testbed = guarded("t4x1", "off", "50ms").await?;
     for (name, value) in [("memoryEnforcement", "none"), ("memoryGuard", "off")] {
-        assert_eq!(attribute(&testbed, "gpu-0000-00-1e-shared", name).as_deref(), Some(value));
+        is_published(&testbed, "gpu-0000-00-1e-shared", name, value).await?;
     }
     let hog = run(&testbed, "hog", &["share"]).await?;
     let mut users = Users::of(&testbed);
@@ -96,8 +96,7 @@ async fn where_the_guard_is_off_it_is_said_and_nobody_looks() -> Result<()> {
     // Once it is on, it is the same process that is noticed.
     replace(&testbed, policy(&guard("observe", "50ms")))?;
     testbed.event("ShareMemoryExceeded").await?;
-    let published = || attribute(&testbed, "gpu-0000-00-1e-shared", "memoryEnforcement").as_deref() == Some("guard");
-    testbed.until("it is published", published).await
+    is_published(&testbed, "gpu-0000-00-1e-shared", "memoryEnforcement", "guard").await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -111,7 +110,7 @@ async fn a_gpu_that_does_not_tell_what_processes_use_is_not_said_to_be_guarded()
     restart(&mut testbed).await?;
     testbed.ready().await?;
     for (device, value) in [("gpu-0000-17-00-shared", "none"), ("gpu-0000-ca-00-shared", "guard")] {
-        assert_eq!(attribute(&testbed, device, "memoryEnforcement").as_deref(), Some(value), "{device}");
+        is_published(&testbed, device, "memoryEnforcement", value).await?;
     }
     // A claim can demand one that is.
     let demand = "device.attributes['gpu.aliquot.dev'].memoryEnforcement == 'guard'";
