@@ -123,8 +123,8 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     let (questions, asked) = watch::channel(None);
     let findings = discovery::Findings { views, questions };
     let hook = crate::hook::begin(&roots, hook.as_deref());
-    let limits = Limits::begin(&roots, hook.is_some());
     let procfs = Procfs::open(&roots.proc, cgroup_root.as_deref());
+    let limits = Limits::begin(&roots, hook.is_some(), procfs.kubepods().clone());
     let settings = discovery::Settings {
         roots: roots.clone(),
         deadline: nvml_deadline,

@@ -83,7 +83,9 @@ async fn a_real_process_is_limited_in_its_real_cgroup() -> Result<()> {
     std::os::unix::fs::symlink(&group.root, testbed.node.cgroups())?;
     let pid = group.process.id();
     std::os::unix::fs::symlink(format!("/proc/{pid}"), testbed.node.path("proc").join(pid.to_string()))?;
-    testbed.start_driver(&[])?;
+    // A kubelet of its own, so to speak.
+    let top = Path::new("/").join(group.path.components().next().unwrap());
+    testbed.start_driver(&[("ALIQUOT_CGROUP_ROOT", top.to_str().unwrap())])?;
     testbed.ready().await?;
     let claim = prepared(&testbed, "claim", HARD, &[8]).await?;
     let other = prepared(&testbed, "other", HARD, &[4]).await?;

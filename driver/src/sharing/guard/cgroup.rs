@@ -34,6 +34,7 @@ impl fmt::Display for PodUid {
 
 /// The pod that a text names on a node whose kubelet keeps its cgroups at the root, seen from the node's own cgroup
 /// namespace.
+#[cfg(test)]
 pub fn pod_of(text: &str) -> Option<PodUid> {
     Kubepods::default().pod_of(text)
 }

@@ -77,6 +77,11 @@ impl Procfs {
         Self { root: root.to_owned(), kubepods }
     }
 
+    /// Where the kubelet's cgroups are.
+    pub fn kubepods(&self) -> &Kubepods {
+        &self.kubepods
+    }
+
     /// When the process was started.
     pub fn start(&self, pid: Pid) -> io::Result<Ticks> {
         let text = self.read(pid, "stat")?;

@@ -6,7 +6,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use crate::{roots::Roots, sharing::guard::cgroup::pod_of};
+use crate::{roots::Roots, sharing::guard::cgroup::Kubepods};
 
 /// In every cgroup of the unified hierarchy, and in none of an older one (kernel, `admin-guide/cgroup-v2.rst`).
 const UNIFIED: &str = "cgroup.controllers";
@@ -75,11 +75,12 @@ pub(crate) enum Error {
 pub(super) struct Cgroups {
     proc: PathBuf,
     hierarchy: PathBuf,
+    kubepods: Kubepods,
 }
 
 impl Cgroups {
-    pub(super) fn new(roots: &Roots) -> Self {
-        Self { proc: roots.proc.clone(), hierarchy: hierarchy(roots) }
+    pub(super) fn new(roots: &Roots, kubepods: Kubepods) -> Self {
+        Self { proc: roots.proc.clone(), hierarchy: hierarchy(roots), kubepods }
     }
 
     /// The cgroup of a process.
@@ -94,7 +95,7 @@ impl Cgroups {
             return Err(Error::Outside { pid, path: path.to_owned() });
         }
         // Of a container outside of a pod, the cgroup may be that of its runtime.
-        if pod_of(&format!("0::{path}")).is_none() {
+        if self.kubepods.pod_of(&format!("0::{path}")).is_none() {
             return Err(Error::NoPod { pid, path: path.to_owned() });
         }
         let path = self.hierarchy.join(below);
@@ -148,7 +149,7 @@ mod tests {
     fn a_containers_cgroup_is_found_below_the_hierarchy() {
         let tree = Tree::new();
         let path = tree.place(7, "/kubepods/pod-a/c1");
-        let found = Cgroups::new(&tree.roots()).of(7).unwrap();
+        let found = Cgroups::new(&tree.roots(), Kubepods::default()).of(7).unwrap();
         assert!(found.path == path && found.is_there());
         std::fs::rename(&path, path.with_file_name("c2")).unwrap();
         std::fs::create_dir(&path).unwrap();
@@ -169,10 +170,10 @@ mod tests {
             ("", "v2 hierarchy"),
         ] {
             tree.write(8, lines);
-            let error = Cgroups::new(&tree.roots()).of(8).unwrap_err().to_string();
+            let error = Cgroups::new(&tree.roots(), Kubepods::default()).of(8).unwrap_err().to_string();
             assert!(error.contains(words), "{lines}: {error}");
         }
-        let error = Cgroups::new(&tree.roots()).of(9).unwrap_err().to_string();
+        let error = Cgroups::new(&tree.roots(), Kubepods::default()).of(9).unwrap_err().to_string();
         assert!(error.contains("hostPID"), "{error}");
     }
 

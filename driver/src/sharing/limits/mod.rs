@@ -27,7 +27,7 @@ pub(crate) use nvml::Library;
 use tokio_util::sync::CancellationToken;
 
 use self::{answer::Desk, socket::Socket};
-use crate::{claim::Record, hook, roots::Roots};
+use crate::{claim::Record, hook, roots::Roots, sharing::guard::cgroup::Kubepods};
 
 /// The socket's name in the plugin's directory. It stands in CDI specs, so it is the same for every driver instance.
 pub(crate) const SOCKET: &str = "limits.sock";
@@ -69,18 +69,19 @@ pub(crate) struct Limits {
     roots: Roots,
     socket: Option<Socket>,
     ready: bool,
+    kubepods: Kubepods,
 }
 
 impl Limits {
     /// Binds the socket; without it, or without a hook, GPUs are offered without hard limits.
-    pub(crate) fn begin(roots: &Roots, has_hook: bool) -> Self {
+    pub(crate) fn begin(roots: &Roots, has_hook: bool, kubepods: Kubepods) -> Self {
         // Claims that were promised a limit by an earlier driver need the socket whatever is offered now.
         let socket = hook::directory(roots).map_err(Lacking::from).and_then(|_| Ok(Socket::bind(&roots.plugin)?));
         let possible = possible(roots, has_hook);
         if let Some(lacking) = socket.as_ref().err().or(possible.as_ref().err()) {
             tracing::info!(reason = %crate::report(lacking), "GPUs are offered without hard memory limits");
         }
-        Self { roots: roots.clone(), ready: socket.is_ok() && possible.is_ok(), socket: socket.ok() }
+        Self { roots: roots.clone(), ready: socket.is_ok() && possible.is_ok(), socket: socket.ok(), kubepods }
     }
 
     /// Whether a GPU that can limit memory may be offered as one that does.
@@ -96,7 +97,7 @@ impl Limits {
         stop: CancellationToken,
     ) {
         let Some(socket) = self.socket else { return };
-        let desk = Desk::new(cgroup::Cgroups::new(&self.roots), records, limiter);
+        let desk = Desk::new(cgroup::Cgroups::new(&self.roots, self.kubepods), records, limiter);
         let _ = stop.run_until_cancelled(serve::serve(socket, desk)).await;
     }
 }

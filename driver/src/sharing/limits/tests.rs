@@ -19,7 +19,7 @@ use super::{
     cgroup::Cgroups,
     *,
 };
-use crate::claim::testing::share;
+use crate::{claim::testing::share, sharing::guard::cgroup::Kubepods};
 
 /// procfs and a hierarchy of cgroups, as plain files.
 pub(super) struct Tree(tempfile::TempDir);
@@ -96,7 +96,7 @@ fn records(uid: &str) -> Result<Option<Arc<Record>>, String> {
 type Records = fn(&str) -> Result<Option<Arc<Record>>, String>;
 
 fn desk(tree: &Tree, fake: &Fake) -> Desk<Records, Fake> {
-    Desk::new(Cgroups::new(&tree.roots()), records, fake.clone())
+    Desk::new(Cgroups::new(&tree.roots(), Kubepods::default()), records, fake.clone())
 }
 
 fn request(claim: &str, device: &str, pid: u32) -> Request {
@@ -186,7 +186,7 @@ async fn callers_that_say_nothing_or_nonsense_keep_nobody_else_from_an_answer() 
     tree.place(7, "/kubepods/pod-a/c1");
     let roots = tree.roots();
     std::fs::create_dir_all(&roots.kubelet).unwrap();
-    let limits = Limits::begin(&roots, false);
+    let limits = Limits::begin(&roots, false, Kubepods::default());
     assert!(!limits.are_ready());
     let path = roots.plugin.join(SOCKET);
     let calls = async {
