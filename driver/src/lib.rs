@@ -21,6 +21,8 @@ pub mod discovery;
 mod edits;
 mod events;
 mod fault;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod hook;
 mod inspect;
 mod notices;

@@ -60,7 +60,7 @@ fn node(roots: &Roots, name: &str, major: i64, minor: i64) -> DeviceNode {
 }
 
 /// A driver's major number in the section of character devices of /proc/devices.
-fn major(table: &str, name: &str) -> Option<i64> {
+pub(super) fn major(table: &str, name: &str) -> Option<i64> {
     let section = table.lines().skip_while(|line| *line != "Character devices:").skip(1);
     section.take_while(|line| !line.trim().is_empty()).find_map(|line| {
         let (number, driver) = line.trim().split_once(' ')?;

@@ -1,5 +1,6 @@
 //! The tasks of `cargo xtask`, one per file.
 mod bench;
+mod fuzz;
 mod node;
 mod playground;
 mod test;
@@ -24,6 +25,8 @@ enum Task {
     Bench(bench::Bench),
     /// Shows the main job on simulated GPUs, in real containers where root allows.
     Playground(playground::Play),
+    /// Fuzzes everything that reads what others wrote; needs a C++ compiler.
+    Fuzz(fuzz::Fuzz),
     /// Lays out a simulated GPU node, for trying the driver on a cluster without GPUs.
     Node(node::Lay),
 }
@@ -50,6 +53,14 @@ pub enum Error {
     /// Something that runs on the testbed.
     #[error("it broke off")]
     Broke(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Some input was too much.
+    #[error("{} failed; the inputs are in {}, and run again with the target's program and their path", targets.join(", "), found.display())]
+    Crashed {
+        /// Which targets.
+        targets: Vec<String>,
+        /// Where the inputs are.
+        found: std::path::PathBuf,
+    },
     /// No such set of GPUs.
     #[error("there is no profile {0:?}; the profiles are {names}", names = fake_nvml::Profile::NAMES.join(", "))]
     UnknownProfile(String),
@@ -69,6 +80,7 @@ pub fn run() -> ExitCode {
         Task::Test(test) => test.run(),
         Task::Bench(bench) => bench.run(),
         Task::Playground(play) => play.run(),
+        Task::Fuzz(fuzz) => fuzz.run(),
         Task::Node(node) => node.run(),
     };
     match result {

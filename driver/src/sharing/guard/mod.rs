@@ -285,5 +285,19 @@ pub(crate) fn warn(notices: &Notices, reason: Blind) {
     notices.warn_node("GuardBlind", note);
 }
 
+/// Ways in for the fuzzer.
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    /// The pod that a cgroup names, seen by a process of the first one.
+    pub fn pod_of(own: &str, text: &str) -> Option<String> {
+        super::cgroup::Kubepods::find(own, own, None).pod_of(text).map(|pod| pod.to_string())
+    }
+
+    /// The start time in a process's stat.
+    pub fn start_in(text: &str) {
+        let _ = super::process::start_in(text);
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -130,7 +130,7 @@ fn read(path: &Path) -> io::Result<String> {
 
 /// Field 22 of `proc_pid_stat(5)`. Field 2 is the process's name for itself, in which anything may stand, so that counting
 /// begins behind its last `)`.
-fn start_in(stat: &str) -> Option<Ticks> {
+pub(super) fn start_in(stat: &str) -> Option<Ticks> {
     let (_, rest) = stat.rsplit_once(')')?;
     rest.split_ascii_whitespace().nth(22 - 3)?.parse().ok().map(Ticks)
 }
