@@ -45,6 +45,25 @@ pub enum Command {
     /// What was read from a cluster goes back with "kubectl replace -f converted/stdin.yaml": "kubectl apply" would leave
     /// what it hasn't set itself. The other files are applied.
     Convert(Box<ConvertArgs>),
+    /// Check all that this node needs, and say how to mend what is wrong.
+    ///
+    /// Looks at NVML and the driver's installation, device numbers and nodes, the container hook, the kubelet's
+    /// directories, CDI in the container runtime, and at the API server: its versions, feature gates and permissions, and
+    /// who else hands out these GPUs. Changes nothing. Best run where the driver runs, with its environment and service
+    /// account; it serves as well before anything is installed.
+    ///
+    /// For example: KUBECONFIG=/etc/kubernetes/admin.conf aliquot-driver doctor --node-name "$(hostname)"
+    ///
+    /// Or, in scripts: aliquot-driver doctor --strict -o json | jq -r '.checks[] | select(.fix) | .name + ": " + .fix'
+    ///
+    /// Exits with 0 if nothing failed, 1 if a check did (with --strict: or warns), 2 if the command line is wrong. A check
+    /// that can't be made here is skipped, and says why.
+    ///
+    /// The JSON is one object: apiVersion "gpu.aliquot.dev/v1alpha1", kind "DoctorReport", version (of this program),
+    /// driver, node, summary {failed, warnings, skipped, ok}, and checks [{name, verdict, found, fix}], the worst first.
+    /// Each name comes once, verdict is "failed", "warning", "skipped" or "ok", and fix is there for the first two only.
+    /// Names and fields stay; new ones may come.
+    Doctor(Box<DoctorArgs>),
 }
 
 /// What can be done with a policy.
@@ -226,6 +245,46 @@ pub struct NodeArgs {
     pub nvml_deadline: Duration,
 }
 
+/// `aliquot-driver doctor`.
+#[derive(Debug, Clone, Args)]
+pub struct DoctorArgs {
+    /// Which node.
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// The policy file that the driver is given, to be checked too.
+    #[arg(help_heading = "Checks", long, env = "ALIQUOT_POLICY", value_parser = absolute, value_name = "FILE")]
+    pub policy: Option<PathBuf>,
+    /// The container hook that the driver is given; aliquot-hook beside this program if not given, and none if empty.
+    #[arg(help_heading = "Checks", long, env = "ALIQUOT_HOOK", value_parser = hook, value_name = "FILE")]
+    pub hook: Option<PathBuf>,
+    /// containerd's configuration; what it imports is read as well.
+    ///
+    /// Some distributions keep it elsewhere (k3s: /var/lib/rancher/k3s/agent/etc/containerd/config.toml).
+    #[arg(help_heading = "Checks", long, env = "ALIQUOT_CONTAINERD_CONFIG", default_value = "/etc/containerd/config.toml", value_parser = absolute, value_name = "FILE")]
+    pub containerd_config: PathBuf,
+    /// CRI-O's configuration; the files in the directory of this name with .d are read as well.
+    #[arg(help_heading = "Checks", long, env = "ALIQUOT_CRIO_CONFIG", default_value = "/etc/crio/crio.conf", value_parser = absolute, value_name = "FILE")]
+    pub crio_config: PathBuf,
+    /// How long the API server may take for one answer.
+    #[arg(help_heading = "Checks", long, env = "ALIQUOT_API_DEADLINE", default_value = "5s", value_parser = duration, value_name = "TIME")]
+    pub api_deadline: Duration,
+    /// Take warnings for failures in the exit code.
+    #[arg(help_heading = "Checks", long)]
+    pub strict: bool,
+    /// For people, or for machines.
+    #[arg(help_heading = "Checks", short, long, value_enum, default_value_t = ReportForm::Text)]
+    pub output: ReportForm,
+}
+
+/// The form of what `doctor` prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ReportForm {
+    /// One check after the other, the worst first.
+    Text,
+    /// One object.
+    Json,
+}
+
 /// `aliquot-driver convert`.
 #[derive(Debug, Clone, Args)]
 pub struct ConvertArgs {
@@ -317,7 +376,7 @@ mod tests {
     fn every_flag_has_an_environment_variable() {
         let cli = Cli::command();
         let check = cli.find_subcommand("policy").unwrap().find_subcommand("check").unwrap();
-        for (name, command) in ["run", "inspect", "convert"]
+        for (name, command) in ["run", "inspect", "convert", "doctor"]
             .map(|name| (name, cli.find_subcommand(name).unwrap()))
             .into_iter()
             .chain([("policy check", check)])
@@ -325,7 +384,7 @@ mod tests {
             for arg in command.get_arguments() {
                 let id = arg.get_id().as_str();
                 // What one call reads, writes and shows says its command line alone.
-                if !["help", "version", "output", "file", "fixed", "out", "force", "files"].contains(&id) {
+                if !["help", "version", "output", "file", "fixed", "out", "force", "files", "strict"].contains(&id) {
                     assert!(arg.get_env().is_some(), "{name} --{id}");
                 }
             }

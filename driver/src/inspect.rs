@@ -53,15 +53,7 @@ pub(crate) fn inspect(args: &InspectArgs) -> Result<(), Error> {
 
 /// The node's GPUs; those that are left out are told on standard error.
 pub(crate) fn inventory(node: &NodeArgs) -> Result<Inventory, Error> {
-    let roots = Roots::new(&node.places, &node.driver_name);
-    let settings = discovery::Settings {
-        hard_limits: limits::could_be_had(&roots),
-        roots,
-        deadline: node.nvml_deadline,
-        interval: std::time::Duration::MAX,
-        // What the driver itself can trace does not show from here.
-        processes: true,
-    };
+    let settings = once(node);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
     let found = runtime.block_on(discovery::read(&mut None, aliquot_nvml::Session::Keep, &settings));
     runtime.shutdown_background();
@@ -70,6 +62,19 @@ pub(crate) fn inventory(node: &NodeArgs) -> Result<Inventory, Error> {
         streams::tell(format_args!("GPU {} is left out: {}", gpu.index, gpu.reason));
     }
     Ok(found.inventory)
+}
+
+/// How a node is read once.
+pub(crate) fn once(node: &NodeArgs) -> discovery::Settings {
+    let roots = Roots::new(&node.places, &node.driver_name);
+    discovery::Settings {
+        hard_limits: limits::could_be_had(&roots),
+        roots,
+        deadline: node.nvml_deadline,
+        interval: std::time::Duration::MAX,
+        // What the driver itself can trace does not show from here.
+        processes: true,
+    }
 }
 
 /// What is offered, in the form that was asked for.

@@ -18,6 +18,7 @@ pub mod args;
 pub mod claim;
 mod convert;
 pub mod discovery;
+mod doctor;
 mod edits;
 mod events;
 mod fault;
@@ -42,6 +43,10 @@ use args::{Cli, Command, PolicyCommand};
 /// Does what the command line says.
 pub fn main(cli: Cli) -> ExitCode {
     let result = match cli.command {
+        Command::Doctor(args) => match doctor::run(&args) {
+            Ok(code) => return code,
+            Err(error) => Err(report(&error)),
+        },
         Command::Run(args) => run::run(*args).map_err(|error| report(&error)),
         Command::Inspect(args) => inspect::inspect(&args).map_err(|error| report(&error)),
         Command::Policy(PolicyCommand::Schema) => policy::check::schema().map_err(|error| report(&error)),

@@ -209,7 +209,7 @@ async fn restore(claims: Arc<Claims>, stop: CancellationToken) {
 }
 
 /// A client whose retries are those of the callers, who know their deadlines.
-async fn client() -> Result<kube::Client, Error> {
+pub(crate) async fn client() -> Result<kube::Client, Error> {
     let mut config = kube::Config::infer().await?;
     config.default_retry = false;
     kube::Client::try_from(config).map_err(Error::Access)

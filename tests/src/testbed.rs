@@ -72,7 +72,7 @@ impl Testbed {
         let object = json!({"metadata": {"name": NODE}, "apiVersion": "v1", "kind": "Node"});
         apply(&client, &[object]).await?;
         let ready = json!({"status": {"conditions": [{"type": "Ready", "status": "True"}],
-            "nodeInfo": {"kubeletVersion": "v1.36.2"}}});
+            "nodeInfo": {"kubeletVersion": "v1.36.2", "containerRuntimeVersion": "containerd://2.1.9"}}});
         let nodes: Api<k8s_openapi::api::core::v1::Node> = Api::all(client.clone());
         nodes.patch_status(NODE, &kube::api::PatchParams::default(), &kube::api::Patch::Merge(&ready)).await?;
         apply(&client, &documents(include_str!("../../deploy/base/deviceclasses.yaml"))?).await?;

@@ -58,6 +58,20 @@ pub enum Error {
     Ended,
 }
 
+impl Error {
+    /// What an operator can do about it.
+    pub fn advice(&self) -> &'static str {
+        match self {
+            Self::Start { source, .. } | Self::List { source } | Self::Limits { source, .. } => advice(source),
+            Self::Foreign { .. } => "put the NVIDIA driver's own library in its place",
+            Self::Overdue { .. } => {
+                "see the kernel's log for NVRM and Xid messages; a GPU that hangs needs a reset, or the node a reboot"
+            }
+            Self::Ended => "see the kernel's log for NVRM messages",
+        }
+    }
+}
+
 /// What an operator can do about an error of NVML.
 fn advice(error: &NvmlError) -> &'static str {
     match error {

@@ -31,6 +31,16 @@ pub enum View {
     Ready(Arc<Found>),
 }
 
+impl View {
+    /// The GPUs, where they could be read.
+    pub fn inventory(&self) -> Option<&Inventory> {
+        match self {
+            Self::Ready(found) => Some(&found.inventory),
+            Self::Searching | Self::Unavailable(_) => None,
+        }
+    }
+}
+
 /// One reading of the node.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Found {

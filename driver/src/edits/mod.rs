@@ -5,7 +5,7 @@
 //! claim has one. Both follow from the record and the driver's installation alone.
 mod hooks;
 mod mounts;
-mod nodes;
+pub(crate) mod nodes;
 mod shares;
 #[cfg(test)]
 mod tests;

@@ -7,9 +7,9 @@ use cdi_spec::{DeviceNode, NodeType};
 use crate::roots::Roots;
 
 /// Fixed by the kernel module (nv-chardev-numbers.h): GPUs from minor 0, and these at the end.
-const NVIDIA: i64 = 195;
-const MODESET: i64 = 254;
-const CONTROL: i64 = 255;
+pub(crate) const NVIDIA: i64 = 195;
+pub(crate) const MODESET: i64 = 254;
+pub(crate) const CONTROL: i64 = 255;
 
 /// The kernel's table of devices can't be read.
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +60,7 @@ fn node(roots: &Roots, name: &str, major: i64, minor: i64) -> DeviceNode {
 }
 
 /// A driver's major number in the section of character devices of /proc/devices.
-pub(super) fn major(table: &str, name: &str) -> Option<i64> {
+pub(crate) fn major(table: &str, name: &str) -> Option<i64> {
     let section = table.lines().skip_while(|line| *line != "Character devices:").skip(1);
     section.take_while(|line| !line.trim().is_empty()).find_map(|line| {
         let (number, driver) = line.trim().split_once(' ')?;

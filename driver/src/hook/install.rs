@@ -48,11 +48,7 @@ pub(super) fn beside_this_program() -> Result<PathBuf, Error> {
 
 /// Copies the hook into `dir`, whole or not at all; one that is the same already is left as it is.
 pub(super) fn install(from: &Path, dir: &Dir) -> Result<(), Error> {
-    let unread = |source| Error::Read { path: from.to_owned(), source };
-    let hook = open(from).map_err(unread)?;
-    if let Some(reason) = unfit(&hook) {
-        return Err(Error::Unfit { path: from.to_owned(), reason });
-    }
+    let hook = fit(from)?;
     // What can't be read, such as a link, is replaced.
     let there = dir.open_file(NAME).ok().flatten();
     if !there.is_some_and(|there| are_same(&hook, &there).unwrap_or(false)) {
@@ -60,6 +56,15 @@ pub(super) fn install(from: &Path, dir: &Dir) -> Result<(), Error> {
         tracing::info!(path = %dir.path().join(NAME).display(), "installed the container hook");
     }
     Ok(())
+}
+
+/// The shipped hook, if any host can run it.
+pub(super) fn fit(from: &Path) -> Result<File, Error> {
+    let hook = open(from).map_err(|source| Error::Read { path: from.to_owned(), source })?;
+    match unfit(&hook) {
+        Some(reason) => Err(Error::Unfit { path: from.to_owned(), reason }),
+        None => Ok(hook),
+    }
 }
 
 fn open(path: &Path) -> io::Result<File> {

@@ -77,6 +77,13 @@ pub(crate) fn could_be_had() -> bool {
     source(None).is_ok_and(|hook| hook.is_file())
 }
 
+/// The hook that a driver with this `--hook` would install, if it is one that runs on any host.
+pub(crate) fn shipped(from: Option<&Path>) -> Result<PathBuf, Lacking> {
+    let from = source(from)?;
+    install::fit(&from)?;
+    Ok(from)
+}
+
 /// The hook that would be installed; an empty path is none.
 fn source(from: Option<&Path>) -> Result<PathBuf, Lacking> {
     match from {

@@ -3,9 +3,13 @@
 //! A file that is wrong changes nothing: the last good policy stays, over restarts too (a copy is kept until the next
 //! boot). Where there never was a good one, nothing new is offered; claims are prepared all the same.
 pub(crate) mod check;
-mod file;
+pub(crate) mod file;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use aliquot_model::Inventory;
 use aliquot_params::policy::{GpuFault, GpuWarning, LARGEST, Policy};
@@ -104,7 +108,7 @@ pub(crate) async fn follow(
             else {
                 return;
             };
-            let judged = judge(read, &known);
+            let judged = judge(read, known.inventory());
             let now = match &judged {
                 Err(refusal @ Refusal::Node(_)) => Some(refusal.to_string()),
                 _ => None,
@@ -124,14 +128,19 @@ pub(crate) async fn follow(
 }
 
 /// The policy, and what is allowed in it but can't be meant.
-fn judge(read: Result<Vec<u8>, file::Error>, view: &View) -> Result<(Policy, Vec<String>), Refusal> {
+fn judge(read: Result<Vec<u8>, file::Error>, inventory: Option<&Inventory>) -> Result<(Policy, Vec<String>), Refusal> {
     let policy = Policy::parse(&read?)?;
     let mut warnings = policy.warnings().to_vec();
-    if let View::Ready(found) = view {
-        fits(&policy, &found.inventory)?;
-        warnings.extend(doubts(&policy, &found.inventory));
+    if let Some(inventory) = inventory {
+        fits(&policy, inventory)?;
+        warnings.extend(doubts(&policy, inventory));
     }
     Ok((policy, warnings))
+}
+
+/// Reads a file and judges it as the running driver would, against GPUs as far as they are known.
+pub(crate) fn read(path: &Path, inventory: Option<&Inventory>) -> Result<(Policy, Vec<String>), Refusal> {
+    judge(file::read(path, LARGEST), inventory)
 }
 
 /// Whether the policy can be had on every GPU that is here.
@@ -165,7 +174,7 @@ fn told<T: std::fmt::Display>(all: impl Iterator<Item = T>, is_same: impl Fn(&T,
 
 fn take(
     judged: Result<(Policy, Vec<String>), Refusal>,
-    run: &std::path::Path,
+    run: &Path,
     bytes: Option<&[u8]>,
     sender: &watch::Sender<InForce>,
 ) {
@@ -196,21 +205,21 @@ fn take(
 }
 
 /// Without the copy a restart would lose the last good policy, no more; so a copy that can't be kept is only logged.
-fn keep(run: &std::path::Path, bytes: &[u8]) {
+fn keep(run: &Path, bytes: &[u8]) {
     let written = Dir::open(run).and_then(|dir| dir.write(COPY, bytes, Access::Private));
     if let Err(error) = written {
         tracing::warn!(error = crate::report(&error), "no copy of the policy can be kept");
     }
 }
 
-fn kept(run: &std::path::Path) -> Option<Policy> {
+fn kept(run: &Path) -> Option<Policy> {
     let bytes = Dir::open(run).and_then(|dir| dir.read(COPY, LARGEST)).ok()??;
     Policy::parse(&bytes).ok()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::symlink, path::Path};
+    use std::{fs, os::unix::fs::symlink};
 
     use aliquot_model::{ComputeCapability, Gpu, Memory};
 

@@ -6,12 +6,13 @@
 //! ```
 //! It does what clients of this project rely on, as the real one does it: resource versions and conflicts, the status
 //! subresource, server-side apply, selectors, paging, watches with bookmarks and expiry, tables for kubectl, fields that
-//! are dropped when a feature is off. It knows no schemas, admission or permissions, and no `OpenAPI`: `kubectl apply`
-//! needs `--validate=false`.
+//! are dropped when a feature is off. It knows no schemas or admission, and no `OpenAPI`: `kubectl apply` needs
+//! `--validate=false`. It refuses nobody; permissions that are missing are only told to those who review theirs.
 mod apply;
 mod discovery;
 mod faults;
 mod kinds;
+mod reviews;
 mod routes;
 mod selectors;
 mod server;

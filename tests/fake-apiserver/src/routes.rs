@@ -12,8 +12,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
-    apply, discovery, faults::Trouble, kinds::Kind, selectors::Selector, server::Shared, status::Failure, store::Part,
-    table, watch,
+    apply, discovery, faults::Trouble, kinds::Kind, reviews, selectors::Selector, server::Shared, status::Failure,
+    store::Part, table, watch,
 };
 
 /// The query of any request.
@@ -72,6 +72,12 @@ async fn handle(
     let path: Vec<&str> = uri.path().split('/').filter(|part| !part.is_empty()).collect();
     let Some(target) = target(&path) else {
         let _ = shared.enter("other", "");
+        if method == Method::POST
+            && let Ok(review) = document(&body)
+            && let Some(answer) = reviews::answer(&path, &review, &shared.denied())
+        {
+            return (StatusCode::CREATED, Json(answer)).into_response();
+        }
         return match (path.as_slice(), discovery::answer(&path, &shared.version)) {
             (["healthz" | "livez" | "readyz", ..], _) => "ok".into_response(),
             (_, Some(answer)) => Json(answer).into_response(),

@@ -1,6 +1,6 @@
 //! The server itself, and how a test talks to it beside HTTP.
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -49,6 +49,7 @@ impl Builder {
         let shared = Arc::new(Shared {
             store: Mutex::new(Store::new(self.dropped)),
             faults: Mutex::default(),
+            denied: Mutex::default(),
             counts: Mutex::default(),
             watches: watch::Sender::new(0),
             version: self.version,
@@ -66,6 +67,7 @@ impl Builder {
 pub(crate) struct Shared {
     store: Mutex<Store>,
     faults: Mutex<Vec<Fault>>,
+    denied: Mutex<BTreeSet<(String, String)>>,
     counts: Mutex<BTreeMap<(String, String), usize>>,
     /// A change ends all watches that are open.
     pub(crate) watches: watch::Sender<u64>,
@@ -75,6 +77,10 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn store(&self) -> MutexGuard<'_, Store> {
         self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn denied(&self) -> MutexGuard<'_, BTreeSet<(String, String)>> {
+        self.denied.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts a request, and takes the trouble that is meant for it.
@@ -137,6 +143,11 @@ impl Server {
     /// Makes trouble for requests to come.
     pub fn inject(&self, fault: Fault) {
         self.shared.faults.lock().unwrap_or_else(PoisonError::into_inner).push(fault);
+    }
+
+    /// From now on tells whoever asks that this isn't allowed: `("create", "pods/eviction")`. Requests pass all the same.
+    pub fn deny(&self, verb: &str, resource: &str) {
+        self.shared.denied().insert((verb.to_owned(), resource.to_owned()));
     }
 
     /// Takes back all trouble.

@@ -149,7 +149,11 @@ fn overdue(what: &str) -> CallError {
 }
 
 fn classify(what: &str, error: &kube::Error) -> CallError {
-    let message = format!("{what}: {}", with_causes(error));
+    let message = match error {
+        // The error's own text repeats all of the status as Rust sees it.
+        kube::Error::Api(status) if !status.message.is_empty() => format!("{what}: {}", status.message),
+        other => format!("{what}: {}", with_causes(other)),
+    };
     let kube::Error::Api(status) = error else { return CallError::Busy { message, retry_after: None } };
     let seconds = status.details.as_ref().map(|details| details.retry_after_seconds).filter(|seconds| *seconds > 0);
     match status.code {
@@ -167,6 +171,13 @@ mod tests {
     use kube::core::Status;
 
     use super::*;
+
+    #[test]
+    fn the_servers_words_are_told_once() {
+        let status = Status { code: 422, message: "spec.devices: too many".into(), ..Status::default() };
+        let error = classify("it cannot be created", &kube::Error::Api(Box::new(status)));
+        assert_eq!(error.to_string(), "it cannot be created: spec.devices: too many");
+    }
 
     #[test]
     fn only_what_is_wrong_with_the_object_itself_says_that_it_is_invalid() {
