@@ -12,9 +12,9 @@ mod tests;
 
 /// A way in for the fuzzer.
 #[cfg(fuzzing)]
-pub mod fuzzing {
+pub(crate) mod fuzzing {
     /// The number of a driver in the table of devices.
-    pub fn major(table: &str) {
+    pub(crate) fn major(table: &str) {
         let _ = super::nodes::major(table, "nvidia-uvm");
     }
 }
