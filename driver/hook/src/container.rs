@@ -60,7 +60,11 @@ pub(crate) fn prepare(job: &Job, root: &Rootfs) -> Result<(), Error> {
         params::mask(root, masked)?;
     }
     for link in &job.links {
-        root.link(&link.path, &link.target)?;
+        match root.link(&link.path, &link.target) {
+            // A pod that brings a /dev of its own, such as the host's, has that one's links.
+            Err(error @ rootfs::Error::Volume { .. }) if link.path.starts_with("/dev/") => tell(&error),
+            linked => linked?,
+        }
     }
     let mut libraries = name_libraries(job, root)?;
     if let Some(version) = &job.driver_version {
@@ -74,9 +78,11 @@ pub(crate) fn prepare(job: &Job, root: &Rootfs) -> Result<(), Error> {
 /// Links the names to the files, so that a loader without a cache finds them as well.
 fn name_libraries(job: &Job, root: &Rootfs) -> Result<Vec<Library>, rootfs::Error> {
     let Some((first, others)) = job.library_dirs.split_first() else { return Ok(Vec::new()) };
+    // An image may have both as one, in which a link by the file's own name would stand in the file's place.
+    let others: Vec<&String> = others.iter().filter(|dir| !root.is_one_dir(first, dir)).collect();
     let mut libraries = Vec::with_capacity(job.libraries.len());
     for Named { name, file } in &job.libraries {
-        for dir in others {
+        for dir in &others {
             root.link(&format!("{dir}/{name}"), &format!("{first}/{file}"))?;
         }
         let path = format!("{first}/{name}");
@@ -160,6 +166,21 @@ mod tests {
         }
         assert_eq!(prepared(dir.path(), &job), "/usr/local/cuda/compat/libcuda.so.1");
         assert_eq!(config(), "/usr/local/cuda/compat\n/usr/lib64\n");
+    }
+
+    #[test]
+    fn an_image_whose_library_directories_are_one_keeps_the_files_that_are_mounted_there() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("usr/lib/multi")).unwrap();
+        std::os::unix::fs::symlink("lib/multi", dir.path().join("usr/lib64")).unwrap();
+        fs::write(dir.path().join("usr/lib/multi/libodd.so"), "mounted").unwrap();
+        let job = Job {
+            library_dirs: vec!["/usr/lib/multi".into(), "/usr/lib64".into()],
+            libraries: vec![named("libodd.so", "libodd.so")],
+            ..Job::default()
+        };
+        prepare(&job, &Rootfs::open(dir.path()).unwrap()).unwrap();
+        assert_eq!(fs::read_to_string(dir.path().join("usr/lib64/libodd.so")).unwrap(), "mounted");
     }
 
     #[test]

@@ -2,17 +2,14 @@
 //!
 //! `nvidia-smi` and CUDA make the nodes of all GPUs where `/proc/driver/nvidia/params` says `ModifyDeviceFiles: 1` and the
 //! container may (`CAP_MKNOD`). They can't be opened, but show GPUs that aren't the container's.
-use std::{
-    os::fd::{AsRawFd as _, OwnedFd},
-    path::Path,
-};
+use std::path::Path;
 
 use rustix::{
     io::Errno,
     mount::{MountFlags, mount_bind, mount_remount},
 };
 
-use super::rootfs::{Error as RootError, Rootfs};
+use super::rootfs::{Error as RootError, Rootfs, by_descriptor};
 
 const PARAMS: &str = "/proc/driver/nvidia/params";
 
@@ -29,14 +26,9 @@ pub(crate) enum Error {
 pub(crate) fn mask(root: &Rootfs, masked: &Path) -> Result<(), Error> {
     let failed = |source| Error::Mount { from: masked.display().to_string(), source };
     let Some(there) = root.mount_point(PARAMS)? else { return Ok(()) };
-    mount_bind(masked, by(&there)).map_err(failed)?;
+    mount_bind(masked, by_descriptor(&there)).map_err(failed)?;
     // The mount that is now on top, whose flags are still those of the host's file system.
     let Some(there) = root.mount_point(PARAMS)? else { return Ok(()) };
     let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount_remount(by(&there), flags, c"").map_err(failed)
-}
-
-/// The path of what is open already.
-fn by(fd: &OwnedFd) -> String {
-    format!("/proc/self/fd/{}", fd.as_raw_fd())
+    mount_remount(by_descriptor(&there), flags, c"").map_err(failed)
 }
