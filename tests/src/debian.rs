@@ -1,4 +1,4 @@
-//! Brings containerd and crun out of Debian's packages into the build's own directory; nothing is installed.
+//! Brings containerd, crun and runc out of Debian's packages into the build's own directory; nothing is installed.
 //!
 //! The packages are those of Debian's unstable release, the only one with a containerd and a crun that are both recent
 //! enough for CDI. They come with the C library they were linked against, and every program is pointed at that one, so
@@ -16,9 +16,10 @@ use std::{
 use crate::digest::sha256;
 
 /// What apt is asked for; it adds what these depend on.
-const PACKAGES: [&str; 4] = ["containerd", "crun", "busybox-static", "patchelf"];
+const PACKAGES: [&str; 5] = ["containerd", "crun", "runc", "busybox-static", "patchelf"];
 /// Linked against the packages' C library, by their place below the packages' root.
-const PROGRAMS: [&str; 4] = ["usr/bin/containerd", "usr/bin/containerd-shim-runc-v2", "usr/bin/ctr", "usr/bin/crun"];
+const PROGRAMS: [&str; 5] =
+    ["usr/bin/containerd", "usr/bin/containerd-shim-runc-v2", "usr/bin/ctr", "usr/bin/crun", "usr/sbin/runc"];
 const BUSYBOX: &str = "usr/bin/busybox";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// Debian's address for those who named none, <https://www.debian.org/mirror/list>.
@@ -66,7 +67,7 @@ pub struct Toolbox {
 }
 
 impl Toolbox {
-    /// The directory of containerd, its shim, ctr, crun and a static busybox.
+    /// The directory of containerd, its shim, ctr, crun, runc and a static busybox.
     pub fn bin(&self) -> PathBuf {
         self.dir.join("bin")
     }

@@ -38,10 +38,60 @@ const MERGED: [(&str, &str); 4] = [("bin", "usr/bin"), ("sbin", "usr/bin"), ("li
 const LIBRARIES: [&str; 7] =
     ["libc.so.6", "libdl.so.2", "libgcc_s.so.1", "libm.so.6", "libpthread.so.0", "librt.so.1", "libstdc++.so.6"];
 
-/// Writes the image to `to`.
-pub fn write(toolbox: &Toolbox, to: &Path) -> io::Result<()> {
+/// What an image has beside the shell and the C library, or in their place.
+#[derive(Debug, Clone)]
+pub enum Entry {
+    /// A file that may be executed.
+    File(Vec<u8>),
+    /// A symbolic link.
+    Link(String),
+    /// An empty directory.
+    Directory,
+    /// A named pipe.
+    Fifo,
+    /// A character device.
+    Device(u32, u32),
+}
+
+/// An image: that of the shell, with a layer of its own on top.
+#[derive(Debug, Clone)]
+pub struct Image {
+    reference: String,
+    entries: Vec<(String, Entry)>,
+}
+
+impl Image {
+    /// One with nothing of its own.
+    pub fn new(reference: &str) -> Self {
+        Self { reference: reference.to_owned(), entries: Vec::new() }
+    }
+
+    /// Adds an entry at a path from the root, without the leading slash.
+    pub fn with(mut self, path: &str, entry: Entry) -> Self {
+        self.entries.push((path.to_owned(), entry));
+        self
+    }
+
+    /// Its name in containerd.
+    pub fn reference(&self) -> &str {
+        &self.reference
+    }
+
+    /// Writes it to `to`.
+    pub(crate) fn write(&self, toolbox: &Toolbox, to: &Path) -> io::Result<()> {
+        let mut layers = vec![layer(toolbox)?];
+        if !self.entries.is_empty() {
+            layers.push(own_layer(&self.entries)?);
+        }
+        write(&self.reference, &layers, to)
+    }
+}
+
+fn write(reference: &str, layers: &[Vec<u8>], to: &Path) -> io::Result<()> {
     let mut blobs = Blobs(Builder::new(File::create(to)?));
-    let layer = blobs.add("application/vnd.oci.image.layer.v1.tar", &layer(toolbox)?)?;
+    let layers = layers.iter().map(|layer| blobs.add("application/vnd.oci.image.layer.v1.tar", layer));
+    let layers = layers.collect::<io::Result<Vec<Value>>>()?;
+    let digests: Vec<&Value> = layers.iter().map(|layer| &layer["digest"]).collect();
     let config = json!({
         "architecture": architecture(),
         "os": "linux",
@@ -49,14 +99,14 @@ pub fn write(toolbox: &Toolbox, to: &Path) -> io::Result<()> {
             "Env": ["PATH=/usr/local/bin:/usr/bin:/bin"],
             "Entrypoint": ["/bin/sh", "-c", SLEEP],
         },
-        "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]},
+        "rootfs": {"type": "layers", "diff_ids": digests},
     });
     let config = blobs.add("application/vnd.oci.image.config.v1+json", config.to_string().as_bytes())?;
     let kind = "application/vnd.oci.image.manifest.v1+json";
-    let manifest = json!({"schemaVersion": 2, "mediaType": kind, "config": config, "layers": [layer]});
+    let manifest = json!({"schemaVersion": 2, "mediaType": kind, "config": config, "layers": layers});
     let mut manifest = blobs.add(kind, manifest.to_string().as_bytes())?;
     manifest["platform"] = json!({"architecture": architecture(), "os": "linux"});
-    manifest["annotations"] = json!({"io.containerd.image.name": REFERENCE});
+    manifest["annotations"] = json!({"io.containerd.image.name": reference});
     let index = json!({
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.index.v1+json",
@@ -101,6 +151,25 @@ fn layer(toolbox: &Toolbox) -> io::Result<Vec<u8>> {
     add_file(&mut tar, "etc/passwd", accounts, 0o644)?;
     add_shell(&mut tar, &toolbox.program("busybox"))?;
     add_libraries(&mut tar, &toolbox.lib())?;
+    tar.into_inner()
+}
+
+fn own_layer(entries: &[(String, Entry)]) -> io::Result<Vec<u8>> {
+    let mut tar = Builder::new(Vec::new());
+    for (path, entry) in entries {
+        match entry {
+            Entry::File(content) => add_file(&mut tar, path, content, 0o755)?,
+            Entry::Link(target) => add_link(&mut tar, path, target)?,
+            Entry::Directory => add(&mut tar, path, EntryType::Directory, 0o755, &[])?,
+            Entry::Fifo => add(&mut tar, path, EntryType::Fifo, 0o644, &[])?,
+            Entry::Device(major, minor) => {
+                let mut header = header(EntryType::Char, 0o666, 0);
+                header.set_device_major(*major)?;
+                header.set_device_minor(*minor)?;
+                tar.append_data(&mut header, path, io::empty())?;
+            }
+        }
+    }
     tar.into_inner()
 }
 

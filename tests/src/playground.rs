@@ -100,7 +100,7 @@ impl Playground {
                 pod.spec.iter().flat_map(|spec| &spec.containers).map(|c| c.name.clone()).collect();
             let specs: Vec<ContainerSpec> = names
                 .iter()
-                .map(|name| ContainerSpec { name: name.clone(), cdi_devices: cdi(name), privileged: false })
+                .map(|name| ContainerSpec { name: name.clone(), cdi_devices: cdi(name), ..ContainerSpec::default() })
                 .collect();
             let sandbox = match &self.containers {
                 Ok(containerd) => Some(containerd.run_pod(&name, &specs).await?),

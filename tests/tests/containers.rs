@@ -26,7 +26,7 @@ impl Node {
         let container = |(number, cdi_devices): (usize, &Vec<String>)| ContainerSpec {
             name: format!("c{number}"),
             cdi_devices: with_node(cdi_devices),
-            privileged: false,
+            ..ContainerSpec::default()
         };
         let containers: Vec<ContainerSpec> = devices.iter().enumerate().map(container).collect();
         Ok(self.containerd.run_pod(name, &containers).await?)

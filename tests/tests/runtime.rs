@@ -58,7 +58,7 @@ impl Node {
         let with = ContainerSpec {
             name: "with".to_owned(),
             cdi_devices: vec!["example.com/thing=one".to_owned()],
-            privileged: false,
+            ..ContainerSpec::default()
         };
         let without = ContainerSpec { name: "without".to_owned(), ..ContainerSpec::default() };
         Ok(self.containerd.run_pod("pod", &[with, without]).await?)
@@ -108,7 +108,7 @@ async fn an_unknown_device_fails_the_pod_by_its_name() -> TestResult {
     let container = ContainerSpec {
         name: "main".to_owned(),
         cdi_devices: vec!["example.com/thing=two".to_owned()],
-        privileged: false,
+        ..ContainerSpec::default()
     };
     let error = node.containerd.run_pod("pod", &[container]).await.unwrap_err().to_string();
     assert!(error.starts_with("CreateContainer: ") && error.contains("example.com/thing=two"), "{error}");

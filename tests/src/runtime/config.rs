@@ -1,18 +1,22 @@
-//! containerd's configuration: CDI from one directory, crun, and nothing of the machine's own.
-use std::{fmt::Write as _, path::Path};
+//! containerd's configuration: CDI from one directory, crun and runc, and nothing of the machine's own.
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+};
 
+use super::kinds::Runtime;
 use crate::image::{REFERENCE, architecture};
 
 /// The configuration file's text, in containerd's version 3 of it.
-pub(super) fn text(crun: &Path, dir: &Path, cdi_dir: &Path, socket: &Path) -> String {
+pub(super) fn text(runtimes: &[(Runtime, PathBuf)], dir: &Path, cdi_dir: &Path, socket: &Path) -> String {
     let quote = |path: &Path| toml_string(&path.to_string_lossy());
     let (root, state, none) = (quote(&dir.join("root")), quote(&dir.join("state")), quote(&dir.join("none")));
-    let (socket, cdi, crun) = (quote(socket), quote(cdi_dir), quote(crun));
+    let (socket, cdi) = (quote(socket), quote(cdi_dir));
     let platform = toml_string(&format!("linux/{}", architecture()));
     let image = toml_string(REFERENCE);
     // The native snapshotter copies files and so works on every file system, that of a container included. The plugins
     // left out write to or look into places of the machine's own.
-    format!(
+    let mut text = format!(
         "version = 3
 root = {root}
 state = {state}
@@ -50,12 +54,21 @@ cni = {{ bin_dirs = [{none}], conf_dir = {none} }}
 
 [plugins.'io.containerd.cri.v1.runtime'.containerd]
 default_runtime_name = 'crun'
-
-[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.crun]
-runtime_type = 'io.containerd.runc.v2'
-options = {{ BinaryName = {crun} }}
 "
-    )
+    );
+    for (runtime, program) in runtimes {
+        let _ = write!(
+            text,
+            "
+[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.{}]
+runtime_type = 'io.containerd.runc.v2'
+options = {{ BinaryName = {} }}
+",
+            runtime.name(),
+            quote(program)
+        );
+    }
+    text
 }
 
 /// A TOML basic string.

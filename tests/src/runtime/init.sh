@@ -1,11 +1,19 @@
 # The first process of containerd's namespaces: sets them up, runs it, and ends everything when its standard input ends.
-# Arguments: containerd, its configuration, its log, the control group that the pods are in.
+# Arguments: containerd, its configuration, its log, the control group that the pods are in, the version of control groups.
 set -eu
-containerd=$1 config=$2 log=$3 group=/sys/fs/cgroup/$4
+containerd=$1 config=$2 log=$3 group=$4 version=$5
 
-# One hierarchy of control groups, writable, however the machine has it: version 2's device filters need no controller.
-umount --recursive /sys/fs/cgroup 2>/dev/null || true
-mount -t cgroup2 cgroup2 /sys/fs/cgroup
+if [ "$version" = 2 ]; then
+	# One hierarchy, writable, however the machine has it: version 2's device filters need no controller.
+	umount --recursive /sys/fs/cgroup 2>/dev/null || true
+	mount -t cgroup2 cgroup2 /sys/fs/cgroup
+fi
+# With version 1 each controller has a hierarchy, and is where the machine has it.
+groups() {
+	for dir in "/sys/fs/cgroup/$group" /sys/fs/cgroup/*/"$group"; do
+		[ ! -d "$dir" ] || echo "$dir"
+	done
+}
 # Shims put their sockets below /run, whatever the configuration says.
 mount -t tmpfs tmpfs /run
 
@@ -15,7 +23,9 @@ read -r _ || true
 kill -KILL -1 || true
 wait
 for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
-	[ -d "$group" ] || exit 0
-	find "$group" -depth -type d -exec rmdir {} + 2>/dev/null || true
-	[ -d "$group" ] && sleep 0.05
+	[ -n "$(groups)" ] || exit 0
+	for dir in $(groups); do
+		find "$dir" -depth -type d -exec rmdir {} + 2>/dev/null || true
+	done
+	[ -z "$(groups)" ] || sleep 0.05
 done

@@ -1,12 +1,13 @@
-//! A real containerd with crun, driven as the kubelet drives it, in namespaces of its own.
+//! A real containerd with crun and runc, driven as the kubelet drives it, in namespaces of its own.
 //!
 //! containerd, its shims and its pods live in one process and mount namespace, whose end ends them all, mounts included.
 //! So the machine's own containerd, mounts and control groups stay as they are, even when the process that started this
 //! one is killed. Pods use the machine's network.
 mod config;
 mod cri;
-mod crun;
+mod kinds;
 mod pod;
+mod unlimited;
 
 use std::{
     fs, io,
@@ -16,12 +17,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use pod::{ContainerSpec, Output, Pod};
+pub use kinds::{Cgroups, Runtime};
+pub use pod::{ContainerSpec, Output, Pod, PodSpec};
 use tonic::Status;
 
 use crate::{
     debian::Toolbox,
-    image::{self, REFERENCE},
+    image::{Image, REFERENCE},
 };
 
 const INIT: &str = include_str!("init.sh");
@@ -85,6 +87,8 @@ pub struct Containerd {
     socket: PathBuf,
     log: PathBuf,
     group: String,
+    toolbox: Toolbox,
+    dir: PathBuf,
 }
 
 impl Containerd {
@@ -93,6 +97,11 @@ impl Containerd {
     /// Neither directory may be below `/run`, and `dir` must be where programs may run (no `noexec`). It stays, for its
     /// log, and is the caller's to remove.
     pub async fn start(toolbox: &Toolbox, dir: &Path, cdi_dir: &Path) -> Result<Self, Error> {
+        Self::start_on(Cgroups::default(), toolbox, dir, cdi_dir).await
+    }
+
+    /// The same on a version of control groups that is [available](Cgroups::available).
+    pub async fn start_on(cgroups: Cgroups, toolbox: &Toolbox, dir: &Path, cdi_dir: &Path) -> Result<Self, Error> {
         if !rustix::process::geteuid().is_root() {
             return Err(Error::NotRoot);
         }
@@ -103,15 +112,18 @@ impl Containerd {
             return Err(Error::LongPath(socket));
         }
         let (config, log) = (dir.join("config.toml"), dir.join("containerd.log"));
-        let crun = crun::install(&dir).map_err(io_error("crun.sh"))?;
-        let text = config::text(&crun, &dir, &cdi_dir, &socket);
+        let mut runtimes = Vec::new();
+        for runtime in Runtime::ALL {
+            runtimes.push((runtime, unlimited::install(&dir, runtime.name()).map_err(io_error(runtime.name()))?));
+        }
+        let text = config::text(&runtimes, &dir, &cdi_dir, &socket);
         fs::write(&config, text).map_err(io_error(config.display()))?;
         let group = format!("aliquot-{}", uuid::Uuid::new_v4().simple());
-        let init = spawn_init(toolbox, &config, &log, &group)?;
+        let init = spawn_init(toolbox, &config, &log, &group, cgroups)?;
         let client = cri::Client::new(&socket);
-        let mut containerd = Self { init, client, socket, log, group };
+        let mut containerd = Self { init, client, socket, log, group, toolbox: toolbox.clone(), dir };
         containerd.answers().await?;
-        containerd.import(toolbox, &dir.join("image.tar")).await?;
+        containerd.import(&Image::new(REFERENCE)).await?;
         Ok(containerd)
     }
 
@@ -133,7 +145,13 @@ impl Containerd {
 
     /// Runs a pod of these containers, each with its CDI devices; all or nothing.
     pub async fn run_pod(&self, name: &str, containers: &[ContainerSpec]) -> Result<Pod, Error> {
-        Pod::run(self.client.clone(), &self.group, name, containers).await
+        let containers = containers.to_vec();
+        self.run(&PodSpec { name: name.to_owned(), containers, ..PodSpec::default() }).await
+    }
+
+    /// Runs a pod; all of it or nothing.
+    pub async fn run(&self, pod: &PodSpec) -> Result<Pod, Error> {
+        Pod::run(self.client.clone(), &self.group, pod).await
     }
 
     async fn answers(&mut self) -> Result<(), Error> {
@@ -160,25 +178,27 @@ impl Containerd {
         last.into_iter().rev().collect::<Vec<_>>().join("\n")
     }
 
-    async fn import(&self, toolbox: &Toolbox, file: &Path) -> Result<(), Error> {
-        image::write(toolbox, file).map_err(io_error(file.display()))?;
-        let mut ctr = tokio::process::Command::new(toolbox.program("ctr"));
+    /// Makes an image known, by its reference.
+    pub async fn import(&self, image: &Image) -> Result<(), Error> {
+        let file = self.dir.join("image.tar");
+        image.write(&self.toolbox, &file).map_err(io_error(file.display()))?;
+        let mut ctr = tokio::process::Command::new(self.toolbox.program("ctr"));
         ctr.arg("--address").arg(&self.socket).args(["--namespace", "k8s.io"]);
         // A pod's container is unpacked when it is created, by the snapshotter that is configured for pods.
-        ctr.args(["images", "import", "--no-unpack"]).arg(file);
+        ctr.args(["images", "import", "--no-unpack"]).arg(&file);
         let output = ctr.output().await.map_err(io_error("ctr"))?;
         if !output.status.success() {
             return Err(Error::Import(String::from_utf8_lossy(&output.stderr).into_owned()));
         }
         // The runtime interface learns of the image by an event, a moment after the import.
         let deadline = Instant::now() + START;
-        while !self.client.has_image(REFERENCE).await? {
+        while !self.client.has_image(image.reference()).await? {
             if Instant::now() > deadline {
                 return Err(Error::Import("containerd does not list it".to_owned()));
             }
             tokio::time::sleep(POLL).await;
         }
-        fs::remove_file(file).map_err(io_error(file.display()))
+        fs::remove_file(&file).map_err(io_error(file.display()))
     }
 }
 
@@ -209,7 +229,7 @@ fn directory(dir: &Path) -> Result<PathBuf, Error> {
 }
 
 /// Starts the first process of new namespaces. It holds on to a pipe of ours, and ends with us.
-fn spawn_init(toolbox: &Toolbox, config: &Path, log: &Path, group: &str) -> Result<Child, Error> {
+fn spawn_init(toolbox: &Toolbox, config: &Path, log: &Path, group: &str, cgroups: Cgroups) -> Result<Child, Error> {
     let errors = fs::File::create(log).map_err(io_error(log.display()))?;
     let mut search = toolbox.bin().into_os_string();
     search.push(":/usr/sbin:/usr/bin:/sbin:/bin");
@@ -218,7 +238,7 @@ fn spawn_init(toolbox: &Toolbox, config: &Path, log: &Path, group: &str) -> Resu
         .args(["sh", "-c", INIT, "init"])
         .arg(toolbox.program("containerd"))
         .args([config, log])
-        .arg(group)
+        .args([group, cgroups.version()])
         .env("PATH", search)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())

@@ -2,15 +2,15 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Error,
+    Error, Runtime,
     cri::{
         Client, answer,
         proto::{
             CdiDevice, ContainerConfig, ContainerMetadata, ContainerState, ContainerStatusRequest,
-            CreateContainerRequest, ExecSyncRequest, ImageSpec, LinuxContainerConfig, LinuxContainerSecurityContext,
-            LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption, PodSandboxConfig,
-            PodSandboxMetadata, RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest,
-            StopPodSandboxRequest,
+            CreateContainerRequest, ExecSyncRequest, ImageSpec, KeyValue, LinuxContainerConfig,
+            LinuxContainerSecurityContext, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode,
+            NamespaceOption, PodSandboxConfig, PodSandboxMetadata, RemovePodSandboxRequest, RunPodSandboxRequest,
+            StartContainerRequest, StopPodSandboxRequest,
         },
     },
 };
@@ -28,6 +28,25 @@ pub struct ContainerSpec {
     pub cdi_devices: Vec<String>,
     /// Whether it gets every device and capability that there is.
     pub privileged: bool,
+    /// Its environment, as a pod's author writes it.
+    pub env: Vec<(String, String)>,
+    /// What the kubelet itself tells the runtime of the container; nothing of it comes from a pod's author.
+    pub annotations: BTreeMap<String, String>,
+    /// An image that was imported; [the usual one](REFERENCE) if there is none.
+    pub image: Option<String>,
+}
+
+/// A pod.
+#[derive(Debug, Clone, Default)]
+pub struct PodSpec {
+    /// Its name.
+    pub name: String,
+    /// A pod's annotations, as its author writes them.
+    pub annotations: BTreeMap<String, String>,
+    /// What makes its containers.
+    pub runtime: Runtime,
+    /// In the order in which they start.
+    pub containers: Vec<ContainerSpec>,
 }
 
 /// What a command in a container did.
@@ -50,18 +69,13 @@ pub struct Pod {
 }
 
 impl Pod {
-    pub(super) async fn run(
-        client: Client,
-        group: &str,
-        name: &str,
-        containers: &[ContainerSpec],
-    ) -> Result<Self, Error> {
-        let privileged = containers.iter().any(|container| container.privileged);
-        let config = sandbox_config(group, name, privileged);
-        let request = RunPodSandboxRequest { config: Some(config.clone()) };
+    pub(super) async fn run(client: Client, group: &str, spec: &PodSpec) -> Result<Self, Error> {
+        let config = sandbox_config(group, spec);
+        let runtime_handler = spec.runtime.name().to_owned();
+        let request = RunPodSandboxRequest { config: Some(config.clone()), runtime_handler };
         let response = answer("RunPodSandbox", client.runtime().run_pod_sandbox(request).await)?;
         let mut pod = Self { client, sandbox: response.pod_sandbox_id, containers: BTreeMap::new() };
-        for container in containers {
+        for container in &spec.containers {
             if let Err(error) = pod.start(&config, container).await {
                 // The first error is the one that tells; containerd's end removes what is left.
                 let _ = pod.remove().await;
@@ -132,14 +146,16 @@ fn namespaces() -> NamespaceOption {
     }
 }
 
-fn sandbox_config(group: &str, name: &str, privileged: bool) -> PodSandboxConfig {
+fn sandbox_config(group: &str, spec: &PodSpec) -> PodSandboxConfig {
+    let privileged = spec.containers.iter().any(|container| container.privileged);
     PodSandboxConfig {
         metadata: Some(PodSandboxMetadata {
-            name: name.to_owned(),
+            name: spec.name.clone(),
             uid: uuid::Uuid::new_v4().to_string(),
             namespace: "default".to_owned(),
             attempt: 0,
         }),
+        annotations: spec.annotations.clone().into_iter().collect(),
         linux: Some(LinuxPodSandboxConfig {
             cgroup_parent: format!("/{group}"),
             security_context: Some(LinuxSandboxSecurityContext { namespace_options: Some(namespaces()), privileged }),
@@ -150,7 +166,9 @@ fn sandbox_config(group: &str, name: &str, privileged: bool) -> PodSandboxConfig
 fn container_config(spec: &ContainerSpec) -> ContainerConfig {
     ContainerConfig {
         metadata: Some(ContainerMetadata { name: spec.name.clone(), attempt: 0 }),
-        image: Some(ImageSpec { image: REFERENCE.to_owned() }),
+        image: Some(ImageSpec { image: spec.image.clone().unwrap_or_else(|| REFERENCE.to_owned()) }),
+        envs: spec.env.iter().map(|(key, value)| KeyValue { key: key.clone(), value: value.clone() }).collect(),
+        annotations: spec.annotations.clone().into_iter().collect(),
         linux: Some(LinuxContainerConfig {
             security_context: Some(LinuxContainerSecurityContext {
                 privileged: spec.privileged,

@@ -1,15 +1,15 @@
-//! Puts crun behind a script that takes away what needs control group controllers.
+//! Puts a runtime behind a script that takes away what needs control group controllers.
 use std::{
     fs, io,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
-const SCRIPT: &str = include_str!("crun.sh");
+const SCRIPT: &str = include_str!("unlimited.sh");
 
-/// Writes the script into `dir`. It finds crun itself by the search path.
-pub(super) fn install(dir: &Path) -> io::Result<PathBuf> {
-    let path = dir.join("crun.sh");
+/// Writes the script for a runtime into `dir`. It finds the runtime itself by the search path.
+pub(super) fn install(dir: &Path, runtime: &str) -> io::Result<PathBuf> {
+    let path = dir.join(runtime).with_extension("sh");
     fs::write(&path, SCRIPT)?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
     Ok(path)
@@ -23,7 +23,7 @@ mod tests {
 
     use super::*;
 
-    /// What the script leaves of `resources` in a bundle's configuration, and what it starts crun with.
+    /// What the script leaves of `resources` in a bundle's configuration, and what it starts the runtime with.
     fn create(resources: &Value) -> (Value, String) {
         let dir = tempfile::tempdir().unwrap();
         let bundle = dir.path().join("a bundle");
@@ -32,7 +32,7 @@ mod tests {
         symlink("/bin/echo", dir.path().join("crun")).unwrap();
         // Started by sh, as a file just written cannot be executed while another test forks.
         let output = Command::new("sh")
-            .arg(install(dir.path()).unwrap())
+            .arg(install(dir.path(), "crun").unwrap())
             .args(["create", "--bundle"])
             .arg(&bundle)
             .arg("id")
