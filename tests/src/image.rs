@@ -5,6 +5,7 @@
 //! programs and libraries, mounted by CDI, run in it. Its command sleeps until told to end, also as the first process of
 //! a pod, so the same image serves as the pod's sandbox.
 use std::{
+    collections::HashSet,
     fs::{self, File},
     io,
     path::Path,
@@ -21,6 +22,7 @@ pub const REFERENCE: &str = "localhost/aliquot/shell:1";
 
 /// As the first process of a pod it gets no default action for SIGTERM, hence the trap.
 const SLEEP: &str = "trap 'exit 0' TERM INT; while :; do sleep 3600 & wait $!; done";
+const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 const DIRECTORIES: [(&str, u32); 10] = [
     ("dev", 0o755),
     ("etc", 0o755),
@@ -53,44 +55,52 @@ pub enum Entry {
     Device(u32, u32),
 }
 
-/// An image: that of the shell, with a layer of its own on top.
+/// An image: that of the shell, with layers on top.
 #[derive(Debug, Clone)]
 pub struct Image {
     reference: String,
-    entries: Vec<(String, Entry)>,
+    layers: Vec<Vec<(String, Entry)>>,
 }
 
 impl Image {
     /// One with nothing of its own.
     pub fn new(reference: &str) -> Self {
-        Self { reference: reference.to_owned(), entries: Vec::new() }
+        Self { reference: reference.to_owned(), layers: Vec::new() }
     }
 
-    /// Adds an entry at a path from the root, without the leading slash.
-    pub fn with(mut self, path: &str, entry: Entry) -> Self {
-        self.entries.push((path.to_owned(), entry));
-        self
+    /// One with a layer on top of this one's, of entries by their paths from the root, without the leading slash.
+    pub fn with(&self, reference: &str, layer: Vec<(String, Entry)>) -> Self {
+        let layers = self.layers.iter().cloned().chain([layer]).collect();
+        Self { reference: reference.to_owned(), layers }
     }
 
     /// Its name in containerd.
     pub fn reference(&self) -> &str {
         &self.reference
     }
-
-    /// Writes it to `to`.
-    pub(crate) fn write(&self, toolbox: &Toolbox, to: &Path) -> io::Result<()> {
-        let mut layers = vec![layer(toolbox)?];
-        if !self.entries.is_empty() {
-            layers.push(own_layer(&self.entries)?);
-        }
-        write(&self.reference, &layers, to)
-    }
 }
 
-fn write(reference: &str, layers: &[Vec<u8>], to: &Path) -> io::Result<()> {
-    let mut blobs = Blobs(Builder::new(File::create(to)?));
-    let layers = layers.iter().map(|layer| blobs.add("application/vnd.oci.image.layer.v1.tar", layer));
-    let layers = layers.collect::<io::Result<Vec<Value>>>()?;
+/// Writes images to `to`.
+pub(crate) fn write(images: &[Image], toolbox: &Toolbox, to: &Path) -> io::Result<()> {
+    let mut blobs = Blobs { tar: Builder::new(File::create(to)?), written: HashSet::new() };
+    let base = blobs.add(LAYER, &layer(toolbox)?)?;
+    let manifests = images.iter().map(|image| add_image(&mut blobs, &base, image)).collect::<io::Result<Vec<_>>>()?;
+    let index = json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.index.v1+json",
+        "manifests": manifests,
+    });
+    add_file(&mut blobs.tar, "index.json", index.to_string().as_bytes(), 0o644)?;
+    add_file(&mut blobs.tar, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#, 0o644)?;
+    blobs.tar.into_inner().map(drop)
+}
+
+/// Adds an image's blobs, and returns its manifest's descriptor.
+fn add_image(blobs: &mut Blobs, base: &Value, image: &Image) -> io::Result<Value> {
+    let mut layers = vec![base.clone()];
+    for layer in &image.layers {
+        layers.push(blobs.add(LAYER, &own_layer(layer)?)?);
+    }
     let digests: Vec<&Value> = layers.iter().map(|layer| &layer["digest"]).collect();
     let config = json!({
         "architecture": architecture(),
@@ -106,15 +116,8 @@ fn write(reference: &str, layers: &[Vec<u8>], to: &Path) -> io::Result<()> {
     let manifest = json!({"schemaVersion": 2, "mediaType": kind, "config": config, "layers": layers});
     let mut manifest = blobs.add(kind, manifest.to_string().as_bytes())?;
     manifest["platform"] = json!({"architecture": architecture(), "os": "linux"});
-    manifest["annotations"] = json!({"io.containerd.image.name": reference});
-    let index = json!({
-        "schemaVersion": 2,
-        "mediaType": "application/vnd.oci.image.index.v1+json",
-        "manifests": [manifest],
-    });
-    add_file(&mut blobs.0, "index.json", index.to_string().as_bytes(), 0o644)?;
-    add_file(&mut blobs.0, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#, 0o644)?;
-    blobs.0.into_inner().map(drop)
+    manifest["annotations"] = json!({"io.containerd.image.name": image.reference});
+    Ok(manifest)
 }
 
 /// The architecture as Go, and therefore OCI, names it.
@@ -127,13 +130,19 @@ pub(crate) fn architecture() -> &'static str {
 }
 
 /// A layout under construction, whose contents are named by their digests.
-struct Blobs(Builder<File>);
+struct Blobs {
+    tar: Builder<File>,
+    /// By digest; layers may be several images'.
+    written: HashSet<String>,
+}
 
 impl Blobs {
     /// Adds a blob and returns its descriptor.
     fn add(&mut self, media_type: &str, content: &[u8]) -> io::Result<Value> {
         let digest = sha256(content);
-        add_file(&mut self.0, &format!("blobs/sha256/{digest}"), content, 0o644)?;
+        if self.written.insert(digest.clone()) {
+            add_file(&mut self.tar, &format!("blobs/sha256/{digest}"), content, 0o644)?;
+        }
         Ok(json!({"mediaType": media_type, "digest": format!("sha256:{digest}"), "size": content.len()}))
     }
 }

@@ -4,6 +4,7 @@ pub mod debian;
 mod digest;
 pub mod holds;
 pub mod image;
+pub mod isolation;
 mod look;
 pub mod node;
 pub mod objects;

@@ -26,7 +26,7 @@ const CONTROL: &str = "nvml-control.json";
 const CGROUPS: &str = "sys/fs/cgroup";
 
 /// What cargo builds for a node.
-const NAMES: [&str; 4] = ["aliquot-driver", "aliquot-hook", "libfake_nvml.so", "nvidia-smi"];
+const NAMES: [&str; 5] = ["aliquot-driver", "aliquot-hook", "isolation-probe", "libfake_nvml.so", "nvidia-smi"];
 
 /// What cargo built and a node is made from.
 #[derive(Debug, Clone)]
@@ -58,6 +58,11 @@ impl Artifacts {
     /// The container hook's binary.
     pub fn hook(&self) -> PathBuf {
         self.dir.join("aliquot-hook")
+    }
+
+    /// The program that tries in a container to reach devices.
+    pub fn probe(&self) -> PathBuf {
+        self.dir.join("isolation-probe")
     }
 
     fn library(&self) -> PathBuf {

@@ -3,6 +3,14 @@ use std::{ffi::OsString, path::PathBuf};
 
 use crate::container::{Job, Link, Named};
 
+/// What to do, and where to write why it wasn't done.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Order {
+    pub(crate) command: Command,
+    /// On the host.
+    pub(crate) log: Option<PathBuf>,
+}
+
 /// What to do.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Command {
@@ -29,11 +37,12 @@ pub(crate) struct Limit {
 pub(crate) struct Error(String);
 
 const USAGE: &str = "prepare-container [--params FILE] [--driver-version VERSION] [--link TARGET::PATH]... \
-                     [--library-dir PATH]... [--library NAME=FILE]... | limit-memory --socket PATH --claim UID --device NAME";
+                     [--library-dir PATH]... [--library NAME=FILE]... | limit-memory --socket PATH --claim UID --device NAME, \
+                     either with [--log FILE]";
 /// More links or libraries are none that a driver has.
 const MOST: usize = 1024;
 
-impl Command {
+impl Order {
     pub(crate) fn parse(words: impl Iterator<Item = OsString>) -> Result<Self, Error> {
         let mut words =
             words.map(|word| word.into_string().map_err(|word| Error(format!("{} is no text", word.display()))));
@@ -43,11 +52,14 @@ impl Command {
             let value = words.next().transpose()?.ok_or_else(|| Error(format!("{flag} has no value")))?;
             flags.push((flag, value));
         }
-        match command.as_str() {
-            "prepare-container" => job(flags).map(Self::Prepare),
-            "limit-memory" => limit(flags).map(Self::Limit),
+        let log = flags.extract_if(.., |(flag, _)| flag == "--log").last();
+        let log = log.map(|(flag, path)| absolute(&flag, &path).map(PathBuf::from)).transpose()?;
+        let command = match command.as_str() {
+            "prepare-container" => job(flags).map(Command::Prepare),
+            "limit-memory" => limit(flags).map(Command::Limit),
             _ => Err(Error(format!("{command:?} is no command"))),
-        }
+        };
+        Ok(Self { command: command?, log })
     }
 }
 
@@ -116,8 +128,21 @@ fn absolute(flag: &str, path: &str) -> Result<String, Error> {
 mod tests {
     use super::*;
 
+    fn order(line: &str) -> Result<Order, String> {
+        Order::parse(line.split_whitespace().map(OsString::from)).map_err(|error| error.to_string())
+    }
+
     fn parse(line: &str) -> Result<Command, String> {
-        Command::parse(line.split_whitespace().map(OsString::from)).map_err(|error| error.to_string())
+        order(line).map(|order| order.command)
+    }
+
+    #[test]
+    fn every_command_may_have_a_log() {
+        for line in ["prepare-container --log /p/log", "limit-memory --socket /s --log /p/log --claim u1 --device d"] {
+            assert_eq!(order(line).unwrap().log.as_deref(), Some(std::path::Path::new("/p/log")));
+        }
+        assert_eq!(order("prepare-container").unwrap().log, None);
+        assert!(order("prepare-container --log log").unwrap_err().contains("no plain absolute path"));
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod args;
 mod ask;
 mod compat;
 mod container;
+mod log;
 mod params;
 mod rootfs;
 mod state;
@@ -24,7 +25,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use args::Command;
+use args::{Command, Order};
 use rootfs::Rootfs;
 use rustix::fs::Mode;
 use state::State;
@@ -61,19 +62,31 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     // The runtime's directory may be the container's, which nothing here has business with.
-    let result = std::env::set_current_dir("/").map_err(ask::Error::from).map_err(Error::from);
-    match result.and_then(|()| run(begun + PATIENCE)) {
-        Ok(()) => ExitCode::SUCCESS,
+    let order = std::env::set_current_dir("/").map_err(ask::Error::from).map_err(Error::from);
+    let order = order.and_then(|()| {
+        let order = Order::parse(std::env::args_os().skip(1))?;
+        Ok((order, State::read(io::stdin().lock())?))
+    });
+    let (order, state) = match order {
+        Ok(order) => order,
         Err(error) => {
             tell(&error);
-            ExitCode::FAILURE
+            return ExitCode::FAILURE;
         }
+    };
+    let Err(error) = run(order.command, &state, begun + PATIENCE) else {
+        return ExitCode::SUCCESS;
+    };
+    tell(&error);
+    if let Some(path) = order.log
+        && let Err(error) = log::append(&path, state.id(), &error)
+    {
+        tell(&format_args!("{} can't be written: {error}", path.display()));
     }
+    ExitCode::FAILURE
 }
 
-fn run(deadline: Instant) -> Result<(), Error> {
-    let command = Command::parse(std::env::args_os().skip(1))?;
-    let state = State::read(io::stdin().lock())?;
+fn run(command: Command, state: &State, deadline: Instant) -> Result<(), Error> {
     match command {
         Command::Prepare(job) => {
             // What is made for the container is readable in it, whatever the runtime's umask.

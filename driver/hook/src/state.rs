@@ -41,6 +41,11 @@ impl State {
         Ok(Self(serde_json::from_slice(&bytes)?))
     }
 
+    /// The container's id, as the runtime names it; for people.
+    pub(crate) fn id(&self) -> &str {
+        self.0.get("id").and_then(Value::as_str).unwrap_or("?")
+    }
+
     /// The pid of the container's first process, as the host counts.
     pub(crate) fn pid(&self) -> Result<NonZeroI32, Error> {
         let pid = self.0.get("pid").and_then(Value::as_i64).and_then(|pid| i32::try_from(pid).ok());

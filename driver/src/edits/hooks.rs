@@ -95,7 +95,11 @@ fn run(installed: &Installed, command: &str, words: Vec<String>) -> Hook {
     Hook {
         hook_name: HookName::CreateContainer,
         path: installed.path.to_string_lossy().into_owned(),
-        args: [hook::NAME, command].map(str::to_owned).into_iter().chain(words).collect(),
+        args: [hook::NAME, command, "--log", &installed.log().to_string_lossy()]
+            .map(str::to_owned)
+            .into_iter()
+            .chain(words)
+            .collect(),
         env: HookEnv::one("PATH", "/nowhere"),
         timeout: Some(SECONDS),
     }
@@ -114,7 +118,7 @@ mod tests {
         record.devices[0].share.as_mut().unwrap().hard = true;
         let hook = limit(&roots("/d", "/d"), &record, &name).unwrap();
         assert_eq!(hook.path, "/var/lib/kubelet/plugins/gpu.example.com/aliquot-hook");
-        let args = "aliquot-hook limit-memory --socket /var/lib/kubelet/plugins/gpu.example.com/limits.sock --claim u1 \
+        let args = "aliquot-hook limit-memory --log /var/lib/kubelet/plugins/gpu.example.com/hook.log --socket /var/lib/kubelet/plugins/gpu.example.com/limits.sock --claim u1 \
                     --device u1-gpu-0";
         assert_eq!(hook.args.join(" "), args);
         record.devices[0].admin_access = true;

@@ -81,7 +81,8 @@ fn the_nodes_spec_has_each_file_once_and_a_hook_for_its_names() {
     assert_eq!((&hook["hookName"], &hook["path"]), (&json!("createContainer"), &json!("/plugin/aliquot-hook")));
     assert_eq!(hook["env"], json!(["PATH=/nowhere"]));
     let args = [
-        "aliquot-hook prepare-container --params /plugin/params --driver-version 570.1".to_owned(),
+        "aliquot-hook prepare-container --log /plugin/hook.log --params /plugin/params --driver-version 570.1"
+            .to_owned(),
         format!("--library-dir {dir} --library-dir /usr/lib64"),
         format!("--link {dir}/libGLX_nvidia.so.570.1::{dir}/libGLX_indirect.so.0"),
         format!("--link {dir}/libGLX_nvidia.so.570.1::/usr/lib64/libGLX_indirect.so.0"),

@@ -14,6 +14,8 @@ use crate::roots::Roots;
 
 /// Its name, beside the driver and in the plugin's directory.
 pub(crate) const NAME: &str = "aliquot-hook";
+/// What the hook writes of containers that it refuses, in the same directory.
+const LOG: &str = "hook.log";
 /// The kernel module's parameters as containers see them, in the same directory.
 const PARAMS: &str = "params";
 
@@ -46,6 +48,13 @@ pub struct Hook {
     pub path: PathBuf,
     /// The parameters that containers are shown; none where the module has none.
     pub params: Option<PathBuf>,
+}
+
+impl Hook {
+    /// Where the hook writes why a container wasn't started.
+    pub(crate) fn log(&self) -> PathBuf {
+        self.path.with_file_name(LOG)
+    }
 }
 
 /// Puts the hook in its place, and beside it the parameters that containers are shown; one that stays away is told of.

@@ -7,8 +7,10 @@ if [ "$version" = 2 ]; then
 	# One hierarchy, writable, however the machine has it: version 2's device filters need no controller.
 	umount --recursive /sys/fs/cgroup 2>/dev/null || true
 	mount -t cgroup2 cgroup2 /sys/fs/cgroup
+else
+	# Each controller's hierarchy stays where the machine has it; crun refuses to work with both versions.
+	umount /sys/fs/cgroup/unified 2>/dev/null || true
 fi
-# With version 1 each controller has a hierarchy, and is where the machine has it.
 groups() {
 	for dir in "/sys/fs/cgroup/$group" /sys/fs/cgroup/*/"$group"; do
 		[ ! -d "$dir" ] || echo "$dir"

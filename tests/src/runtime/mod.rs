@@ -23,7 +23,7 @@ use tonic::Status;
 
 use crate::{
     debian::Toolbox,
-    image::{Image, REFERENCE},
+    image::{self, Image, REFERENCE},
 };
 
 const INIT: &str = include_str!("init.sh");
@@ -123,7 +123,7 @@ impl Containerd {
         let client = cri::Client::new(&socket);
         let mut containerd = Self { init, client, socket, log, group, toolbox: toolbox.clone(), dir };
         containerd.answers().await?;
-        containerd.import(&Image::new(REFERENCE)).await?;
+        containerd.import(&[Image::new(REFERENCE)]).await?;
         Ok(containerd)
     }
 
@@ -178,10 +178,10 @@ impl Containerd {
         last.into_iter().rev().collect::<Vec<_>>().join("\n")
     }
 
-    /// Makes an image known, by its reference.
-    pub async fn import(&self, image: &Image) -> Result<(), Error> {
-        let file = self.dir.join("image.tar");
-        image.write(&self.toolbox, &file).map_err(io_error(file.display()))?;
+    /// Makes images known, by their references.
+    pub async fn import(&self, images: &[Image]) -> Result<(), Error> {
+        let file = self.dir.join("images.tar");
+        image::write(images, &self.toolbox, &file).map_err(io_error(file.display()))?;
         let mut ctr = tokio::process::Command::new(self.toolbox.program("ctr"));
         ctr.arg("--address").arg(&self.socket).args(["--namespace", "k8s.io"]);
         // A pod's container is unpacked when it is created, by the snapshotter that is configured for pods.
@@ -190,13 +190,15 @@ impl Containerd {
         if !output.status.success() {
             return Err(Error::Import(String::from_utf8_lossy(&output.stderr).into_owned()));
         }
-        // The runtime interface learns of the image by an event, a moment after the import.
+        // The runtime interface learns of images by an event, a moment after the import.
         let deadline = Instant::now() + START;
-        while !self.client.has_image(image.reference()).await? {
-            if Instant::now() > deadline {
-                return Err(Error::Import("containerd does not list it".to_owned()));
+        for image in images {
+            while !self.client.has_image(image.reference()).await? {
+                if Instant::now() > deadline {
+                    return Err(Error::Import(format!("containerd does not list {}", image.reference())));
+                }
+                tokio::time::sleep(POLL).await;
             }
-            tokio::time::sleep(POLL).await;
         }
         fs::remove_file(&file).map_err(io_error(file.display()))
     }

@@ -1,6 +1,7 @@
 //! The tasks of `cargo xtask`, one per file.
 mod bench;
 mod fuzz;
+mod isolation;
 mod node;
 mod playground;
 mod test;
@@ -23,6 +24,8 @@ enum Task {
     Test(test::Test),
     /// Measures what the project promises, beside a floor measured in the same run.
     Bench(bench::Bench),
+    /// Tries to reach, from within real containers, every device that they weren't given; counts what was reachable.
+    Isolation(isolation::Isolation),
     /// Shows the main job on simulated GPUs, in real containers where root allows.
     Playground(playground::Play),
     /// Fuzzes everything that reads what others wrote; needs a C++ compiler.
@@ -79,6 +82,7 @@ pub fn run() -> ExitCode {
     let result = match Xtask::parse().task {
         Task::Test(test) => test.run(),
         Task::Bench(bench) => bench.run(),
+        Task::Isolation(isolation) => isolation.run(),
         Task::Playground(play) => play.run(),
         Task::Fuzz(fuzz) => fuzz.run(),
         Task::Node(node) => node.run(),
@@ -110,7 +114,9 @@ fn build_release() -> Result<(), Error> {
 fn build_with(more: &[&str]) -> Result<(), Error> {
     let mut arguments = vec!["build", "--locked"];
     // Built together with this package, everything has the features that are compiled already.
-    for package in ["aliquot-tests", "aliquot-driver", "aliquot-hook", "fake-nvml", "fake-nvidia-smi"] {
+    for package in
+        ["aliquot-tests", "aliquot-driver", "aliquot-hook", "fake-nvml", "fake-nvidia-smi", "isolation-probe"]
+    {
         arguments.extend(["-p", package]);
     }
     arguments.extend(more);
