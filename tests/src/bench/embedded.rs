@@ -8,7 +8,7 @@ use kube::{
 };
 use kubelet_api::dra::v1::Claim;
 
-use super::{Driver, Floor, Plan, Report, claims, measure, shares};
+use super::{Driver, Floor, Plan, Report, claims, hook, measure, shares};
 use crate::testbed::{DRIVER, Result, Testbed};
 
 /// How often the driver is started to see how long that takes.
@@ -42,7 +42,7 @@ pub async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
     tokio::time::sleep(REST).await;
     #[allow(clippy::cast_precision_loss, reason = "a handful")]
     report.add("api_writes_at_rest", "writes", (testbed.api.writes() - before) as f64, None, Some(0.0));
-    Ok(())
+    hook::run(report).await
 }
 
 /// From the start of the process to the slices that a client sees.

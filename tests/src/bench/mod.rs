@@ -5,6 +5,7 @@
 pub mod claims;
 pub mod embedded;
 mod floor;
+mod hook;
 mod measure;
 mod report;
 mod shares;

@@ -96,7 +96,7 @@ async fn hostile(scene: &Scene<'_>, runtime: Runtime, tally: &mut Tally) -> Resu
         ContainerSpec { env: env.clone(), ..container("own", &own.ids) },
         ContainerSpec { env: env.clone(), ..container("bare", &[]) },
     ];
-    let pod = PodSpec { name: "hostile".to_owned(), annotations: annotations.clone(), runtime, containers };
+    let pod = PodSpec { name: "hostile".to_owned(), annotations, runtime, containers };
     let pod = scene.run_as(&pod).await?;
     scene.judge(&pod, "own", "a hostile pod's container", &own.own, tally).await?;
     scene.judge(&pod, "bare", "a hostile pod's container without a claim", &Own::default(), tally).await?;
@@ -106,8 +106,9 @@ async fn hostile(scene: &Scene<'_>, runtime: Runtime, tally: &mut Tally) -> Resu
     }
     pod.remove().await?;
     // The kubelet alone says these, and it is trusted: what comes of them is told and isn't counted.
+    let one = [("cdi.k8s.io/guessed".to_owned(), guessed.clone())].into();
     for (words, spec) in [
-        ("a container's annotation", ContainerSpec { annotations, ..container("one", &[]) }),
+        ("a container's annotation", ContainerSpec { annotations: one, ..container("one", &[]) }),
         ("a CDI device by name", container("one", std::slice::from_ref(guessed))),
     ] {
         match scene.run("kubelet", runtime, vec![spec]).await {
