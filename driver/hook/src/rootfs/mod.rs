@@ -122,7 +122,8 @@ impl Rootfs {
                     return Ok(());
                 }
             }
-            Ok(_) | Err(Errno::NOENT) => {}
+            Ok(_) => {}
+            Err(Errno::NOENT) => return symlinkat(target, &dir, name).map_err(failed),
             Err(error) => return Err(failed(error)),
         }
         let temporary = temporary();
