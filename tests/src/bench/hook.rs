@@ -1,7 +1,7 @@
 //! What a container's start waits for, the hook, and how large the specs are that the runtime reads for it.
 use std::{
     fs, io,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Instant,
 };
@@ -79,18 +79,17 @@ fn times(hook: &Value) -> Result<Vec<f64>> {
         })
         .collect();
     let cache = ld_cache::merge(None, &libraries, Machine::HERE)?;
-    let bundle = tempfile::Builder::new().prefix("aliquot-hook").tempdir()?;
-    let rootfs = bundle.path().join("rootfs");
-    fs::write(bundle.path().join("config.json"), json!({"root": {"path": "rootfs"}}).to_string())?;
-    fs::write(bundle.path().join("state"), json!({"id": "c", "bundle": bundle.path()}).to_string())?;
+    let dir = tempfile::Builder::new().prefix("aliquot-hook").tempdir()?;
+    // Beforehand, so that no run waits for what is made or removed for another.
+    let bundles: Vec<PathBuf> = (0..RUNS).map(|number| dir.path().join(number.to_string())).collect();
+    bundles.iter().try_for_each(|bundle| lay_out(bundle, &cache))?;
     let mut times = Vec::with_capacity(RUNS);
-    for _ in 0..RUNS {
-        lay_out(&rootfs, &cache)?;
+    for bundle in &bundles {
         let begun = Instant::now();
         let output = Command::new(program)
             .args(words.get(1..).unwrap_or_default())
             .env_clear()
-            .stdin(fs::File::open(bundle.path().join("state"))?)
+            .stdin(fs::File::open(bundle.join("state"))?)
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .output()?;
@@ -98,15 +97,17 @@ fn times(hook: &Value) -> Result<Vec<f64>> {
         if !output.status.success() {
             return Err(String::from_utf8_lossy(&output.stderr).into_owned().into());
         }
-        fs::remove_dir_all(&rootfs)?;
     }
     Ok(measure::sorted(times))
 }
 
-fn lay_out(rootfs: &Path, cache: &[u8]) -> io::Result<()> {
+fn lay_out(bundle: &Path, cache: &[u8]) -> io::Result<()> {
+    let rootfs = bundle.join("rootfs");
     let multiarch = format!("usr/lib/{}-linux-gnu", std::env::consts::ARCH);
     for dir in ["etc/ld.so.conf.d", "usr/lib64", &multiarch] {
         fs::create_dir_all(rootfs.join(dir))?;
     }
+    fs::write(bundle.join("config.json"), json!({"root": {"path": "rootfs"}}).to_string())?;
+    fs::write(bundle.join("state"), json!({"id": "c", "bundle": bundle}).to_string())?;
     fs::write(rootfs.join("etc/ld.so.cache"), cache)
 }
