@@ -78,10 +78,9 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     };
     tell(&error);
-    if let Some(path) = order.log
-        && let Err(error) = log::append(&path, state.id(), &error)
-    {
-        tell(&format_args!("{} can't be written: {error}", path.display()));
+    if let Some(path) = order.log {
+        // The reason was told; that it is told once only doesn't make it another.
+        let _ = log::append(&path, state.id(), &error);
     }
     ExitCode::FAILURE
 }

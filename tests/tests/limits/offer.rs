@@ -55,7 +55,8 @@ async fn a_share_with_a_limit_brings_the_hook_and_nothing_else_does() -> Result<
     let expected = json!([{
         "hookName": "createRuntime",
         "path": path,
-        "args": ["aliquot-hook", "limit-memory", "--socket", socket, "--claim", claim.uid, "--device", name],
+        "args": ["aliquot-hook", "limit-memory", "--log", plugin.join("hook.log"), "--socket", socket, "--claim",
+            claim.uid, "--device", name],
         "env": ["PATH=/nowhere"],
         "timeout": 15,
     }]);
