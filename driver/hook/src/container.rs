@@ -66,48 +66,48 @@ pub(crate) fn prepare(job: &Job, root: &Rootfs) -> Result<(), Error> {
             linked => linked?,
         }
     }
-    let mut libraries = name_libraries(job, root)?;
+    let Some((first, others)) = job.library_dirs.split_first() else { return Ok(()) };
+    let other_names = job.libraries.iter().filter(|library| library.name != library.file);
+    root.links(first, other_names.map(|library| (library.name.as_str(), library.file.as_str())))?;
+    let path = |name: &String| Library { name: name.clone(), path: format!("{first}/{name}") };
+    let mut libraries: Vec<Library> = job.libraries.iter().map(|library| path(&library.name)).collect();
     if let Some(version) = &job.driver_version {
         let newer = compat::libraries(root, version)?;
         libraries.retain(|library| newer.iter().all(|other| other.name != library.name));
         libraries.splice(..0, newer);
     }
-    if libraries.is_empty() { Ok(()) } else { Ok(show_to_loader(&libraries, root)?) }
-}
-
-/// Links the names to the files, so that a loader without a cache finds them as well.
-fn name_libraries(job: &Job, root: &Rootfs) -> Result<Vec<Library>, rootfs::Error> {
-    let Some((first, others)) = job.library_dirs.split_first() else { return Ok(Vec::new()) };
-    // An image may have both as one, in which a link by the file's own name would stand in the file's place.
-    let others: Vec<&String> = others.iter().filter(|dir| !root.is_one_dir(first, dir)).collect();
-    let mut libraries = Vec::with_capacity(job.libraries.len());
-    for Named { name, file } in &job.libraries {
-        for dir in &others {
-            root.link(&format!("{dir}/{name}"), &format!("{first}/{file}"))?;
-        }
-        let path = format!("{first}/{name}");
-        if name != file {
-            root.link(&path, file)?;
-        }
-        libraries.push(Library { name: name.clone(), path });
+    if libraries.is_empty() || show_to_loader(&libraries, root)? {
+        return Ok(());
     }
-    Ok(libraries)
+    // A loader that isn't told looks in one of these. An image may have two of them as one, in which a link by the file's
+    // own name would stand in the file's place.
+    for dir in others.iter().filter(|dir| !root.is_one_dir(first, dir)) {
+        let targets: Vec<String> = job.libraries.iter().map(|library| format!("{first}/{}", library.file)).collect();
+        let links =
+            job.libraries.iter().zip(&targets).map(|(library, target)| (library.name.as_str(), target.as_str()));
+        root.links(dir, links)?;
+    }
+    Ok(())
 }
 
-fn show_to_loader(libraries: &[Library], root: &Rootfs) -> Result<(), rootfs::Error> {
+/// Enters libraries into the loader's cache; false if that is left as it is.
+fn show_to_loader(libraries: &[Library], root: &Rootfs) -> Result<bool, rootfs::Error> {
     let cache = match root.read(CACHE, ld_cache::LARGEST) {
         Ok(cache) => cache,
         Err(error @ rootfs::Error::Large { .. }) => {
             tell(&error);
-            return Ok(());
+            return Ok(false);
         }
         Err(error) => return Err(error),
     };
     match ld_cache::merge(cache.as_deref(), libraries, Machine::HERE) {
         Ok(merged) if cache.as_deref() == Some(&merged) => {}
         Ok(merged) => root.write(CACHE, &merged)?,
-        // Whatever else the cache makes found would be lost; ours are in the loader's own directories as well.
-        Err(error) => tell(&format_args!("{CACHE} of the image is left as it is: {error}")),
+        // Whatever else the cache makes found would be lost.
+        Err(error) => {
+            tell(&format_args!("{CACHE} of the image is left as it is: {error}"));
+            return Ok(false);
+        }
     }
     if root.has_dir(CONFIG_DIR) {
         let mut dirs: Vec<&str> = Vec::new();
@@ -118,7 +118,7 @@ fn show_to_loader(libraries: &[Library], root: &Rootfs) -> Result<(), rootfs::Er
         }
         root.write(CONFIG, (dirs.join("\n") + "\n").as_bytes())?;
     }
-    Ok(())
+    Ok(true)
 }
 
 #[cfg(test)]
@@ -149,15 +149,13 @@ mod tests {
             params: None,
         };
         assert_eq!(prepared(dir.path(), &job), "/usr/lib64/libcuda.so.1");
-        for (path, target) in [
-            ("usr/lib64/gbm/x.so", "../libcuda.so.1"),
-            ("usr/lib64/libcuda.so.1", "libcuda.so.570.1"),
-            ("usr/lib/other/libcuda.so.1", "/usr/lib64/libcuda.so.570.1"),
-            ("usr/lib/other/libodd.so", "/usr/lib64/libodd.so"),
-        ] {
+        for (path, target) in
+            [("usr/lib64/gbm/x.so", "../libcuda.so.1"), ("usr/lib64/libcuda.so.1", "libcuda.so.570.1")]
+        {
             assert_eq!(fs::read_link(dir.path().join(path)).unwrap(), Path::new(target), "{path}");
         }
         assert!(!dir.path().join("usr/lib64/libodd.so").is_symlink(), "it is the file itself");
+        assert!(!dir.path().join("usr/lib/other").exists(), "the cache is enough");
         let config = || fs::read_to_string(dir.path().join("etc/ld.so.conf.d/00-aliquot.conf")).unwrap();
         assert_eq!(config(), "/usr/lib64\n");
         fs::create_dir_all(dir.path().join("usr/local/cuda/compat")).unwrap();
@@ -174,6 +172,8 @@ mod tests {
         fs::create_dir_all(dir.path().join("usr/lib/multi")).unwrap();
         std::os::unix::fs::symlink("lib/multi", dir.path().join("usr/lib64")).unwrap();
         fs::write(dir.path().join("usr/lib/multi/libodd.so"), "mounted").unwrap();
+        fs::create_dir(dir.path().join("etc")).unwrap();
+        fs::write(dir.path().join("etc/ld.so.cache"), "rubbish").unwrap();
         let job = Job {
             library_dirs: vec!["/usr/lib/multi".into(), "/usr/lib64".into()],
             libraries: vec![named("libodd.so", "libodd.so")],
@@ -184,16 +184,19 @@ mod tests {
     }
 
     #[test]
-    fn a_cache_that_cannot_be_read_is_left_as_it_is() {
+    fn a_cache_that_cannot_be_read_is_left_as_it_is_and_names_are_where_loaders_look() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("etc")).unwrap();
         fs::write(dir.path().join("etc/ld.so.cache"), "rubbish").unwrap();
         let job = Job {
-            library_dirs: vec!["/usr/lib64".into()],
-            libraries: vec![named("libcuda.so.1", "libcuda.so.570.1")],
+            library_dirs: vec!["/usr/lib64".into(), "/usr/lib/other".into()],
+            libraries: vec![named("libcuda.so.1", "libcuda.so.570.1"), named("libodd.so", "libodd.so")],
             ..Job::default()
         };
         prepare(&job, &Rootfs::open(dir.path()).unwrap()).unwrap();
         assert_eq!(fs::read_to_string(dir.path().join("etc/ld.so.cache")).unwrap(), "rubbish");
+        for (name, target) in [("libcuda.so.1", "/usr/lib64/libcuda.so.570.1"), ("libodd.so", "/usr/lib64/libodd.so")] {
+            assert_eq!(fs::read_link(dir.path().join("usr/lib/other").join(name)).unwrap(), Path::new(target));
+        }
     }
 }

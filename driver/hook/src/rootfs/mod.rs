@@ -110,27 +110,22 @@ impl Rootfs {
 
     /// Puts a symbolic link in the place of whatever is there but a directory.
     pub(crate) fn link(&self, path: &str, target: &str) -> Result<(), Error> {
-        let (dir, name) = self.place(path)?;
-        let failed = |source: Errno| at(path, "linked", source.into());
-        match statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(there) if FileType::from_raw_mode(there.st_mode) == FileType::Directory => {
-                return Err(Error::Directory { path: path.to_owned() });
-            }
-            Ok(there) if FileType::from_raw_mode(there.st_mode) == FileType::Symlink => {
-                let to = readlinkat(&dir, name, Vec::new()).map_err(failed)?;
-                if to.to_bytes() == target.as_bytes() {
-                    return Ok(());
-                }
-            }
-            Ok(_) => {}
-            Err(Errno::NOENT) => return symlinkat(target, &dir, name).map_err(failed),
-            Err(error) => return Err(failed(error)),
-        }
-        let temporary = temporary();
-        symlinkat(target, &dir, &temporary).map_err(failed)?;
-        renameat(&dir, &temporary, &dir, name).map_err(|error| {
-            let _ = unlinkat(&dir, &temporary, AtFlags::empty());
-            failed(error)
+        let (dir, name) = path.rsplit_once('/').unwrap_or(("", path));
+        self.links(dir, [(name, target)])
+    }
+
+    /// The same for several names in one directory, which is opened once.
+    pub(crate) fn links<'a>(
+        &self,
+        dir: &str,
+        links: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Result<(), Error> {
+        let open = self.dir(dir, DEEPEST)?;
+        links.into_iter().try_for_each(|(name, target)| {
+            link(open.as_fd(), name, target).map_err(|error| match error {
+                Errno::ISDIR => Error::Directory { path: format!("{dir}/{name}") },
+                error => at(&format!("{dir}/{name}"), "linked", error.into()),
+            })
         })
     }
 
@@ -234,6 +229,27 @@ pub(crate) fn by_descriptor(fd: &OwnedFd) -> String {
 
 fn is_same(one: &Stat, two: &Stat) -> bool {
     (one.st_dev, one.st_ino) == (two.st_dev, two.st_ino)
+}
+
+/// Links a name in an open directory.
+fn link(dir: BorrowedFd<'_>, name: &str, target: &str) -> Result<(), Errno> {
+    // Images have none of these names as a rule, so that most are one call.
+    match symlinkat(target, dir, name) {
+        Err(Errno::EXIST) => {}
+        linked => return linked,
+    }
+    let there = FileType::from_raw_mode(statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?.st_mode);
+    if there == FileType::Directory {
+        return Err(Errno::ISDIR);
+    }
+    if there == FileType::Symlink && readlinkat(dir, name, Vec::new())?.to_bytes() == target.as_bytes() {
+        return Ok(());
+    }
+    let temporary = temporary();
+    symlinkat(target, dir, &temporary)?;
+    renameat(dir, &temporary, dir, name).inspect_err(|_| {
+        let _ = unlinkat(dir, &temporary, AtFlags::empty());
+    })
 }
 
 /// In a directory that belongs to the container, in which nothing runs yet.
