@@ -135,13 +135,13 @@ fn the_hosts_root_is_refused_by_whatever_path() {
 #[test]
 fn where_nothing_can_be_written_the_path_and_the_reason_are_told_also_in_the_log() {
     let Some(bundle) = Bundle::new(&["usr/lib/multi", "usr/lib64"]) else { return };
-    let one = bundle.run(&format!("mount -t tmpfs -o ro none rootfs/usr/lib64; hook {LIBRARIES}"));
-    one.badly(&["/usr/lib64", "leads to a volume or another mount"]);
+    let one = bundle.run(&format!("mount -t tmpfs -o ro none rootfs/usr/lib/multi; hook {LIBRARIES}"));
+    one.badly(&["/usr/lib/multi", "leads to a volume or another mount"]);
     let all = format!("mount --bind rootfs rootfs; mount -o remount,bind,ro rootfs; hook {LIBRARIES}");
-    bundle.run(&all).badly(&["/usr/lib64/libcuda.so.1", "Read-only file system"]);
+    bundle.run(&all).badly(&["/usr/lib/multi/libcuda.so.1", "Read-only file system"]);
     let log = fs::read_to_string(bundle.path("log")).unwrap();
     let lines: Vec<&str> = log.lines().collect();
-    assert!(lines.len() == 2 && lines[1].contains(" c1 /usr/lib64/libcuda.so.1 in the container"), "{log}");
+    assert!(lines.len() == 2 && lines[1].contains(" c1 /usr/lib/multi/libcuda.so.1 in the container"), "{log}");
 }
 
 #[test]
