@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 /// More than a node has to tell at a time; what is beyond is only in the log.
 const MOST: usize = 256;
 /// The API server refuses a longer note (events.k8s.io/v1).
-const LONGEST_NOTE: usize = 1024;
+pub(crate) const LONGEST_NOTE: usize = 1024;
 
 /// How long one may take to be written before the connection is taken for dead: the next ones wait for it.
 const ONE_CALL: Duration = Duration::from_secs(10);
@@ -74,9 +74,15 @@ impl Notices {
     }
 }
 
-fn event(type_: EventType, reason: &str, action: &str, mut note: String) -> Event {
-    note.truncate(note.floor_char_boundary(LONGEST_NOTE));
-    Event { type_, reason: reason.to_owned(), note: Some(note), action: action.to_owned(), secondary: None }
+/// The beginning of a text, of so many bytes at most.
+pub(crate) fn cut(mut text: String, longest: usize) -> String {
+    text.truncate(text.floor_char_boundary(longest));
+    text
+}
+
+fn event(type_: EventType, reason: &str, action: &str, note: String) -> Event {
+    let note = Some(cut(note, LONGEST_NOTE));
+    Event { type_, reason: reason.to_owned(), note, action: action.to_owned(), secondary: None }
 }
 
 /// Writes each notice until `stop`. An event that can't be written is only logged: the log has said the same.

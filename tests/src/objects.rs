@@ -51,3 +51,17 @@ pub fn templates() -> [Value; 2] {
         template("share", &json!({"deviceClassName": "share.gpu.aliquot.dev"})),
     ]
 }
+
+/// A claim of its own to a share, named `shared`, for several pods.
+pub fn shared_claim() -> Value {
+    let request = json!({"name": "gpu", "exactly": {"deviceClassName": "share.gpu.aliquot.dev"}});
+    json!({"apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaim", "metadata": {"name": "shared"},
+        "spec": {"devices": {"requests": [request]}}})
+}
+
+/// A pod that uses it.
+pub fn pod_of_shared(name: &str) -> Value {
+    let mut pod = pod(name, &[""]);
+    pod["spec"]["resourceClaims"] = json!([{"name": "c0", "resourceClaimName": "shared"}]);
+    pod
+}

@@ -87,6 +87,15 @@ impl Call {
         self.deadline.saturating_duration_since(Instant::now())
     }
 
+    /// What comes of `work`; none if the deadline passes or the call is cancelled before.
+    pub async fn limit<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            done = work => Some(done),
+            () = tokio::time::sleep(self.remaining()) => None,
+            () = self.cancelled.cancelled() => None,
+        }
+    }
+
     /// Waits for `pause`; false if the deadline would pass meanwhile or the call is cancelled, without waiting it out.
     pub async fn pause(&self, pause: Duration) -> bool {
         if pause >= self.remaining() {

@@ -10,6 +10,8 @@ mod gpu;
 mod memory;
 mod name;
 mod pci;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod version;
 
 pub use gpu::{BrokenGpu, ComputeCapability, DrmNode, Gpu, Inventory};

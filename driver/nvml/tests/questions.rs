@@ -10,7 +10,7 @@ use std::{
 
 use aliquot_model::{GpuUuid, Memory};
 use aliquot_nvml::{Error, GpuProcess, Nvml, Session};
-use fake_nvml::{Control, Limits, Process, Profile};
+use fake_nvml::{Control, Limits, Process, Profile, built_library};
 
 const LONG: Duration = Duration::from_secs(20);
 const SHORT: Duration = Duration::from_millis(100);
@@ -27,7 +27,8 @@ impl Node {
         let mut profile = Profile::named("mixed").unwrap();
         profile.gpus[0].memory_limits = true;
         let node = Self { dir: tempfile::tempdir().unwrap(), profile };
-        std::fs::write(node.library(), node.profile.append_to(&std::fs::read(built_library()).unwrap())).unwrap();
+        std::fs::write(node.library(), node.profile.append_to(&std::fs::read(built_library().unwrap()).unwrap()))
+            .unwrap();
         for name in ["nvidiactl", "nvidia0", "nvidia1", "nvidia2"] {
             std::fs::write(node.dir.path().join(name), "").unwrap();
         }
@@ -58,14 +59,6 @@ impl Node {
     fn uuid(&self, index: usize) -> GpuUuid {
         self.profile.gpus[index].uuid.parse().unwrap()
     }
-}
-
-/// Where cargo puts the library that belongs to this test.
-fn built_library() -> PathBuf {
-    let exe = std::env::current_exe().unwrap();
-    let deps = exe.parent().unwrap();
-    let places = [deps.join("libfake_nvml.so"), deps.parent().unwrap().join("libfake_nvml.so")];
-    places.into_iter().find(|path| path.is_file()).unwrap()
 }
 
 struct Sleeper(Child);

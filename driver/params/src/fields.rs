@@ -87,7 +87,8 @@ impl<'a> Fields<'a> {
     }
 }
 
-pub(crate) fn type_of(value: &Value) -> &'static str {
+/// What a value is, in words.
+pub fn type_of(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "a boolean",

@@ -19,6 +19,7 @@ mod time;
 
 pub use config::{Config, Sharing, TimeSlicing, decode};
 pub use fault::{Fault, Faults};
+pub use fields::type_of;
 pub use time::{InvalidDuration, TimeSlice, duration};
 
 /// The one version of the parameters and of the policy.

@@ -191,16 +191,15 @@ impl Claims {
     /// The last reading of the node's GPUs, waiting for the first one.
     async fn found(&self, call: &Call) -> Result<Arc<Found>, Failure> {
         let mut view = self.view.clone();
-        let first = view.wait_for(|view| *view != View::Searching);
-        let view = tokio::select! {
-            view = first => view.map_or(View::Searching, |view| view.clone()),
-            () = tokio::time::sleep(call.remaining()) => View::Searching,
-            () = call.cancelled.cancelled() => View::Searching,
-        };
-        match view {
-            View::Ready(found) => Ok(found),
-            View::Searching => Err(Failure::Transient("the node's GPUs have not been read yet".to_owned())),
-            View::Unavailable(reason) => Err(Failure::Transient(format!("the node's GPUs can't be read: {reason}"))),
+        let first = call.limit(view.wait_for(|view| *view != View::Searching)).await;
+        match first.and_then(Result::ok).as_deref() {
+            Some(View::Ready(found)) => Ok(Arc::clone(found)),
+            Some(View::Searching) | None => {
+                Err(Failure::Transient("the node's GPUs have not been read yet".to_owned()))
+            }
+            Some(View::Unavailable(reason)) => {
+                Err(Failure::Transient(format!("the node's GPUs can't be read: {reason}")))
+            }
         }
     }
 
@@ -208,12 +207,8 @@ impl Claims {
     /// is no good one, what has been allocated is prepared by the defaults.
     async fn judged_policy(&self, call: &Call) -> Result<Arc<Policy>, Failure> {
         let mut policy = self.policy.clone();
-        let judged = policy.wait_for(|now| now.policy().is_some() || now.trouble().is_some());
-        let judged = tokio::select! {
-            judged = judged => judged.ok().map(|now| now.policy().unwrap_or_default()),
-            () = tokio::time::sleep(call.remaining()) => None,
-            () = call.cancelled.cancelled() => None,
-        };
+        let judged = call.limit(policy.wait_for(|now| now.policy().is_some() || now.trouble().is_some())).await;
+        let judged = judged.and_then(Result::ok).map(|now| now.policy().unwrap_or_default());
         judged.ok_or_else(|| Failure::Transient("the policy has not been read yet".to_owned()))
     }
 
@@ -368,11 +363,7 @@ impl Driver for Claims {
 
 /// Whether a spec has every device that the record's answer names.
 fn covers(spec: &cdi_spec::Spec, record: &Record) -> bool {
-    let named = |held: &record::Held| {
-        held.cdi_id
-            .split_once('=')
-            .is_some_and(|(_, name)| spec.devices.iter().any(|device| device.name.as_str() == name))
-    };
+    let named = |held: &Held| spec.devices.iter().any(|device| device.name.as_str() == held.cdi_name());
     record.devices.iter().all(named)
 }
 

@@ -250,31 +250,14 @@ fn cdi_id(claim: &AllocatedClaim, device: &DeviceName, share: Option<&str>, site
 mod tests {
     use std::collections::BTreeMap;
 
-    use aliquot_model::{ComputeCapability, Gpu, Memory};
+    use aliquot_model::{Gpu, Memory, testing};
     use dra_plugin::{ClaimRef, OpaqueConfig, RequestName};
     use proptest::prelude::*;
 
     use super::*;
 
     fn gpu(bus: u8) -> Gpu {
-        Gpu {
-            uuid: format!("GPU-{bus:08x}-6dfb-38a3-2f06-448166423d32").parse().unwrap(),
-            pci: format!("0000:{bus:02x}:00.0").parse().unwrap(),
-            index: bus.into(),
-            minor: u32::from(bus) + 3,
-            product_name: "NVIDIA H100 80GB HBM3".into(),
-            brand: "Nvidia".into(),
-            architecture: "Hopper".into(),
-            compute_capability: ComputeCapability { major: 9, minor: 0 },
-            memory: Memory::from_bytes(80 << 30),
-            driver_version: "580.65.06".into(),
-            cuda_driver_version: "13.0".into(),
-            pcie_root: None,
-            numa_node: None,
-            drm: vec![],
-            process_memory: true,
-            hard_limits: false,
-        }
+        Gpu { minor: u32::from(bus) + 3, ..testing::gpu(bus) }
     }
 
     fn site() -> Site {

@@ -45,7 +45,7 @@ impl TimeSlices {
         self.owed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sets it, unless that is known to be done.
+    /// Sets it, and remembers so.
     async fn set(
         &self,
         gpu: &GpuUuid,

@@ -1,6 +1,7 @@
 //! YAML and JSON as value trees whose fields are read with their paths.
 use std::fmt;
 
+pub(crate) use aliquot_params::type_of;
 use serde_json::{Map, Value};
 
 use super::notes::{Fault, Faults, Notes};
@@ -124,18 +125,6 @@ pub(crate) fn list<'a>(fields: &'a Map<String, Value>, name: &str, at: &At, faul
 pub(crate) fn unknown(fields: &Map<String, Value>, known: &[&str], at: &At, notes: &mut Notes) {
     for name in fields.keys().filter(|name| !known.contains(&name.as_str())) {
         notes.warn(at.field(name), "is no field that convert knows, and is left out");
-    }
-}
-
-/// What a value is, in words.
-pub(crate) fn type_of(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a text",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
     }
 }
 

@@ -257,29 +257,12 @@ fn tell(last: &View, view: &View) {
 
 #[cfg(test)]
 mod tests {
-    use aliquot_model::{ComputeCapability, Memory};
+    use aliquot_model::testing;
 
     use super::*;
 
     fn gpu(index: u32) -> Gpu {
-        Gpu {
-            uuid: format!("GPU-{index}").parse().unwrap(),
-            pci: format!("0000:{index:02x}:00.0").parse().unwrap(),
-            index,
-            minor: index,
-            product_name: "NVIDIA H100 80GB HBM3".into(),
-            brand: "Nvidia".into(),
-            architecture: "Hopper".into(),
-            compute_capability: ComputeCapability { major: 9, minor: 0 },
-            memory: Memory::from_bytes(80 << 30),
-            driver_version: "580.65.06".into(),
-            cuda_driver_version: "13.0".into(),
-            pcie_root: None,
-            numa_node: None,
-            drm: vec![],
-            process_memory: true,
-            hard_limits: false,
-        }
+        Gpu { uuid: format!("GPU-{index}").parse().unwrap(), ..testing::gpu(index.try_into().unwrap()) }
     }
 
     fn overdue(gpu: Option<u32>) -> Result<Found, Trouble> {

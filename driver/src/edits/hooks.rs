@@ -78,7 +78,9 @@ pub(super) fn by_path(installed: &Installed, gpu: &Gpu) -> Option<Hook> {
 
 /// The question for a device's limit, where its memory is limited.
 pub(super) fn limit(roots: &Roots, record: &Record, device: &DeviceName) -> Option<Hook> {
-    let is_hard = record.devices.iter().any(|held| held.cdi_name() == device.as_str() && held.hard().is_some());
+    if !record.devices.iter().any(|held| held.cdi_name() == device.as_str() && held.hard().is_some()) {
+        return None;
+    }
     let text = |path: std::path::PathBuf| path.to_string_lossy().into_owned();
     let socket = text(roots.plugin.join(limits::SOCKET));
     let flags =
@@ -87,7 +89,7 @@ pub(super) fn limit(roots: &Roots, record: &Record, device: &DeviceName) -> Opti
     // Also where no hook could be installed this time: what a claim was promised fails rather than being forgotten.
     let installed = Installed { path: roots.plugin.join(hook::NAME), params: None };
     // The container's first process is in its cgroup then, and nothing of the container runs yet.
-    is_hard.then(|| Hook { hook_name: HookName::CreateRuntime, ..run(&installed, "limit-memory", words) })
+    Some(Hook { hook_name: HookName::CreateRuntime, ..run(&installed, "limit-memory", words) })
 }
 
 /// In the container's namespaces, before its root is its own.

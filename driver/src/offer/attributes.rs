@@ -87,7 +87,7 @@ fn number(value: u32) -> DeviceAttribute {
 
 #[cfg(test)]
 mod tests {
-    use aliquot_model::{ComputeCapability, Memory};
+    use aliquot_model::{Memory, testing};
     use aliquot_params::policy::Policy;
 
     use super::*;
@@ -95,21 +95,12 @@ mod tests {
     fn gpu() -> Gpu {
         Gpu {
             uuid: "GPU-a669635e-6dfb-38a3-2f06-448166423d32".parse().unwrap(),
-            pci: "0000:41:00.0".parse().unwrap(),
             index: 3,
             minor: 2,
-            product_name: "NVIDIA H100 80GB HBM3".into(),
-            brand: "Nvidia".into(),
-            architecture: "Hopper".into(),
-            compute_capability: ComputeCapability { major: 9, minor: 0 },
             memory: Memory::from_bytes(81_559 << 20),
-            driver_version: "580.65.06".into(),
-            cuda_driver_version: "13.0".into(),
             pcie_root: Some("pci0000:40".into()),
             numa_node: Some(0),
-            drm: vec![],
-            process_memory: true,
-            hard_limits: false,
+            ..testing::gpu(0x41)
         }
     }
 

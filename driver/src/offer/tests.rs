@@ -1,28 +1,11 @@
-use aliquot_model::{BrokenGpu, ComputeCapability, Memory};
+use aliquot_model::{BrokenGpu, Memory, testing};
 use dra_plugin::HealthStatus;
 use proptest::prelude::*;
 
 use super::*;
 
 pub(crate) fn gpu(bus: u8) -> Gpu {
-    Gpu {
-        uuid: format!("GPU-{bus:08x}-6dfb-38a3-2f06-448166423d32").parse().unwrap(),
-        pci: format!("0000:{bus:02x}:00.0").parse().unwrap(),
-        index: bus.into(),
-        minor: bus.into(),
-        product_name: "NVIDIA H100 80GB HBM3".into(),
-        brand: "Nvidia".into(),
-        architecture: "Hopper".into(),
-        compute_capability: ComputeCapability { major: 9, minor: 0 },
-        memory: Memory::from_bytes(81_559 << 20),
-        driver_version: "580.65.06".into(),
-        cuda_driver_version: "13.0".into(),
-        pcie_root: None,
-        numa_node: None,
-        drm: vec![],
-        process_memory: true,
-        hard_limits: false,
-    }
+    Gpu { memory: Memory::from_bytes(81_559 << 20), ..testing::gpu(bus) }
 }
 
 fn inventory(count: u8) -> Inventory {

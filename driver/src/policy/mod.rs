@@ -221,7 +221,7 @@ fn kept(run: &Path) -> Option<Policy> {
 mod tests {
     use std::{fs, os::unix::fs::symlink};
 
-    use aliquot_model::{ComputeCapability, Gpu, Memory};
+    use aliquot_model::{ComputeCapability, Gpu, Memory, testing};
 
     use super::*;
     use crate::discovery::Found;
@@ -276,21 +276,11 @@ mod tests {
     fn gpu(bus: u8, gibibytes: u64) -> Gpu {
         Gpu {
             uuid: format!("GPU-{bus}").parse().unwrap(),
-            pci: format!("0000:{bus:02x}:00.0").parse().unwrap(),
-            index: bus.into(),
-            minor: bus.into(),
             product_name: "NVIDIA L40S".into(),
-            brand: "Nvidia".into(),
             architecture: "Ada".into(),
             compute_capability: ComputeCapability { major: 8, minor: 9 },
             memory: Memory::from_bytes(gibibytes << 30),
-            driver_version: "580.65.06".into(),
-            cuda_driver_version: "13.0".into(),
-            pcie_root: None,
-            numa_node: None,
-            process_memory: true,
-            drm: vec![],
-            hard_limits: false,
+            ..testing::gpu(bus)
         }
     }
 

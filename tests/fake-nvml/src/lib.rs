@@ -14,12 +14,14 @@
 #![allow(unsafe_code, reason = "a C ABI is pointers")]
 
 mod abi;
+mod built;
 mod control;
 mod limits;
 mod profile;
 mod settings;
 mod state;
 
+pub use built::built_library;
 pub use control::{Control, Process};
 pub use limits::{Limit, Limits};
 pub use profile::{GpuProfile, Profile};

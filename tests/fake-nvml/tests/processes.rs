@@ -1,24 +1,16 @@
 //! Processes on GPUs through the real wrapper. One process loads the library once, so all of it is one test.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command},
 };
 
-use fake_nvml::{Control, Process, Profile};
+use fake_nvml::{Control, Process, Profile, built_library};
 use nvml_wrapper::{Device, Nvml, enums::device::UsedGpuMemory, struct_wrappers::device::ProcessInfo};
 
 const SUCCESS: u32 = 0;
 const INVALID_ARGUMENT: u32 = 2;
 const INSUFFICIENT_SIZE: u32 = 7;
-
-/// Where cargo puts the library that belongs to this test.
-fn library() -> PathBuf {
-    let exe = std::env::current_exe().unwrap();
-    let deps = exe.parent().unwrap();
-    let places = [deps.join("libfake_nvml.so"), deps.parent().unwrap().join("libfake_nvml.so")];
-    places.into_iter().find(|path| path.is_file()).unwrap()
-}
 
 fn put(path: &Path, uuid: &str, processes: Vec<Process>) {
     let control = Control { processes: [(uuid.to_owned(), processes)].into(), ..Control::default() };
@@ -53,7 +45,7 @@ fn a_gpu_tells_of_the_processes_that_live_each_in_the_list_of_what_it_does() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("libnvidia-ml.so.1");
     let profile = Profile::named("h100x8").unwrap();
-    std::fs::write(&path, profile.append_to(&std::fs::read(library()).unwrap())).unwrap();
+    std::fs::write(&path, profile.append_to(&std::fs::read(built_library().unwrap()).unwrap())).unwrap();
     for node in ["nvidiactl", "nvidia0", "nvidia1"] {
         std::fs::write(dir.path().join(node), "").unwrap();
     }

@@ -1,25 +1,20 @@
 //! Measurements, modes and event sets through the real wrapper.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-use std::path::PathBuf;
 
-use fake_nvml::Profile;
+use fake_nvml::{Profile, built_library};
 use nvml_wrapper::bitmasks::event::EventTypes;
 use nvml_wrapper::enum_wrappers::device::{ComputeMode, TemperatureSensor};
 use nvml_wrapper::{Nvml, error::NvmlError};
-
-/// Where cargo puts the library that belongs to this test.
-fn library() -> PathBuf {
-    let exe = std::env::current_exe().unwrap();
-    let deps = exe.parent().unwrap();
-    let places = [deps.join("libfake_nvml.so"), deps.parent().unwrap().join("libfake_nvml.so")];
-    places.into_iter().find(|path| path.is_file()).unwrap()
-}
 
 #[test]
 fn an_idle_gpu_answers_all_that_a_monitor_asks() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("libnvidia-ml.so.1");
-    std::fs::write(&path, Profile::named("mixed").unwrap().append_to(&std::fs::read(library()).unwrap())).unwrap();
+    std::fs::write(
+        &path,
+        Profile::named("mixed").unwrap().append_to(&std::fs::read(built_library().unwrap()).unwrap()),
+    )
+    .unwrap();
     for node in ["nvidiactl", "nvidia0", "nvidia1", "nvidia2"] {
         std::fs::write(dir.path().join(node), "").unwrap();
     }

@@ -1,17 +1,9 @@
 //! The library through the real wrapper. One process loads it once, so all of it is one test.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use fake_nvml::{Control, Profile};
+use fake_nvml::{Control, Profile, built_library};
 use nvml_wrapper::{Nvml, error::NvmlError};
-
-/// Where cargo puts the library that belongs to this test.
-fn library() -> PathBuf {
-    let exe = std::env::current_exe().unwrap();
-    let deps = exe.parent().unwrap();
-    let places = [deps.join("libfake_nvml.so"), deps.parent().unwrap().join("libfake_nvml.so")];
-    places.into_iter().find(|path| path.is_file()).unwrap()
-}
 
 fn say(path: &Path, control: &Control) {
     std::fs::write(path, serde_json::to_vec(control).unwrap()).unwrap();
@@ -22,7 +14,7 @@ fn a_process_sees_the_gpus_whose_nodes_it_can_open_and_the_trouble_it_is_told_of
     let dir = tempfile::tempdir().unwrap();
     let profile = Profile::named("failing").unwrap();
     let path = dir.path().join("libnvidia-ml.so.1");
-    std::fs::write(&path, profile.append_to(&std::fs::read(library()).unwrap())).unwrap();
+    std::fs::write(&path, profile.append_to(&std::fs::read(built_library().unwrap()).unwrap())).unwrap();
     let control = dir.path().join("control.json");
     // SAFETY: no other thread of this process reads the environment.
     #[allow(unsafe_code, reason = "the library is told by its environment")]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::{env, fs};
 
-use fake_nvml::Profile;
+use fake_nvml::{Profile, built_library};
 
 /// A folder with the library and the device nodes that the program is to see.
 struct Container {
@@ -14,7 +14,7 @@ struct Container {
 impl Container {
     fn with(profile: &str, nodes: &[&str]) -> Self {
         let container = Self::without_library(nodes);
-        let library = fs::read(built_library()).unwrap();
+        let library = fs::read(built_library().unwrap()).unwrap();
         let library = Profile::named(profile).unwrap().append_to(&library);
         fs::write(container.folder.path().join("libnvidia-ml.so.1"), library).unwrap();
         container
@@ -39,14 +39,6 @@ impl Container {
         let output = self.run(arguments);
         (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
     }
-}
-
-/// Where cargo puts the library that belongs to this test.
-fn built_library() -> PathBuf {
-    let exe = env::current_exe().unwrap();
-    let deps = exe.parent().unwrap();
-    let places = [deps.join("libfake_nvml.so"), deps.parent().unwrap().join("libfake_nvml.so")];
-    places.into_iter().find(|path| path.is_file()).unwrap()
 }
 
 #[test]

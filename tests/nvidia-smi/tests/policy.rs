@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fake_nvml::Profile;
+use fake_nvml::{Profile, built_library};
 
 /// A driver's library below a link, as distributions have it, with the device nodes beside.
 struct Node {
@@ -21,7 +21,7 @@ impl Node {
         let mut profile = Profile::named("mixed").unwrap();
         profile.gpus[2].time_slice = false;
         let node = Self { dir: tempfile::tempdir().unwrap(), profile };
-        let library = node.profile.append_to(&fs::read(built_library()).unwrap());
+        let library = node.profile.append_to(&fs::read(built_library().unwrap()).unwrap());
         fs::create_dir_all(node.path("lib")).unwrap();
         fs::write(node.path("lib/libnvidia-ml.so.580.95.05"), library).unwrap();
         symlink("lib/libnvidia-ml.so.580.95.05", node.path("libnvidia-ml.so.1")).unwrap();
@@ -55,14 +55,6 @@ impl Node {
     fn log(&self) -> String {
         fs::read_to_string(self.path("lib/fake-timeslices.log")).unwrap_or_default()
     }
-}
-
-/// Where cargo puts the library that belongs to this test.
-fn built_library() -> PathBuf {
-    let exe = env::current_exe().unwrap();
-    let deps = exe.parent().unwrap();
-    let places = [deps.join("libfake_nvml.so"), deps.parent().unwrap().join("libfake_nvml.so")];
-    places.into_iter().find(|path| path.is_file()).unwrap()
 }
 
 #[test]

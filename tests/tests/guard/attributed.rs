@@ -51,20 +51,12 @@ async fn what_nobody_holds_a_share_for_is_counted_and_never_touched() -> Result<
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_that_joins_a_claim_later_is_known_too() -> Result<()> {
     let testbed = guarded("t4x1", "kill", "100ms").await?;
-    let request = json!({"name": "gpu", "exactly": {"deviceClassName": "share.gpu.aliquot.dev"}});
-    let claim = json!({"apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaim", "metadata": {"name": "shared"},
-        "spec": {"devices": {"requests": [request]}}});
-    apply(&testbed.client, &[claim]).await?;
-    let named = |name: &str| {
-        let mut pod = pod(name, &[""]);
-        pod["spec"]["resourceClaims"] = json!([{"name": "c0", "resourceClaimName": "shared"}]);
-        pod
-    };
-    let (first, _) = testbed.run_pod(named("first")).await?;
+    apply(&testbed.client, &[shared_claim()]).await?;
+    let (first, _) = testbed.run_pod(pod_of_shared("first")).await?;
     let mut users = Users::of(&testbed);
     let modest = users.using(Some(&first), GI)?;
     testbed.until_metric(&line(&testbed, "used_bytes", &["shared".to_owned()]), Some(GI)).await?;
-    let (late, _) = testbed.run_pod(named("late")).await?;
+    let (late, _) = testbed.run_pod(pod_of_shared("late")).await?;
     // The smaller one of the two together that are over.
     let larger = users.using(Some(&late), GI + MI)?;
     users.is_killed(larger).await?;

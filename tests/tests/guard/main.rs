@@ -11,7 +11,7 @@ mod users;
 use std::time::Duration;
 
 use aliquot_tests::{
-    objects::{pod, template, templates},
+    objects::{pod, pod_of_shared, shared_claim, template, templates},
     policies::{file, policy, prepared, replace},
     testbed::{Result, Testbed, apply},
 };

@@ -50,17 +50,9 @@ async fn the_same_gpu_by_two_claims_of_one_container_is_there_under_two_names() 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_share_in_one_claim_serves_two_pods_and_counts_once() -> Result<()> {
     let testbed = Testbed::start("t4x1").await?;
-    let request = json!({"name": "gpu", "exactly": {"deviceClassName": "share.gpu.aliquot.dev"}});
-    let claim = json!({"apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaim", "metadata": {"name": "shared"},
-        "spec": {"devices": {"requests": [request]}}});
-    apply(&testbed.client, &[claim]).await?;
-    let named = |name: &str| {
-        let mut pod = pod(name, &[""]);
-        pod["spec"]["resourceClaims"] = json!([{"name": "c0", "resourceClaimName": "shared"}]);
-        pod
-    };
-    let (first, one) = testbed.run_pod(named("first")).await?;
-    let (second, other) = testbed.run_pod(named("second")).await?;
+    apply(&testbed.client, &[shared_claim()]).await?;
+    let (first, one) = testbed.run_pod(pod_of_shared("first")).await?;
+    let (second, other) = testbed.run_pod(pod_of_shared("second")).await?;
     assert_eq!(one.containers["main"], other.containers["main"]);
     let held: Vec<Value> = testbed.told_by_records()?.iter().map(|record| record["devices"].clone()).collect();
     assert_eq!(held.len(), 1);

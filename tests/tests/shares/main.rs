@@ -10,7 +10,7 @@ mod spread;
 mod time_slices;
 
 use aliquot_tests::{
-    objects::{allocation, pod, share, sharing, template, templates, whole},
+    objects::{allocation, pod, pod_of_shared, share, shared_claim, sharing, template, templates, whole},
     testbed::{DRIVER, NODE, NODE_DEVICE, Result, Testbed},
 };
 use fake_apiserver::{Builder, Server};

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use aliquot_model::{ComputeCapability, Gpu, Memory};
+use aliquot_model::{Gpu, Memory, testing};
 use proptest::prelude::*;
 
 use super::*;
@@ -8,21 +8,11 @@ use super::*;
 fn gpu(product_name: &str, gibibytes: u64) -> Gpu {
     Gpu {
         uuid: "GPU-a669635e-6dfb-38a3-2f06-448166423d32".parse().unwrap(),
-        pci: "0000:41:00.0".parse().unwrap(),
         index: 0,
         minor: 0,
         product_name: product_name.into(),
-        brand: "Nvidia".into(),
-        architecture: "Hopper".into(),
-        compute_capability: ComputeCapability { major: 9, minor: 0 },
         memory: Memory::from_bytes(gibibytes << 30),
-        driver_version: "580.65.06".into(),
-        cuda_driver_version: "13.0".into(),
-        pcie_root: None,
-        numa_node: None,
-        drm: vec![],
-        process_memory: true,
-        hard_limits: false,
+        ..testing::gpu(0x41)
     }
 }
 

@@ -83,11 +83,11 @@ fn attribute_gpu(reading: &Located, held: &[&Holding], attribution: &mut Attribu
         let Some(used) = used else { continue };
         let holder = origin.and_then(|origin| Some((origin, holders.get(origin.pod.as_ref()?.as_str())?)));
         let Some((origin, holder)) = holder else {
-            nobody = sum(nobody, used);
+            nobody = nobody.plus(used);
             continue;
         };
         for (_, share) in shares.iter_mut().filter(|(claims, _)| holder.claims.is_subset(claims)) {
-            share.used = sum(share.used, used);
+            share.used = share.used.plus(used);
             share.processes.insert(pid, ProcessUse { start: origin.start, pod: holder.pod.clone(), used });
         }
     }
@@ -137,7 +137,7 @@ fn empty(claims: &BTreeSet<ClaimRef>, held: &[&Holding]) -> Option<Share> {
     let held = || held.iter().filter(|holding| claims.contains(&holding.claim));
     Some(Share {
         used: Memory::from_bytes(0),
-        limit: held().fold(Memory::from_bytes(0), |limit, holding| sum(limit, holding.limit)),
+        limit: held().map(|holding| holding.limit).sum(),
         // It is the GPU's, and so that of all.
         policy: held().next()?.guard,
         processes: BTreeMap::new(),
@@ -153,10 +153,6 @@ fn once_each(reading: &Located) -> BTreeMap<Pid, (Option<Memory>, Option<&Origin
         entry.0 = entry.0.max(process.used);
     }
     once
-}
-
-pub(super) fn sum(one: Memory, other: Memory) -> Memory {
-    Memory::from_bytes(one.bytes().saturating_add(other.bytes()))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::{
 use aliquot_model::{GpuUuid, Memory};
 
 use super::{
-    attribute::{Attribution, ProcessUse, Share, sum},
+    attribute::{Attribution, ProcessUse, Share},
     process::Ticks,
     types::{GuardMode, GuardPolicy, Key, Pid, Pod},
 };
@@ -207,7 +207,7 @@ fn largest_pod(share: &Share) -> Option<Pod> {
     let mut pods: BTreeMap<&Pod, Memory> = BTreeMap::new();
     for process in share.processes.values() {
         let used = pods.entry(&process.pod).or_insert(Memory::from_bytes(0));
-        *used = sum(*used, process.used);
+        *used = used.plus(process.used);
     }
     let larger = |one: &(&Pod, Memory), other: &(&Pod, Memory)| one.1.cmp(&other.1).then(other.0.cmp(one.0));
     pods.into_iter().max_by(larger).map(|(pod, _)| pod.clone())

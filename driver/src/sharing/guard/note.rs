@@ -4,9 +4,8 @@ use std::time::Duration;
 use aliquot_model::Memory;
 
 use super::judge::{Verdict, Victim};
+use crate::notices::{LONGEST_NOTE, cut};
 
-/// The API server refuses a longer note (events.k8s.io/v1).
-const LONGEST: usize = 1024;
 /// The names of two claims leave room for the rest, however long they are.
 const NAMED: usize = 2;
 
@@ -57,7 +56,7 @@ pub(super) fn note(verdict: &Verdict, outcome: &Outcome) -> String {
         verdict.key.gpu,
         period(verdict.over_for)
     );
-    cut(text, LONGEST)
+    cut(text, LONGEST_NOTE)
 }
 
 /// Both in one unit, in which they differ if any shows it.
@@ -79,11 +78,6 @@ fn period(length: Duration) -> String {
         120..7200 => format!("{} min", seconds / 60),
         _ => format!("{} h", seconds / 3600),
     }
-}
-
-fn cut(mut text: String, longest: usize) -> String {
-    text.truncate(text.floor_char_boundary(longest));
-    text
 }
 
 #[cfg(test)]
@@ -136,7 +130,7 @@ mod tests {
         verdict.key.claims = ["a", "b", "c"].map(long).into();
         verdict.key.gpu = format!("GPU-{}", "f".repeat(36)).parse().unwrap();
         let text = note(&verdict, &Outcome::Evicted);
-        assert!(text.len() <= LONGEST && text.ends_with("use less."), "{}: {text}", text.len());
-        assert!(note(&verdict, &Outcome::NotEvicted("ü".repeat(2000))).len() <= LONGEST);
+        assert!(text.len() <= LONGEST_NOTE && text.ends_with("use less."), "{}: {text}", text.len());
+        assert!(note(&verdict, &Outcome::NotEvicted("ü".repeat(2000))).len() <= LONGEST_NOTE);
     }
 }

@@ -1,0 +1,25 @@
+//! A GPU for tests, so that each says only what it is about.
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "the names are written below")]
+use crate::{ComputeCapability, Gpu, Memory};
+
+/// An H100 with 80 GiB on a bus, whose number is its index and minor as well.
+pub fn gpu(bus: u8) -> Gpu {
+    Gpu {
+        uuid: format!("GPU-{bus:08x}-6dfb-38a3-2f06-448166423d32").parse().unwrap(),
+        pci: format!("0000:{bus:02x}:00.0").parse().unwrap(),
+        index: bus.into(),
+        minor: bus.into(),
+        product_name: "NVIDIA H100 80GB HBM3".into(),
+        brand: "Nvidia".into(),
+        architecture: "Hopper".into(),
+        compute_capability: ComputeCapability { major: 9, minor: 0 },
+        memory: Memory::from_bytes(80 << 30),
+        driver_version: "580.65.06".into(),
+        cuda_driver_version: "13.0".into(),
+        pcie_root: None,
+        numa_node: None,
+        drm: vec![],
+        process_memory: true,
+        hard_limits: false,
+    }
+}
