@@ -1,7 +1,7 @@
 //! The node agent: finds GPUs, publishes them, and prepares resource claims.
 //!
 //! ```text
-//! NVML ─┐
+//! NVML ─┐                               others ─┐ (who else hands out these GPUs)
 //! sysfs ┼─> discovery ──> View ──┬─> offer ──> offering ──> dra_plugin::slices ──> ResourceSlices
 //! files ┘    policy ──────────┐  │     └──── holdings ────────┐
 //!                             └──┴───────┐                    │
@@ -29,6 +29,7 @@ mod inspect;
 mod notices;
 pub mod offer;
 mod offering;
+mod others;
 mod policy;
 pub mod roots;
 mod run;

@@ -20,6 +20,7 @@ use crate::{
     notices::{self, Notices},
     offer,
     offering::Offering,
+    others,
     policy::{self, InForce},
     roots::Roots,
     sharing::{
@@ -107,6 +108,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
         nvml_deadline,
         guard_interval,
         hook,
+        other_plugins,
         cgroup_root,
     } = args;
     let stop = stop_on_signals()?;
@@ -148,14 +150,33 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
         tokio::spawn(notices::write(client.clone(), driver.to_string(), node.to_string(), told, stop.clone()));
     let telling = tokio::spawn(events::tell(notices.clone(), view.clone(), in_force.clone(), stop.clone()));
 
+    let (knowns, known) = watch::channel(None);
+    let kubelet = others::Kubelet::new(&roots.kubelet);
+    let settings = others::Settings {
+        driver: identity.driver_name.clone(),
+        node: identity.node_name.clone(),
+        kubelet: kubelet.clone(),
+        mode: other_plugins,
+    };
+    let sources = others::Sources {
+        client: client.clone(),
+        view: view.clone(),
+        policy: in_force.clone(),
+        notices: notices.clone(),
+    };
+    let watching = tokio::spawn(others::follow(settings, sources, knowns, stop.clone()));
+
     let site = Site { pool: pool.to_string(), cdi_kind: cdi_spec::Kind::new(&identity.driver_name, "claim")? };
     let store = cdi_spec::Store::open(&roots.cdi)?;
     let edits = Edits::new(roots.clone(), hook);
-    let around = claim::Around { view: view.clone(), policy: in_force.clone(), notices: notices.clone() };
+    let gate = others::Gate::new(known.clone(), kubelet, identity.node_name.clone(), other_plugins);
+    let around = claim::Around { view: view.clone(), policy: in_force.clone(), notices: notices.clone(), gate };
     let claims = Arc::new(Claims::open(site, boot_id, &roots.run.join("claims"), store, edits, around)?);
+    let mark = others::Mark::new(driver.as_str(), other_plugins);
     let offering =
-        Offering { client: client.clone(), driver, node, pool, publishing, healths, notices: notices.clone() };
-    let offering = tokio::spawn(offering.run(view.clone(), in_force.clone(), Arc::clone(&claims), stop.clone()));
+        Offering { client: client.clone(), driver, node, pool, publishing, healths, notices: notices.clone(), mark };
+    let offering =
+        tokio::spawn(offering.run(view.clone(), in_force.clone(), known.clone(), Arc::clone(&claims), stop.clone()));
     let (usages, usage) = watch::channel(Usage::default());
     let library = limits::Library::new(asked.clone(), nvml_deadline);
     let limiting = tokio::spawn(answer_hooks(limits, Arc::clone(&claims), library, stop.clone()));
@@ -173,8 +194,13 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     let guarding = tokio::spawn(guarding::run(sources, settings, client.clone(), usages, stop.clone()));
     let metrics = match metrics_address {
         Some(address) => {
-            let sources =
-                metrics::Sources { view: view.clone(), policy: in_force.clone(), usage, claims: Arc::clone(&claims) };
+            let sources = metrics::Sources {
+                view: view.clone(),
+                policy: in_force.clone(),
+                usage,
+                others: known.clone(),
+                claims: Arc::clone(&claims),
+            };
             metrics::serve(address, sources, stop.clone()).await?
         }
         None => tokio::spawn(async {}),
@@ -190,7 +216,9 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     }
     let result = plugin.build(claims)?.run(stop.clone()).await;
     stop.cancel();
-    for task in [discovery, publisher, following, offering, telling, writing, guarding, limiting, metrics, restoring] {
+    for task in
+        [discovery, publisher, following, offering, telling, writing, watching, guarding, limiting, metrics, restoring]
+    {
         let _ = task.await;
     }
     tracing::info!("stopped; slices and prepared claims stay");

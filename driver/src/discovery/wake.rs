@@ -1,4 +1,4 @@
-//! Wakes discovery when a device node or the driver's installation changes.
+//! Wakes those who read files when something changes in the directories of these.
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
@@ -13,30 +13,41 @@ use crate::roots::Roots;
 /// A driver's installer touches many files; they are taken as one change.
 const SETTLE: Duration = Duration::from_millis(300);
 
-/// Watches the directories in which a change may mean other GPUs.
+/// Watches directories, also those that aren't there yet.
 pub struct Waker {
-    /// None where the kernel has no inotify instance left; the interval of discovery still holds.
+    /// None where the kernel has no inotify instance left.
     events: Option<EventStream<[u8; 4096]>>,
     places: Vec<PathBuf>,
+    relevant: fn(Option<&str>) -> bool,
 }
 
 impl Waker {
     /// For the device nodes and every place where the driver's library may appear.
-    pub fn new(roots: &Roots) -> Self {
+    pub fn of_driver(roots: &Roots) -> Self {
         let mut places = BTreeSet::from([roots.dev.clone()]);
         for library in aliquot_nvml::candidates(&roots.driver) {
             places.extend(library.parent().map(Path::to_path_buf));
         }
+        Self::new(places, relevant)
+    }
+
+    /// For these directories, and entries of names that are relevant.
+    pub fn new(places: impl IntoIterator<Item = PathBuf>, relevant: fn(Option<&str>) -> bool) -> Self {
         let events = Inotify::init()
             .and_then(|inotify| inotify.into_event_stream([0; 4096]))
             .inspect_err(|error| {
                 tracing::warn!(%error, "files can't be watched (fs.inotify.max_user_instances?); \
-                GPUs are still read at the rescan interval");
+                they are still read from time to time");
             })
             .ok();
-        let waker = Self { events, places: places.into_iter().collect() };
+        let waker = Self { events, places: places.into_iter().collect(), relevant };
         waker.watch();
         waker
+    }
+
+    /// Whether changes are seen at all; else they are to be looked for.
+    pub fn watches(&self) -> bool {
+        self.events.is_some()
     }
 
     /// A place that isn't there is watched for through its nearest directory that is.
@@ -59,7 +70,7 @@ impl Waker {
         };
         loop {
             match events.next().await {
-                Some(Ok(event)) if relevant(event.name.as_deref().and_then(|name| name.to_str())) => break,
+                Some(Ok(event)) if (self.relevant)(event.name.as_deref().and_then(|name| name.to_str())) => break,
                 Some(_) => {}
                 None => return std::future::pending().await,
             }
