@@ -1,11 +1,12 @@
 //! The node agent: finds GPUs, publishes them, and prepares resource claims.
 //!
 //! ```text
-//! NVML ─┐                               others ─┐ (who else hands out these GPUs)
+//! NVML ─┐
 //! sysfs ┼─> discovery ──> View ──┬─> offer ──> offering ──> dra_plugin::slices ──> ResourceSlices
 //! files ┘    policy ──────────┐  │     └──── holdings ────────┐
 //!                             └──┴───────┐                    │
 //! kubelet ─gRPC─> dra_plugin ─> claim: plan ─> book (intent) ─┴> sharing, edits ─> CDI spec ─> book (prepared) ─> answer
+//! kubelet, slices of others ─> others ─> offering (taints), claim (refusals)
 //! runtime ─> aliquot-hook ─socket─> sharing::limits ─> book (what was promised) ─> NVML ─> the container starts, or doesn't
 //! ```
 //! `offer`, `claim::plan` and `claim::hold` are pure; discovery, the policy file, the book and the spec store are the edges. The book's records are the

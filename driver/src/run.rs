@@ -20,7 +20,7 @@ use crate::{
     notices::{self, Notices},
     offer,
     offering::Offering,
-    others,
+    others::{self, Others},
     policy::{self, InForce},
     roots::Roots,
     sharing::{
@@ -94,6 +94,7 @@ pub(crate) fn run(args: RunArgs) -> Result<(), Error> {
     result
 }
 
+#[allow(clippy::too_many_lines, reason = "all parts and how they are joined, to be read in one go")]
 async fn serve(args: RunArgs) -> Result<(), Error> {
     // Destructured in full, so that a flag that nothing uses doesn't compile.
     let RunArgs {
@@ -150,33 +151,26 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
         tokio::spawn(notices::write(client.clone(), driver.to_string(), node.to_string(), told, stop.clone()));
     let telling = tokio::spawn(events::tell(notices.clone(), view.clone(), in_force.clone(), stop.clone()));
 
-    let (knowns, known) = watch::channel(None);
-    let kubelet = others::Kubelet::new(&roots.kubelet);
-    let settings = others::Settings {
-        driver: identity.driver_name.clone(),
-        node: identity.node_name.clone(),
-        kubelet: kubelet.clone(),
-        mode: other_plugins,
-    };
-    let sources = others::Sources {
-        client: client.clone(),
-        view: view.clone(),
-        policy: in_force.clone(),
-        notices: notices.clone(),
-    };
-    let watching = tokio::spawn(others::follow(settings, sources, knowns, stop.clone()));
-
+    let others = Others::new(&roots.kubelet, &identity, other_plugins);
     let site = Site { pool: pool.to_string(), cdi_kind: cdi_spec::Kind::new(&identity.driver_name, "claim")? };
     let store = cdi_spec::Store::open(&roots.cdi)?;
     let edits = Edits::new(roots.clone(), hook);
-    let gate = others::Gate::new(known.clone(), kubelet, identity.node_name.clone(), other_plugins);
-    let around = claim::Around { view: view.clone(), policy: in_force.clone(), notices: notices.clone(), gate };
+    let around =
+        claim::Around { view: view.clone(), policy: in_force.clone(), notices: notices.clone(), gate: others.gate() };
     let claims = Arc::new(Claims::open(site, boot_id, &roots.run.join("claims"), store, edits, around)?);
-    let mark = others::Mark::new(driver.as_str(), other_plugins);
+    let (mark, known) = (others.mark(), others.latest());
     let offering =
         Offering { client: client.clone(), driver, node, pool, publishing, healths, notices: notices.clone(), mark };
     let offering =
         tokio::spawn(offering.run(view.clone(), in_force.clone(), known.clone(), Arc::clone(&claims), stop.clone()));
+    let around = others::Sources {
+        client: client.clone(),
+        view: view.clone(),
+        policy: in_force.clone(),
+        notices: notices.clone(),
+        claims: Arc::clone(&claims),
+    };
+    let watching = tokio::spawn(others.follow(around, stop.clone()));
     let (usages, usage) = watch::channel(Usage::default());
     let library = limits::Library::new(asked.clone(), nvml_deadline);
     let limiting = tokio::spawn(answer_hooks(limits, Arc::clone(&claims), library, stop.clone()));

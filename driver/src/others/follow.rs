@@ -1,5 +1,5 @@
-//! Keeps what is known of others up to date: asks the kubelet when its files change, and watches the node's ResourceSlices.
-use std::{pin::Pin, sync::Arc, time::Duration};
+//! Keeps what is known of others up to date: asks the kubelet when its files change, and watches the node's slices.
+use std::{collections::BTreeSet, pin::Pin, sync::Arc, time::Duration};
 
 use dra_plugin::Backoff;
 use futures::{Stream, StreamExt as _, stream};
@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Known,
+    collide::{self, Collision},
     judge::{Elsewhere, Heard, judge},
     kubelet::{self, Kubelet},
     linger::Linger,
@@ -24,6 +25,7 @@ use super::{
 };
 use crate::{
     args::OtherPlugins,
+    claim::Claims,
     discovery::{View, wake::Waker},
     notices::Notices,
     policy::InForce,
@@ -36,11 +38,11 @@ const FIRST: Duration = Duration::from_secs(3);
 
 /// For whom and how.
 #[derive(Debug, Clone)]
-pub(crate) struct Settings {
-    pub(crate) driver: String,
-    pub(crate) node: String,
-    pub(crate) kubelet: Kubelet,
-    pub(crate) mode: OtherPlugins,
+pub(super) struct Settings {
+    pub(super) driver: String,
+    pub(super) node: String,
+    pub(super) kubelet: Kubelet,
+    pub(super) mode: OtherPlugins,
 }
 
 /// What it works with.
@@ -49,10 +51,11 @@ pub(crate) struct Sources {
     pub(crate) view: watch::Receiver<View>,
     pub(crate) policy: watch::Receiver<InForce>,
     pub(crate) notices: Notices,
+    pub(crate) claims: Arc<Claims>,
 }
 
 /// Follows others until `stop`.
-pub(crate) async fn follow(
+pub(super) async fn follow(
     settings: Settings,
     sources: Sources,
     known: watch::Sender<Option<Arc<Known>>>,
@@ -62,17 +65,18 @@ pub(crate) async fn follow(
         known.send_replace(Some(Arc::default()));
         return stop.cancelled().await;
     }
-    let Sources { client, mut view, mut policy, notices } = sources;
-    let waker = Waker::new(settings.kubelet.places(), kubelet::is_news);
-    let is_woken = waker.watches();
+    let Sources { client, mut view, mut policy, notices, claims } = sources;
+    let mut holders = claims.changes();
+    let files = Waker::new(settings.kubelet.places(), kubelet::is_news);
+    let is_woken = files.watches();
     // A stream keeps what has begun, where a future that is dropped would forget it.
-    let mut wakes = stream::unfold(waker, |mut waker| async {
-        waker.woken().await;
-        Some(((), waker))
+    let mut wakes = stream::unfold(files, |mut files| async {
+        files.woken().await;
+        Some(((), files))
     })
     .boxed();
     let mut slices = slices(client, &settings.node);
-    let mut following = Following::new(settings, notices, is_woken, known);
+    let mut following = Following::new(settings, notices, claims, is_woken, known);
     let first = following.first;
     loop {
         if following.ask_at.is_some_and(|at| at <= Instant::now())
@@ -92,6 +96,7 @@ pub(crate) async fn follow(
             },
             changed = view.changed() => if changed.is_err() { return },
             Ok(()) = policy.changed() => {}
+            Ok(()) = holders.changed() => {}
             () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
         }
     }
@@ -112,6 +117,8 @@ struct Following {
     heard: Heard,
     linger: Linger,
     contested: Contested,
+    claims: Arc<Claims>,
+    collisions: BTreeSet<Collision>,
     /// When to ask the kubelet; never if nothing but its files says so.
     ask_at: Option<Instant>,
     is_woken: bool,
@@ -128,7 +135,13 @@ fn fresh() -> Backoff {
 }
 
 impl Following {
-    fn new(settings: Settings, notices: Notices, is_woken: bool, known: watch::Sender<Option<Arc<Known>>>) -> Self {
+    fn new(
+        settings: Settings,
+        notices: Notices,
+        claims: Arc<Claims>,
+        is_woken: bool,
+        known: watch::Sender<Option<Arc<Known>>>,
+    ) -> Self {
         Self {
             mark: Mark::new(&settings.driver, settings.mode),
             settings,
@@ -137,6 +150,8 @@ impl Following {
             heard: Heard::default(),
             linger: Linger::default(),
             contested: Contested::default(),
+            claims,
+            collisions: BTreeSet::new(),
             ask_at: Some(Instant::now()),
             is_woken,
             pauses: fresh(),
@@ -212,6 +227,7 @@ impl Following {
         if elsewhere != Elsewhere::default() {
             self.ask_at = Some(self.ask_at.unwrap_or(now + LOOK));
         }
+        self.warn_of_collisions(&elsewhere);
         let known = Known { heard: self.heard.clone(), elsewhere, kubelet_answers: self.trouble.is_none() };
         self.known.send_if_modified(|last| {
             let is_new = last.as_deref() != Some(&known);
@@ -221,6 +237,20 @@ impl Following {
             is_new
         });
         again
+    }
+
+    /// Looks at what claims hold, if others hold anything.
+    fn warn_of_collisions(&mut self, elsewhere: &Elsewhere) {
+        let is_held = elsewhere.gpus.values().any(|others| !others.held.is_empty());
+        let holdings = if is_held { self.claims.holdings() } else { Ok(Vec::new()) };
+        // Whoever offers tells of records that can't be read.
+        let Ok(holdings) = holdings else { return };
+        let now = collide::collisions(&holdings, elsewhere);
+        for note in collide::step(&self.collisions, &now, &self.settings.node) {
+            tracing::warn!("{note}");
+            self.notices.warn_node("GPUUsedTwice", note);
+        }
+        self.collisions = now;
     }
 
     fn tell(&mut self, contested: Contested) {

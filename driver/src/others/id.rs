@@ -97,16 +97,16 @@ mod tests {
 
     const GPU: &str = "GPU-00000041-6dfb-38a3-2f06-448166423d32";
 
-    fn uuid() -> Option<Named> {
-        Some(Named::Uuid(gpu(0x41).uuid))
+    fn uuid() -> Named {
+        Named::Uuid(gpu(0x41).uuid)
     }
 
     #[test]
     fn a_uuid_is_found_in_every_form_in_which_plugins_write_it() {
         for id in ["", "::0", "::31", "-3", "-_-12", "/7/0", "::0::1"] {
-            assert_eq!(of_plugin("example.com/any", &format!("{GPU}{id}")), uuid(), "{id}");
+            assert_eq!(of_plugin("example.com/any", &format!("{GPU}{id}")), Some(uuid()), "{id}");
         }
-        assert_eq!(of_plugin("nvidia.com/mig-1g.10gb", &format!("MIG-{GPU}/7/0")), uuid());
+        assert_eq!(of_plugin("nvidia.com/mig-1g.10gb", &format!("MIG-{GPU}/7/0")), Some(uuid()));
         assert_eq!(of_plugin("nvidia.com/gpu", "GPU-short/1"), Some(Named::Uuid("GPU-short".parse().unwrap())));
     }
 
@@ -149,8 +149,8 @@ mod tests {
         let text = |text: &str| json!({"string": text});
         assert_eq!(of(json!({"resource.kubernetes.io/pciBusID": text("0000:41:00.0"), "uuid": text(GPU)})), pci);
         assert_eq!(of(json!({"pciBusID": text("0000:41:00.0")})), pci);
-        assert_eq!(of(json!({"gpu.nvidia.com/uuid": text(GPU)})), uuid());
-        assert_eq!(of(json!({"uuid": text("MIG-1"), "parentUUID": text(GPU)})), uuid());
+        assert_eq!(of(json!({"gpu.nvidia.com/uuid": text(GPU)})), Some(uuid()));
+        assert_eq!(of(json!({"uuid": text("MIG-1"), "parentUUID": text(GPU)})), Some(uuid()));
         assert_eq!(of(json!({"uuid": text("MIG-1")})), Some(Named::Partition));
         assert_eq!(of(json!({"uuid": {"int": 5}, "other.com/pciBusID": text("0000:41:00.0")})), None);
         assert_eq!(of(json!({})), None);
@@ -164,9 +164,9 @@ mod tests {
 
         #[test]
         fn what_follows_a_uuid_never_makes_it_another_gpu(rest in "[ -~]{0,200}") {
-            prop_assert_eq!(of_plugin("nvidia.com/gpu", &format!("{GPU}::{rest}")), uuid());
+            prop_assert_eq!(of_plugin("nvidia.com/gpu", &format!("{GPU}::{rest}")), Some(uuid()));
             let odd = of_plugin("nvidia.com/gpu", &format!("{GPU}{rest}"));
-            prop_assert_eq!(odd, uuid());
+            prop_assert_eq!(odd, Some(uuid()));
         }
     }
 }

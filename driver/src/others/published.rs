@@ -1,4 +1,4 @@
-//! What other DRA drivers publish of this node, from their ResourceSlices.
+//! What other DRA drivers publish of this node, from their slices.
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::resource::v1::ResourceSlice;

@@ -33,52 +33,56 @@ pub(super) fn contested(inventory: &Inventory, policy: &Policy, elsewhere: &Else
     contested
 }
 
-/// What the step from one to the next is worth telling.
-pub(super) fn step(last: &Contested, now: &Contested, taint: &str, node: &str, mode: OtherPlugins) -> Vec<Telling> {
-    let mut all = Vec::new();
-    for (other, gpus) in now {
-        let before = last.get(other);
-        let new: Vec<&str> =
-            gpus.iter().filter(|gpu| before.is_none_or(|known| !known.contains(*gpu))).map(String::as_str).collect();
-        let remedy = other.remedy(node);
-        let exclude = "or leave GPUs to it by a rule with offer: [] in the policy file";
-        if !new.is_empty() {
-            let what = match mode {
-                OtherPlugins::Taint => format!(
-                    "new claims don't get them: they are tainted with {taint}, or not offered where the API server stores \
-                     no taints"
-                ),
-                OtherPlugins::Warn | OtherPlugins::Ignore => {
-                    "as --other-plugins says warn, they are offered all the same".to_owned()
-                }
-            };
-            let note = format!(
-                "{other} hands out GPUs that this driver offers too, so that two pods may get one: {}. For now {what}. To \
-                 mend it, {remedy}; {exclude}",
-                new.join(", ")
-            );
-            all.push(Telling { is_warning: true, note });
-        } else if gpus.is_empty() && before.is_none() {
-            let note = format!(
-                "{other} hands out MIG devices without saying of which GPUs, so that none can be tainted, and two pods may \
-                 get one. To mend it, {remedy}; {exclude}"
-            );
-            all.push(Telling { is_warning: true, note });
-        }
+/// What the step from one to the next is worth telling, on the node of this name and with this taint.
+pub(super) fn step(last: &Contested, now: &Contested, taint: &str, on: &str, mode: OtherPlugins) -> Vec<Telling> {
+    let begun = now.iter().filter_map(|(other, gpus)| begun(other, last.get(other), gpus, taint, on, mode));
+    let ended = last.iter().filter_map(|(other, gpus)| ended(other, gpus, now.get(other)));
+    let begun = begun.map(|note| Telling { is_warning: true, note });
+    begun.chain(ended.map(|note| Telling { is_warning: false, note })).collect()
+}
+
+fn begun(
+    other: &Other,
+    before: Option<&BTreeSet<String>>,
+    gpus: &BTreeSet<String>,
+    taint: &str,
+    on: &str,
+    mode: OtherPlugins,
+) -> Option<String> {
+    let new = beyond(gpus, before);
+    let what = if !new.is_empty() {
+        let outcome = match mode {
+            OtherPlugins::Taint => format!(
+                "new claims don't get them: they are tainted with {taint}, or not offered where the API server stores no taints"
+            ),
+            OtherPlugins::Warn | OtherPlugins::Ignore => {
+                "as --other-plugins says warn, they are offered all the same".to_owned()
+            }
+        };
+        format!("GPUs that this driver offers too, so that two pods may get one: {}. For now {outcome}", new.join(", "))
+    } else if gpus.is_empty() && before.is_none() {
+        "MIG devices without saying of which GPUs, so that none can be tainted, and two pods may get one".to_owned()
+    } else {
+        return None;
+    };
+    let remedy = other.remedy(on);
+    Some(format!(
+        "{other} hands out {what}. To mend it, {remedy}; or leave GPUs to it by a rule with offer: [] in the policy file"
+    ))
+}
+
+fn ended(other: &Other, gpus: &BTreeSet<String>, still: Option<&BTreeSet<String>>) -> Option<String> {
+    let gone = beyond(gpus, still);
+    if !gone.is_empty() {
+        return Some(format!("GPUs that {other} handed out too are this driver's alone again: {}", gone.join(", ")));
     }
-    for (other, gpus) in last {
-        let still = now.get(other);
-        let gone: Vec<&str> =
-            gpus.iter().filter(|gpu| still.is_none_or(|known| !known.contains(*gpu))).map(String::as_str).collect();
-        if !gone.is_empty() {
-            let note = format!("GPUs that {other} handed out too are this driver's alone again: {}", gone.join(", "));
-            all.push(Telling { is_warning: false, note });
-        } else if still.is_none() {
-            let note = format!("{other} no longer hands out MIG devices here");
-            all.push(Telling { is_warning: false, note });
-        }
-    }
-    all
+    still.is_none().then(|| format!("{other} no longer hands out MIG devices here"))
+}
+
+/// Those that are not among others.
+fn beyond<'a>(gpus: &'a BTreeSet<String>, others: Option<&BTreeSet<String>>) -> Vec<&'a str> {
+    let is_new = |gpu: &&String| others.is_none_or(|others| !others.contains(*gpu));
+    gpus.iter().filter(is_new).map(String::as_str).collect()
 }
 
 #[cfg(test)]

@@ -64,6 +64,11 @@ async fn what_runs_is_not_touched_and_what_only_looks_is_prepared() -> Result<()
     let before = testbed.prepare(&running).await?.unwrap();
     kubelet.hold("default", "training", RESOURCE, &[&first])?;
     assert_eq!(testbed.prepare(&running).await?.unwrap(), before);
+    let (object, note) = testbed.event("GPUUsedTwice").await?;
+    assert_eq!(object, format!("Node {NODE}"));
+    for words in [&first, "the device plugin of nvidia.com/gpu gave it to pod default/training", "delete one of them"] {
+        assert!(note.contains(words), "{words}: {note}");
+    }
     testbed.restart_driver(&[]).await?;
     assert_eq!(testbed.prepare(&running).await?.unwrap(), before);
     let mut result = whole("gpu", &format!("{FIRST}-admin"));
