@@ -224,7 +224,7 @@ pub struct RunArgs {
 /// What is done about GPUs that others hand out too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum OtherPlugins {
-    /// New claims don't get them (taint <driver name>/handed-out-elsewhere), and a claim that was allocated one before is
+    /// New claims don't get them (taint DRIVER-NAME/handed-out-elsewhere), and a claim that was allocated one before is
     /// refused while a pod of the other holds it.
     Taint,
     /// They are offered and prepared all the same; events say what is wrong.

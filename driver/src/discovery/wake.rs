@@ -12,6 +12,8 @@ use crate::roots::Roots;
 
 /// A driver's installer touches many files; they are taken as one change.
 const SETTLE: Duration = Duration::from_millis(300);
+/// What never settles is looked at all the same.
+const LONGEST: Duration = Duration::from_secs(3);
 
 /// Watches directories, also those that aren't there yet.
 pub struct Waker {
@@ -63,7 +65,7 @@ impl Waker {
         }
     }
 
-    /// Returns after a change once nothing more has changed for a moment.
+    /// Returns after a change once nothing more has changed for a moment, or after a while if that doesn't end.
     pub async fn woken(&mut self) {
         let Some(events) = &mut self.events else {
             return std::future::pending().await;
@@ -75,7 +77,8 @@ impl Waker {
                 None => return std::future::pending().await,
             }
         }
-        while tokio::time::timeout(SETTLE, events.next()).await.is_ok_and(|event| event.is_some()) {}
+        let settling = async { while tokio::time::timeout(SETTLE, events.next()).await.is_ok_and(|e| e.is_some()) {} };
+        let _ = tokio::time::timeout(LONGEST, settling).await;
         self.watch();
     }
 }

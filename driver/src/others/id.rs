@@ -11,7 +11,7 @@ const DOMAIN: &str = "nvidia.com/";
 /// Resources that are named so in NVIDIA's device plugin, where numbers are NVML's indices.
 const NVIDIAS: [&str; 3] = ["nvidia.com/gpu", "nvidia.com/gpu.shared", "nvidia.com/mig-"];
 /// What says where a DRA device is, the most reliable first.
-const ATTRIBUTES: [&str; 3] = ["pciBusID", "parentUUID", "uuid"];
+const ATTRIBUTES: [&str; 4] = ["pciBusID", "pcieBusID", "parentUUID", "uuid"];
 /// The domain of Kubernetes' standard attributes.
 const STANDARD: &str = "resource.kubernetes.io";
 
