@@ -21,7 +21,7 @@ const SECOND: &str = "gpu-0000-43-00";
 const TAINT: &str = "gpu.aliquot.dev/handed-out-elsewhere";
 const RESOURCE: &str = "nvidia.com/gpu";
 /// Whoever vanishes counts for 15 s; on a busy machine that takes longer.
-const GONE: Duration = Duration::from_secs(60);
+const GONE: Duration = Duration::from_mins(1);
 
 /// A node whose kubelet tells of device plugins, before the driver is started.
 async fn prepared(api: Builder) -> Result<(Testbed, PodResources)> {
