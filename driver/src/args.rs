@@ -205,6 +205,13 @@ pub struct RunArgs {
     /// NVIDIA's driver can do from release 615 on, on hosts with cgroup v2.
     #[arg(long, env = "ALIQUOT_HOOK", value_parser = hook, value_name = "FILE")]
     pub hook: Option<PathBuf>,
+    /// What is done about GPUs that a device plugin or another DRA driver on this node hands out too, as two pods could get
+    /// one.
+    ///
+    /// They are found by the kubelet's pod-resources socket and by the ResourceSlices of other drivers, and told by the Event
+    /// GPUContested on the Node, with what to do. GPUs that the policy doesn't offer are nobody's trouble.
+    #[arg(long, env = "ALIQUOT_OTHER_PLUGINS", value_enum, default_value_t = OtherPlugins::Taint)]
+    pub other_plugins: OtherPlugins,
     /// What the kubelet was given as --cgroup-root, if it was given any.
     ///
     /// GPU memory is attributed to pods by the cgroups of processes, and only those count that are where this node's
@@ -212,6 +219,18 @@ pub struct RunArgs {
     /// cgroups (a privileged one does) finds the place by itself.
     #[arg(long, env = "ALIQUOT_CGROUP_ROOT", value_parser = absolute, value_name = "DIR")]
     pub cgroup_root: Option<PathBuf>,
+}
+
+/// What is done about GPUs that others hand out too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OtherPlugins {
+    /// New claims don't get them (taint DRIVER-NAME/handed-out-elsewhere), and a claim that was allocated one before is
+    /// refused while a pod of the other holds it.
+    Taint,
+    /// They are offered and prepared all the same; events say what is wrong.
+    Warn,
+    /// Nobody is asked, and nothing is said.
+    Ignore,
 }
 
 /// An address to listen on, or none.

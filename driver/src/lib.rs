@@ -6,6 +6,7 @@
 //! files ┘    policy ──────────┐  │     └──── holdings ────────┐
 //!                             └──┴───────┐                    │
 //! kubelet ─gRPC─> dra_plugin ─> claim: plan ─> book (intent) ─┴> sharing, edits ─> CDI spec ─> book (prepared) ─> answer
+//! kubelet, slices of others ─> others ─> offering (taints), claim (refusals)
 //! runtime ─> aliquot-hook ─socket─> sharing::limits ─> book (what was promised) ─> NVML ─> the container starts, or doesn't
 //! ```
 //! `offer`, `claim::plan` and `claim::hold` are pure; discovery, the policy file, the book and the spec store are the edges. The book's records are the
@@ -29,6 +30,7 @@ mod inspect;
 mod notices;
 pub mod offer;
 mod offering;
+mod others;
 mod policy;
 pub mod roots;
 mod run;

@@ -20,6 +20,7 @@ use crate::{
     notices::{self, Notices},
     offer,
     offering::Offering,
+    others::{self, Others},
     policy::{self, InForce},
     roots::Roots,
     sharing::{
@@ -93,6 +94,7 @@ pub(crate) fn run(args: RunArgs) -> Result<(), Error> {
     result
 }
 
+#[allow(clippy::too_many_lines, reason = "all parts and how they are joined, to be read in one go")]
 async fn serve(args: RunArgs) -> Result<(), Error> {
     // Destructured in full, so that a flag that nothing uses doesn't compile.
     let RunArgs {
@@ -107,6 +109,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
         nvml_deadline,
         guard_interval,
         hook,
+        other_plugins,
         cgroup_root,
     } = args;
     let stop = stop_on_signals()?;
@@ -148,14 +151,26 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
         tokio::spawn(notices::write(client.clone(), driver.to_string(), node.to_string(), told, stop.clone()));
     let telling = tokio::spawn(events::tell(notices.clone(), view.clone(), in_force.clone(), stop.clone()));
 
+    let others = Others::new(&roots.kubelet, &identity, other_plugins);
     let site = Site { pool: pool.to_string(), cdi_kind: cdi_spec::Kind::new(&identity.driver_name, "claim")? };
     let store = cdi_spec::Store::open(&roots.cdi)?;
     let edits = Edits::new(roots.clone(), hook);
-    let around = claim::Around { view: view.clone(), policy: in_force.clone(), notices: notices.clone() };
+    let around =
+        claim::Around { view: view.clone(), policy: in_force.clone(), notices: notices.clone(), gate: others.gate() };
     let claims = Arc::new(Claims::open(site, boot_id, &roots.run.join("claims"), store, edits, around)?);
+    let (mark, known) = (others.mark(), others.latest());
     let offering =
-        Offering { client: client.clone(), driver, node, pool, publishing, healths, notices: notices.clone() };
-    let offering = tokio::spawn(offering.run(view.clone(), in_force.clone(), Arc::clone(&claims), stop.clone()));
+        Offering { client: client.clone(), driver, node, pool, publishing, healths, notices: notices.clone(), mark };
+    let offering =
+        tokio::spawn(offering.run(view.clone(), in_force.clone(), known.clone(), Arc::clone(&claims), stop.clone()));
+    let around = others::Sources {
+        client: client.clone(),
+        view: view.clone(),
+        policy: in_force.clone(),
+        notices: notices.clone(),
+        claims: Arc::clone(&claims),
+    };
+    let watching = tokio::spawn(others.follow(around, stop.clone()));
     let (usages, usage) = watch::channel(Usage::default());
     let library = limits::Library::new(asked.clone(), nvml_deadline);
     let limiting = tokio::spawn(answer_hooks(limits, Arc::clone(&claims), library, stop.clone()));
@@ -173,8 +188,13 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     let guarding = tokio::spawn(guarding::run(sources, settings, client.clone(), usages, stop.clone()));
     let metrics = match metrics_address {
         Some(address) => {
-            let sources =
-                metrics::Sources { view: view.clone(), policy: in_force.clone(), usage, claims: Arc::clone(&claims) };
+            let sources = metrics::Sources {
+                view: view.clone(),
+                policy: in_force.clone(),
+                usage,
+                others: known.clone(),
+                claims: Arc::clone(&claims),
+            };
             metrics::serve(address, sources, stop.clone()).await?
         }
         None => tokio::spawn(async {}),
@@ -190,7 +210,9 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     }
     let result = plugin.build(claims)?.run(stop.clone()).await;
     stop.cancel();
-    for task in [discovery, publisher, following, offering, telling, writing, guarding, limiting, metrics, restoring] {
+    for task in
+        [discovery, publisher, following, offering, telling, writing, watching, guarding, limiting, metrics, restoring]
+    {
         let _ = task.await;
     }
     tracing::info!("stopped; slices and prepared claims stay");

@@ -31,6 +31,7 @@ use crate::{
     fault,
     notices::Notices,
     offer::Holding,
+    others::Gate,
     policy::InForce,
 };
 use book::{Book, Reservation};
@@ -56,6 +57,7 @@ pub struct Claims {
     view: watch::Receiver<View>,
     policy: watch::Receiver<InForce>,
     notices: Notices,
+    gate: Gate,
     slices: TimeSlices,
     store: cdi_spec::Store,
     edits: Edits,
@@ -71,6 +73,8 @@ pub struct Around {
     pub policy: watch::Receiver<InForce>,
     /// Where users are told.
     pub notices: Notices,
+    /// Who else may have given the GPUs away.
+    pub gate: Gate,
 }
 
 /// Why the claims of this node can't be served.
@@ -97,11 +101,11 @@ impl Claims {
         edits: Edits,
         around: Around,
     ) -> Result<Self, Error> {
-        let Around { view, policy, notices } = around;
+        let Around { view, policy, notices, gate } = around;
         let book = Mutex::new(Book::open(records, boot_id.clone())?);
         let (changed, slices) = (watch::Sender::new(()), TimeSlices::default());
         let base = Base::of(&site.cdi_kind)?;
-        let claims = Self { site, boot_id, book, changed, view, policy, notices, slices, store, edits, base };
+        let claims = Self { site, boot_id, book, changed, view, policy, notices, gate, slices, store, edits, base };
         claims.remove_orphans()?;
         Ok(claims)
     }
@@ -248,6 +252,19 @@ impl Claims {
         Ok(())
     }
 
+    /// Refuses what a pod of somebody else holds. Whoever only looks at a GPU takes nothing from that pod.
+    async fn pass(&self, record: &Record, found: &Found, call: &Call) -> Result<(), Failure> {
+        let taken = record.devices.iter().filter(|held| !held.admin_access);
+        let taken: Vec<_> = taken.map(|held| (held.device.to_string(), &held.gpu)).collect();
+        let Some(in_use) = self.gate.in_use(&record.claim, &taken, &found.inventory, call).await else { return Ok(()) };
+        let note = in_use.note();
+        if in_use.is_refused {
+            return Err(Failure::Permanent(note));
+        }
+        self.notices.warn_users(&record.claim, &record.pods, "GPUContested", note);
+        Ok(())
+    }
+
     /// A scheduler without consumable capacity takes a shared device for one of its own; nobody else would know.
     fn tell_exclusive(&self, record: &Record) {
         let alone =
@@ -324,6 +341,7 @@ impl Driver for Claims {
             devices,
             pods: claim.reserved_for.clone(),
         });
+        self.pass(&record, &found, call).await?;
         fault::point("prepare.begin");
         // Whatever an earlier try has done or not is done again.
         let earlier = self.book().find(record.claim.uid()).map_err(|error| broken(&error))?;

@@ -122,7 +122,7 @@ pub async fn follow(settings: Settings, findings: Findings, stop: CancellationTo
     let Findings { views, questions } = findings;
     let mut nvml = None;
     let mut session = Session::Keep;
-    let mut waker = wake::Waker::new(&settings.roots);
+    let mut waker = wake::Waker::of_driver(&settings.roots);
     loop {
         let reading = tokio::select! {
             () = stop.cancelled() => return,

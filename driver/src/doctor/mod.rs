@@ -34,7 +34,9 @@ use self::{
 use crate::{
     args::{DoctorArgs, ReportForm},
     discovery::{self, Found, Trouble},
-    inspect, streams,
+    inspect,
+    others::{Kubelet, Plugins},
+    streams,
 };
 
 /// A file system that gives no answer for so long hangs.
@@ -86,7 +88,9 @@ async fn checks(args: &DoctorArgs, driver: &DriverName, node: &NodeName) -> Vec<
         let answers = Box::pin(asking.all(node)).await?;
         Ok((asking, answers))
     };
-    let (reading, asked) = tokio::join!(discovery::read(&mut nvml, aliquot_nvml::Session::Keep, &settings), asking);
+    let kubelet = Kubelet::new(&args.node.places.kubelet_root);
+    let reading = discovery::read(&mut nvml, aliquot_nvml::Session::Keep, &settings);
+    let (reading, asked, plugins) = tokio::join!(reading, asking, kubelet.ask());
     let reading = Arc::new(reading);
     let looking = tokio::task::spawn_blocking({
         let (args, roots, reading) = (args.clone(), settings.roots.clone(), Arc::clone(&reading));
@@ -112,7 +116,7 @@ async fn checks(args: &DoctorArgs, driver: &DriverName, node: &NodeName) -> Vec<
         }
         (Ok((asking, _)), Some(inventory), None) => asking.rehearse(driver, node, inventory, &Policy::default()).await,
     };
-    checks.extend(in_cluster(args, &asked.map(|(_, answers)| answers), &rehearsed, inventory));
+    checks.extend(in_cluster(args, &asked.map(|(_, answers)| answers), &rehearsed, inventory, plugins.ok()));
     checks
 }
 
@@ -143,6 +147,7 @@ fn in_cluster(
     answers: &Answer<Answers>,
     rehearsed: &Rehearsed,
     inventory: Option<&Inventory>,
+    plugins: Option<Plugins>,
 ) -> Vec<Check> {
     let (driver, node) = (&args.node.driver_name, &args.node.node_name);
     let unasked;
@@ -160,6 +165,13 @@ fn in_cluster(
         features::judge(rehearsed),
         access::judge(&answers.user, &answers.refused),
         others::classes(driver, &answers.classes),
-        others::drivers(driver, &answers.node, &answers.slices, inventory),
+        others::drivers(others::Sources {
+            driver,
+            node,
+            plugins,
+            object: &answers.node,
+            slices: &answers.slices,
+            inventory,
+        }),
     ]
 }

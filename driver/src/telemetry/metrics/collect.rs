@@ -13,6 +13,7 @@ use prometheus_client::{
 use super::Sources;
 use crate::{
     discovery::View,
+    others::Known,
     sharing::guard::{Actions, Key, ShareUsage, Usage},
 };
 
@@ -51,8 +52,41 @@ impl Collect for Collector {
             [(vec![], u64::from(policy.policy().is_some() && policy.trouble().is_none()))],
         )?;
         counter(encoder, "aliquot_policy_refused", "Policy files that were refused", [(vec![], policy.refused())])?;
+        let known = self.0.others.borrow().clone().unwrap_or_default();
+        others(encoder, &known)?;
         shares(encoder, &self.0.usage.borrow())
     }
+}
+
+/// Who else hands out GPUs.
+fn others(encoder: &mut DescriptorEncoder<'_>, known: &Known) -> fmt::Result {
+    let by = known.elsewhere.gpus.iter().flat_map(|(gpu, others)| {
+        let on = move |by: &str| vec![("uuid", gpu.to_string()), ("by", by.to_owned())];
+        others.by.iter().map(move |other| (on(other.name()), 1))
+    });
+    gauge(
+        encoder,
+        "aliquot_gpu_handed_out_elsewhere",
+        "1 for each GPU that a device plugin (by its resource) or another DRA driver (by its name) hands out too",
+        None,
+        by,
+    )?;
+    let held =
+        known.elsewhere.gpus.iter().map(|(gpu, others)| (vec![("uuid", gpu.to_string())], others.held.len() as u64));
+    gauge(
+        encoder,
+        "aliquot_gpu_held_elsewhere",
+        "Pods that hold a GPU through a device plugin or another DRA driver, as last seen",
+        None,
+        held,
+    )?;
+    gauge(
+        encoder,
+        "aliquot_other_plugins_readable",
+        "1 if the kubelet tells what device plugins registered, 0 if not, so that these are not noticed",
+        None,
+        [(vec![], known.kubelet_answers.into())],
+    )
 }
 
 /// What the memory guard measured at its last reading.
