@@ -18,6 +18,7 @@ mod tally;
 
 use std::time::Duration;
 
+pub(crate) use seen::is_usual;
 use stage::Stage;
 pub use tally::Tally;
 
