@@ -16,3 +16,4 @@ pub mod runtime;
 pub mod skip;
 pub mod tasks;
 pub mod testbed;
+mod told;

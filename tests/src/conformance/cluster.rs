@@ -42,7 +42,7 @@ pub enum Error {
         source: Box<kube::runtime::wait::Error>,
     },
     /// It took too long.
-    #[error("gave up after {} s to {what}{story}", after.as_secs())]
+    #[error("gave up to {what} after {} s{story}", after.as_secs())]
     Late {
         /// What was tried.
         what: String,
