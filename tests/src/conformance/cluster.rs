@@ -256,7 +256,7 @@ fn story(pod: &Pod) -> String {
     let Some(status) = &pod.status else { return String::new() };
     let waiting = status.container_statuses.iter().flatten().filter_map(|container| {
         let waiting = container.state.as_ref()?.waiting.as_ref()?;
-        Some(format!("{} {}", waiting.reason.as_deref()?, waiting.message.as_deref().unwrap_or_default()))
+        Some(format!("{} {}", waiting.reason.as_deref()?, waiting.message.as_deref().unwrap_or_default().trim()))
     });
     let phase = status.phase.clone().into_iter();
     let told: Vec<String> = phase.chain(refusal(pod).map(ToOwned::to_owned)).chain(waiting).collect();
@@ -281,7 +281,7 @@ mod tests {
         let unscheduled = pod(&json!({"phase": "Pending", "conditions": [condition]}));
         assert_eq!(refusal(&unscheduled), Some(message));
         assert_eq!(story(&unscheduled), format!(": Pending; {message}"));
-        let waiting = json!({"reason": "ErrImagePull", "message": "no such host"});
+        let waiting = json!({"reason": "ErrImagePull", "message": "no such host\n"});
         let container = json!({"name": "c", "image": "", "imageID": "", "ready": false, "restartCount": 0,
             "state": {"waiting": waiting}});
         let pulling = pod(&json!({"phase": "Pending", "containerStatuses": [container]}));

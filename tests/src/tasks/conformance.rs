@@ -44,6 +44,10 @@ impl Conformance {
         let report = Box::pin(steps).await;
         let report = report.map_err(|error| Error::Broke(error.into()))?;
         println!("{}", report.sum());
-        if report.passed() { Ok(()) } else { Err(Error::Broke("the cluster doesn't conform, as told above".into())) }
+        if report.passed() {
+            Ok(())
+        } else {
+            Err(Error::Broke("not all steps came out as they must, as told above".into()))
+        }
     }
 }
