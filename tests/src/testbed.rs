@@ -394,7 +394,8 @@ pub async fn apply(client: &Client, objects: &[Value]) -> Result<Vec<DynamicObje
         let object: DynamicObject = serde_json::from_value(object.clone())?;
         let types = object.types.clone().ok_or("an object without apiVersion and kind")?;
         let kind = ApiResource::from_gvk(&GroupVersionKind::try_from(&types)?);
-        let is_global = ["Node", "Namespace", "DeviceClass", "ResourceSlice"].contains(&types.kind.as_str());
+        let is_global =
+            ["Node", "Namespace", "DeviceClass", "ResourceSlice", "RuntimeClass"].contains(&types.kind.as_str());
         let api: Api<DynamicObject> = if is_global {
             Api::all_with(client.clone(), &kind)
         } else {

@@ -24,7 +24,7 @@ const fn kind(
     Kind { group, version: "v1", resource, camel, namespaced, status }
 }
 
-pub(crate) const KINDS: [Kind; 13] = [
+pub(crate) const KINDS: [Kind; 14] = [
     kind("", "namespaces", "Namespace", false, true),
     kind("", "nodes", "Node", false, true),
     kind("", "pods", "Pod", true, true),
@@ -32,6 +32,7 @@ pub(crate) const KINDS: [Kind; 13] = [
     kind("", "serviceaccounts", "ServiceAccount", true, false),
     kind("events.k8s.io", "events", "Event", true, false),
     kind("coordination.k8s.io", "leases", "Lease", true, false),
+    kind("node.k8s.io", "runtimeclasses", "RuntimeClass", false, false),
     kind("resource.k8s.io", "deviceclasses", "DeviceClass", false, false),
     kind("resource.k8s.io", "resourceclaims", "ResourceClaim", true, true),
     kind("resource.k8s.io", "resourceclaimtemplates", "ResourceClaimTemplate", true, false),

@@ -10,6 +10,7 @@ mod measure;
 mod report;
 mod shares;
 mod socket;
+mod specs;
 
 pub use floor::Floor;
 pub use measure::{Plan, prepare};

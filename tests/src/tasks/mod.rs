@@ -1,5 +1,6 @@
 //! The tasks of `cargo xtask`, one per file.
 mod bench;
+mod conformance;
 mod fuzz;
 mod isolation;
 mod node;
@@ -9,6 +10,8 @@ mod test;
 use std::{ffi::OsString, process::ExitCode};
 
 use clap::{Parser, Subcommand};
+
+use crate::told::told;
 
 /// The workspace's tasks.
 #[derive(Debug, Parser)]
@@ -26,6 +29,8 @@ enum Task {
     Bench(bench::Bench),
     /// Tries to reach, from within real containers, every device that they weren't given; counts what was reachable.
     Isolation(isolation::Isolation),
+    /// Takes the steps of Kubernetes' AI conformance for access to GPUs, on the cluster of KUBECONFIG.
+    Conformance(conformance::Conformance),
     /// Shows the main job on simulated GPUs, in real containers where root allows.
     Playground(playground::Play),
     /// Fuzzes everything that reads what others wrote; needs a C++ compiler.
@@ -83,6 +88,7 @@ pub fn run() -> ExitCode {
         Task::Test(test) => test.run(),
         Task::Bench(bench) => bench.run(),
         Task::Isolation(isolation) => isolation.run(),
+        Task::Conformance(conformance) => conformance.run(),
         Task::Playground(play) => play.run(),
         Task::Fuzz(fuzz) => fuzz.run(),
         Task::Node(node) => node.run(),
@@ -90,13 +96,7 @@ pub fn run() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let mut text = error.to_string();
-            let mut cause = std::error::Error::source(&error);
-            while let Some(inner) = cause {
-                text = format!("{text}: {inner}");
-                cause = inner.source();
-            }
-            eprintln!("xtask: {text}");
+            eprintln!("xtask: {}", told(&error));
             ExitCode::FAILURE
         }
     }
