@@ -1,4 +1,5 @@
 //! Every flag, typed; each has a twin in the environment.
+#![allow(clippy::doc_markdown, reason = "these comments are the text of --help, where backticks are noise")]
 use std::{net::SocketAddr, time::Duration};
 
 use clap::{Args, Parser, ValueEnum};

@@ -1,5 +1,6 @@
 //! Testbed, suites, playground and xtask.
 pub mod bench;
+pub mod controllers;
 pub mod debian;
 mod digest;
 pub mod holds;

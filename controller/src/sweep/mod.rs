@@ -129,11 +129,14 @@ impl Sweep {
         let shortest = self.settings.slice_grace.min(self.settings.stuck_after);
         let gather = (shortest / 60).clamp(Duration::from_millis(50), Duration::from_secs(5));
         let next = [self.slices.next(), self.claims.next()].into_iter().flatten().min();
-        let due = next.filter(|_| self.leadership.until().is_some());
+        let leads_until = self.leadership.until();
+        let due = next.filter(|_| leads_until.is_some());
         tokio::select! {
             () = self.shared.changed() => tokio::time::sleep(gather).await,
             () = self.leadership.changed() => {}
             () = until(due) => {}
+            // What is shown should say so when it is over.
+            () = until(leads_until) => {}
         }
     }
 

@@ -76,7 +76,7 @@ impl Sweep {
         let node = slice.node.as_deref().unwrap_or_default();
         tracing::info!(slice = %stale.name, node, reason = fate.label(), "a stale ResourceSlice is deleted");
         let text = format!("ResourceSlice {} of node {node} is deleted: {}", stale.name, fate.words());
-        let note = Note {
+        let told = Note {
             // As the kubelet refers to its node: kubectl finds events by the name in place of the UID.
             regarding: reference("v1", "Node", None, node, node),
             related: Some(reference("resource.k8s.io/v1", "ResourceSlice", None, &stale.name, &stale.uid.to_string())),
@@ -87,7 +87,7 @@ impl Sweep {
             text,
         };
         // It is done, and the log has said so.
-        if let Err(error) = self.cluster.tell(&self.settings.reporter.event(note)).await {
+        if let Err(error) = self.cluster.tell(&self.settings.reporter.event(told)).await {
             tracing::warn!(error = crate::report(&error), "an Event can't be written");
         }
     }
