@@ -179,3 +179,28 @@ async fn found<T>(name: &str, request: impl Future<Output = kube::Result<T>>) ->
         Err(error) => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+    use serde_json::json;
+
+    use super::*;
+
+    async fn answer(code: u16, reason: &str, name: &str) -> kube::Result<Option<()>> {
+        let status = json!({"status": "Failure", "code": code, "reason": reason, "details": {"name": name}});
+        let status: Status = serde_json::from_value(status).map_err(kube::Error::SerdeError)?;
+        found("n1", async { Err(kube::Error::Api(status.boxed())) }).await
+    }
+
+    #[tokio::test]
+    async fn only_an_answer_that_names_the_object_says_that_it_is_gone() {
+        assert_eq!(answer(404, "NotFound", "n1").await.unwrap(), None);
+        for (code, reason, name) in
+            [(404, "NotFound", ""), (404, "", "n1"), (500, "NotFound", "n1"), (404, "NotFound", "n2")]
+        {
+            assert!(answer(code, reason, name).await.is_err(), "{code} {reason} {name}");
+        }
+        assert_eq!(found("n1", async { Ok(1) }).await.unwrap(), Some(1));
+    }
+}

@@ -48,7 +48,7 @@ pub struct Figures {
 /// What is promised of 50,000 claims and 5,000 nodes.
 const LARGE: Scale = Scale { nodes: 5_000, claims: 50_000, dead: 50, stuck: 100 };
 /// A little longer than a watch lasts, so that each is begun anew once.
-const REST: Duration = Duration::from_secs(300);
+const REST: Duration = Duration::from_mins(5);
 /// For everything that is waited for.
 const PATIENCE: Duration = Duration::from_mins(5);
 
