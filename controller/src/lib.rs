@@ -40,16 +40,40 @@ pub fn main(cli: args::Cli) -> ExitCode {
     }
 }
 
-/// An error with all its causes, in one line.
-fn report(error: &dyn std::error::Error) -> String {
+/// An error with all its causes, in one line; of an API server's answer only what it says.
+fn report(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let inner_text = inner.to_string();
-        if !text.contains(&inner_text) {
-            text = format!("{text}: {inner_text}");
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        if let Some(kube::Error::Api(status)) = cause.downcast_ref::<kube::Error>() {
+            // kube's own texts show all of its fields.
+            let is_in = text.contains(&status.message);
+            return if is_in { status.message.clone() } else { format!("{text}: {}", status.message) };
         }
-        cause = inner.source();
+        let inner = cause.to_string();
+        if !text.contains(&inner) {
+            text = format!("{text}: {inner}");
+        }
+        next = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_refusal_only_what_the_api_server_says_is_told() {
+        let status: kube::core::Status =
+            serde_json::from_value(serde_json::json!({"message": "no such luck"})).unwrap();
+        let refusal = || kube::Error::Api(status.clone().boxed());
+        assert_eq!(report(&refusal()), "no such luck");
+        assert_eq!(
+            report(&cluster::CallError::Api { what: "get a Pod", source: refusal() }),
+            "get a Pod: no such luck"
+        );
+        let watch = kube::runtime::watcher::Error::InitialListFailed(refusal());
+        assert_eq!(report(&watch), "no such luck");
+    }
 }
