@@ -45,6 +45,11 @@ impl Seen {
     }
 }
 
+/// Until when a replica may act that began at this time to take or renew a Lease of this duration.
+pub(super) fn held_until(begun: Instant, duration: Duration) -> Instant {
+    begun + duration * 2 / 3
+}
+
 /// What `me` does about a Lease.
 ///
 /// A holder of the same name is an earlier process of the same pod, and over.
@@ -59,6 +64,7 @@ pub(super) fn decide(seen: Option<&Seen>, me: &str, now: Instant) -> Step {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
@@ -97,5 +103,53 @@ mod tests {
         let renewed = Seen::new(Some(&again), lease("b", "2"), at(59));
         assert_eq!(decide(Some(&renewed), "a", at(118)), Step::Wait);
         assert_eq!(decide(Some(&renewed), "a", at(119)), Step::Take);
+    }
+
+    /// One replica's turn: which one, how long after the turn before, and for how long its requests are under way.
+    #[derive(Debug, Clone)]
+    struct Turn {
+        me: usize,
+        after: u64,
+        reading: u64,
+        writing: u64,
+        /// Whether the answer to its write gets lost.
+        is_lost: bool,
+    }
+
+    fn turns() -> impl Strategy<Value = Vec<Turn>> {
+        let turn = (0..3_usize, 0..70_u64, 0..20_u64, 0..20_u64, proptest::bool::weighted(0.1));
+        let turn =
+            turn.prop_map(|(me, after, reading, writing, is_lost)| Turn { me, after, reading, writing, is_lost });
+        proptest::collection::vec(turn, 1..80)
+    }
+
+    proptest! {
+        #[test]
+        fn no_two_replicas_may_act_at_a_time(turns in turns()) {
+            let mut now = Instant::now();
+            let mut stored: Option<Lease> = None;
+            let mut version = 0;
+            let (mut seen, mut until): ([Option<Seen>; 3], [Option<Instant>; 3]) = Default::default();
+            for Turn { me, after, reading, writing, is_lost } in turns {
+                now += Duration::from_secs(after);
+                let (begun, name) = (now, ["a", "b", "c"][me]);
+                now += Duration::from_secs(reading);
+                let before = seen[me].take();
+                seen[me] = stored.clone().map(|lease| Seen::new(before.as_ref(), lease, now));
+                if decide(seen[me].as_ref(), name, now) == Step::Wait {
+                    until[me] = None;
+                    continue;
+                }
+                now += Duration::from_secs(writing);
+                version += 1;
+                stored = Some(lease(name, &version.to_string()));
+                if !is_lost {
+                    until[me] = Some(held_until(begun, Duration::from_mins(1)));
+                }
+                for other in (0..3).filter(|other| *other != me) {
+                    prop_assert!(until[other].is_none_or(|until| until <= now), "{name} began too early");
+                }
+            }
+        }
     }
 }

@@ -7,7 +7,7 @@ mod decide;
 
 use std::time::Duration;
 
-use decide::{Seen, Step, decide};
+use decide::{Seen, Step, decide, held_until};
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
     apimachinery::pkg::apis::meta::v1::MicroTime,
@@ -75,7 +75,7 @@ impl Holder {
             let pause = match stop.run_until_cancelled(timeout(third, self.attempt())).await {
                 None => break,
                 Some(Ok(Ok(true))) => {
-                    self.tell(Some(begun + 2 * third));
+                    self.tell(Some(held_until(begun, self.settings.duration)));
                     third
                 }
                 Some(Ok(Ok(false))) => {
