@@ -1,6 +1,7 @@
 //! Testbed, suites, playground and xtask.
 pub mod bench;
 pub mod conformance;
+pub mod controllers;
 pub mod debian;
 mod digest;
 pub mod holds;

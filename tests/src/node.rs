@@ -26,7 +26,8 @@ const CONTROL: &str = "nvml-control.json";
 const CGROUPS: &str = "sys/fs/cgroup";
 
 /// What cargo builds for a node.
-const NAMES: [&str; 5] = ["aliquot-driver", "aliquot-hook", "isolation-probe", "libfake_nvml.so", "nvidia-smi"];
+const NAMES: [&str; 6] =
+    ["aliquot-controller", "aliquot-driver", "aliquot-hook", "isolation-probe", "libfake_nvml.so", "nvidia-smi"];
 
 /// What cargo built and a node is made from.
 #[derive(Debug, Clone)]
@@ -44,7 +45,7 @@ impl Artifacts {
         let dir = exe.ancestors().skip(1).find(has_all).map(Path::to_path_buf);
         let dir = dir.ok_or_else(|| {
             io::Error::other(
-                "the driver and the simulated GPUs are not built: run cargo xtask test, or cargo build --workspace first",
+                "the driver, the controller and the simulated GPUs are not built: run cargo xtask test, or cargo build --workspace first",
             )
         })?;
         Ok(Self { dir })
@@ -53,6 +54,11 @@ impl Artifacts {
     /// The driver's binary.
     pub fn driver(&self) -> PathBuf {
         self.dir.join("aliquot-driver")
+    }
+
+    /// The controller's binary.
+    pub fn controller(&self) -> PathBuf {
+        self.dir.join("aliquot-controller")
     }
 
     /// The container hook's binary.

@@ -175,20 +175,21 @@ pub(crate) fn shown(kind: &Kind, object: &Value, form: Form) -> Value {
 fn list(shared: &Shared, target: &Target, options: &Options, form: Form) -> Result<Response, Failure> {
     let (kind, selector) = (target.kind, selector(options)?);
     let store = shared.store();
-    let all = store.list(kind, &target.namespace, &selector);
-    let version = store.version().to_string();
-    drop(store);
-    let start: usize = match options.continues.as_deref().filter(|token| !token.is_empty()) {
-        Some(token) => token.parse().map_err(|_| Failure::expired())?,
-        None => 0,
+    let token = options.continues.as_deref().filter(|token| !token.is_empty());
+    let (version, after) = match token {
+        Some(token) => continued(token).ok_or_else(Failure::expired)?,
+        None => (store.version().to_string(), None),
     };
-    let end = options.limit.filter(|limit| *limit > 0).map_or(all.len(), |limit| (start + limit).min(all.len()));
-    let page = all.get(start..end).unwrap_or_default();
+    let limit = options.limit.filter(|limit| *limit > 0).unwrap_or(usize::MAX);
+    let (page, left) = store.page(kind, &target.namespace, &selector, after.as_ref(), limit);
+    drop(store);
     let mut metadata = json!({ "resourceVersion": version });
-    if end < all.len() {
-        metadata["continue"] = json!(end.to_string());
-        metadata["remainingItemCount"] = json!(all.len() - end);
+    if let Some(last) = page.last().filter(|_| left > 0) {
+        let field = |name: &str| last["metadata"][name].as_str().unwrap_or_default();
+        metadata["continue"] = json!(format!("{version}/{}/{}", field("namespace"), field("name")));
+        metadata["remainingItemCount"] = json!(left);
     }
+    let page = page.as_slice();
     let answer = match form {
         Form::Table => table::table(kind, page, Some(metadata)),
         Form::Object => {
@@ -200,6 +201,14 @@ fn list(shared: &Shared, target: &Target, options: &Options, form: Form) -> Resu
         }
     };
     Ok(Json(answer).into_response())
+}
+
+/// The version of a list's first page, which all of its pages have, so that a watch from there tells what was written in
+/// between; and the last object so far.
+fn continued(token: &str) -> Option<(String, Option<(String, String)>)> {
+    let mut parts = token.splitn(3, '/').map(ToOwned::to_owned);
+    let (version, namespace, name) = (parts.next()?, parts.next()?, parts.next()?);
+    Some((version, Some((namespace, name))))
 }
 
 /// Everything about one object, and the deletion of many.

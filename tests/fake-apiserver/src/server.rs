@@ -176,6 +176,13 @@ impl Server {
         self.break_watches();
     }
 
+    /// Puts objects of a resource there as they are, without requests: what was there long before.
+    pub fn seed(&self, resource: &str, objects: impl IntoIterator<Item = Value>) {
+        let Some(kind) = crate::kinds::KINDS.iter().find(|kind| kind.resource == resource) else { return };
+        let mut store = self.shared.store();
+        objects.into_iter().for_each(|object| store.seed(kind, object));
+    }
+
     /// An object as it is stored, without a request.
     pub fn peek(&self, resource: &str, namespace: &str, name: &str) -> Option<Value> {
         let kind = crate::kinds::KINDS.iter().find(|kind| kind.resource == resource)?;

@@ -13,11 +13,13 @@ pub(crate) struct Failure {
     reason: &'static str,
     message: String,
     retry_after: Option<u32>,
+    /// The resource and the name of the object that it is about.
+    about: Option<(String, String)>,
 }
 
 impl Failure {
     fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), retry_after: None }
+        Self { code, reason, message: message.into(), retry_after: None, about: None }
     }
 
     pub(crate) fn bad_request(message: impl Into<String>) -> Self {
@@ -29,7 +31,8 @@ impl Failure {
     }
 
     pub(crate) fn not_found(resource: &str, name: &str) -> Self {
-        Self::new(404, "NotFound", format!("{resource} {name:?} not found"))
+        let about = Some((resource.to_owned(), name.to_owned()));
+        Self { about, ..Self::new(404, "NotFound", format!("{resource} {name:?} not found")) }
     }
 
     pub(crate) fn exists(resource: &str, name: &str) -> Self {
@@ -66,7 +69,10 @@ impl Failure {
     }
 
     pub(crate) fn body(&self) -> Value {
-        let mut details = json!({});
+        let mut details = match &self.about {
+            Some((resource, name)) => json!({"kind": resource, "name": name}),
+            None => json!({}),
+        };
         if let Some(seconds) = self.retry_after {
             details = json!({ "retryAfterSeconds": seconds });
         }

@@ -1,5 +1,8 @@
 //! The objects, and the log of their changes that watches follow.
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    ops::Bound,
+};
 
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -108,6 +111,35 @@ impl Store {
         let of_kind = self.objects.iter().filter(|(key, _)| key.0 == kind.group && key.1 == kind.resource);
         let there = of_kind.filter(|(key, _)| namespace.is_empty() || key.2 == namespace);
         there.map(|(_, object)| object).filter(|object| selector.matches(object)).cloned().collect()
+    }
+
+    /// The part of [`Store::list`] after an object, of `limit` objects at most, and how many come after that.
+    pub(crate) fn page(
+        &self,
+        kind: &'static Kind,
+        namespace: &str,
+        selector: &Selector,
+        after: Option<&(String, String)>,
+        limit: usize,
+    ) -> (Vec<Value>, usize) {
+        let first = match after {
+            Some((namespace, name)) => Bound::Excluded((kind.group, kind.resource, namespace.clone(), name.clone())),
+            None => Bound::Included((kind.group, kind.resource, namespace.to_owned(), String::new())),
+        };
+        let rest = self.objects.range((first, Bound::Unbounded));
+        let there = rest.take_while(|(key, _)| {
+            key.0 == kind.group && key.1 == kind.resource && (namespace.is_empty() || key.2 == namespace)
+        });
+        let mut chosen = there.map(|(_, object)| object).filter(|object| selector.matches(object));
+        let page = chosen.by_ref().take(limit).cloned().collect();
+        (page, chosen.count())
+    }
+
+    /// Puts an object there as it is, without its kind's rules.
+    pub(crate) fn seed(&mut self, kind: &'static Kind, object: Value) {
+        let field = |name: &str| object["metadata"][name].as_str().unwrap_or_default().to_owned();
+        let (namespace, name) = (field("namespace"), field("name"));
+        self.put(kind, &namespace, &name, object);
     }
 
     pub(crate) fn create(&mut self, kind: &'static Kind, namespace: &str, mut object: Value) -> Result<Value, Failure> {

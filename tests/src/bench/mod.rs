@@ -3,6 +3,7 @@
 //! The floor is what no driver that keeps its promises can do without: one GET of the claim, one record and one CDI spec,
 //! both written whole and renamed into place.
 pub mod claims;
+pub mod controller;
 pub mod embedded;
 mod floor;
 mod hook;

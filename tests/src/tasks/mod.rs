@@ -114,9 +114,15 @@ fn build_release() -> Result<(), Error> {
 fn build_with(more: &[&str]) -> Result<(), Error> {
     let mut arguments = vec!["build", "--locked"];
     // Built together with this package, everything has the features that are compiled already.
-    for package in
-        ["aliquot-tests", "aliquot-driver", "aliquot-hook", "fake-nvml", "fake-nvidia-smi", "isolation-probe"]
-    {
+    for package in [
+        "aliquot-tests",
+        "aliquot-driver",
+        "aliquot-controller",
+        "aliquot-hook",
+        "fake-nvml",
+        "fake-nvidia-smi",
+        "isolation-probe",
+    ] {
         arguments.extend(["-p", package]);
     }
     arguments.extend(more);
