@@ -1,10 +1,16 @@
 //! A real API server: named by `ALIQUOT_TEST_KUBECONFIG`, with a namespace and roles of the test's own, which go with it.
-use std::path::Path;
+use std::{panic::AssertUnwindSafe, path::Path};
 
-use aliquot_tests::testbed::{PATIENCE, Result};
+use aliquot_tests::{
+    skip,
+    testbed::{PATIENCE, Result},
+};
+use futures::FutureExt as _;
 use http::{Method, Request, StatusCode};
+use http_body_util::BodyExt as _;
 use kube::{
     Client, Config,
+    client::Body,
     config::{KubeConfigOptions, Kubeconfig},
 };
 use serde_json::{Value, json};
@@ -24,8 +30,16 @@ pub(super) struct Cluster {
 pub(super) const ACCOUNT: &str = "aliquot-driver";
 
 impl Cluster {
-    /// With a fresh namespace, and the account in it.
-    pub(super) async fn with_account(kubeconfig: &Path, purpose: &str) -> Result<Self> {
+    /// Runs a test in a fresh namespace with the account in it, where a cluster was named, and takes all of it away again.
+    pub(super) async fn run(purpose: &str, test: impl AsyncFnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        let Some(kubeconfig) = skip::cluster() else { return Ok(()) };
+        let mut cluster = Self::with_account(&kubeconfig, purpose).await?;
+        let result = AssertUnwindSafe(test(&mut cluster)).catch_unwind().await;
+        cluster.clean().await?;
+        result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    async fn with_account(kubeconfig: &Path, purpose: &str) -> Result<Self> {
         let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
         let config = Config::from_custom_kubeconfig(kubeconfig.clone(), &KubeConfigOptions::default()).await?;
         let namespace = format!("aliquot-test-{purpose}-{}", std::process::id());
@@ -64,7 +78,7 @@ impl Cluster {
         let path = format!("/apis/rbac.authorization.k8s.io/v1/clusterroles/{}", self.namespace);
         let role = json!({"metadata": {"name": self.namespace}, "rules": rules});
         let (code, answer) = self.asked(&self.admin, Method::PUT, &path, Some(&role)).await?;
-        if code == StatusCode::OK { Ok(()) } else { Err(answer.to_string().into()) }
+        if code.is_success() { Ok(()) } else { Err(answer.to_string().into()) }
     }
 
     /// The name of a node.
@@ -106,17 +120,11 @@ impl Cluster {
     ) -> Result<(StatusCode, Value)> {
         let content = if method == Method::PATCH { "application/merge-patch+json" } else { "application/json" };
         let body = body.map(|body| body.to_string().into_bytes()).unwrap_or_default();
-        let request = Request::builder().method(method).uri(path).header("Content-Type", content).body(body)?;
-        match client.request::<Value>(request).await {
-            Ok(answer) => {
-                let created = answer.pointer("/metadata/creationTimestamp").is_some() && answer["kind"] != "Status";
-                Ok((if created { StatusCode::CREATED } else { StatusCode::OK }, answer))
-            }
-            Err(kube::Error::Api(status)) => {
-                Ok((StatusCode::from_u16(status.code)?, json!({"message": status.message})))
-            }
-            Err(error) => Err(error.into()),
-        }
+        let request = Request::builder().method(method).uri(path).header("Content-Type", content);
+        let (head, body) = client.send(request.body(Body::from(body))?).await?.into_parts();
+        let body = body.collect().await?.to_bytes();
+        // The answer to a watch is no single object.
+        Ok((head.status, serde_json::from_slice(&body).unwrap_or_default()))
     }
 
     /// Asks until the answer is as wanted: API servers learn of roles and policies by watch.
@@ -139,8 +147,7 @@ impl Cluster {
         }
     }
 
-    /// Takes everything away again.
-    pub(super) async fn clean(self) -> Result<()> {
+    async fn clean(self) -> Result<()> {
         for path in self.made.iter().rev() {
             self.asked(&self.admin, Method::DELETE, path, None).await?;
         }

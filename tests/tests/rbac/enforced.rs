@@ -1,5 +1,4 @@
 //! On a real API server, each permission: with it the driver's request is allowed, and without it refused.
-use aliquot_tests::skip;
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -28,11 +27,7 @@ fn request(asked: &Asked, namespace: &str) -> (Method, String, Option<Value>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_permission_is_what_allows_the_drivers_request() -> Result<()> {
-    let Some(kubeconfig) = skip::cluster() else { return Ok(()) };
-    let mut cluster = Cluster::with_account(&kubeconfig, "rbac").await?;
-    let result = each(&mut cluster).await;
-    cluster.clean().await?;
-    result
+    Cluster::run("rbac", each).await
 }
 
 async fn each(cluster: &mut Cluster) -> Result<()> {

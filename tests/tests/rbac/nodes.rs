@@ -1,5 +1,5 @@
 //! On a real API server, the admission policy: a node's driver writes slices and Events of its own, and no others.
-use aliquot_tests::{skip, testbed::documents};
+use aliquot_tests::testbed::documents;
 use http::{Method, StatusCode};
 use kube::Client;
 use serde_json::{Value, json};
@@ -11,11 +11,7 @@ const SLICES: &str = "/apis/resource.k8s.io/v1/resourceslices";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_driver_writes_for_its_own_node_and_name_only() -> Result<()> {
-    let Some(kubeconfig) = skip::cluster() else { return Ok(()) };
-    let mut cluster = Cluster::with_account(&kubeconfig, "policy").await?;
-    let result = judged(&mut cluster).await;
-    cluster.clean().await?;
-    result
+    Cluster::run("policy", judged).await
 }
 
 /// A driver of the test's own, which no kubelet knows.
