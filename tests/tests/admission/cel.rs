@@ -6,7 +6,7 @@ use cel::{Context, Env};
 use serde_json::Value;
 
 /// What an expression is about.
-pub(super) struct Request<'a> {
+pub(super) struct Attributes<'a> {
     /// `request`.
     pub(super) request: Value,
     /// `object`, null for none.
@@ -20,7 +20,7 @@ pub(super) struct Expressions(pub(super) Value);
 
 impl Expressions {
     /// Whether all of its match conditions hold.
-    pub(super) fn matches(&self, request: &Request<'_>) -> Result<bool> {
+    pub(super) fn matches(&self, request: &Attributes<'_>) -> Result<bool> {
         let mut context = context(request)?;
         let conditions = self.0["matchConditions"].as_array().into_iter().flatten();
         for condition in conditions {
@@ -32,7 +32,7 @@ impl Expressions {
     }
 
     /// The places of the validations that don't hold.
-    pub(super) fn refused(&self, request: &Request<'_>) -> Result<Vec<usize>> {
+    pub(super) fn refused(&self, request: &Attributes<'_>) -> Result<Vec<usize>> {
         let mut context = context(request)?;
         let mut variables = std::collections::HashMap::new();
         for variable in self.0["variables"].as_array().into_iter().flatten() {
@@ -53,7 +53,7 @@ impl Expressions {
     }
 }
 
-fn context(request: &Request<'_>) -> Result<Context<'static, 'static>> {
+fn context(request: &Attributes<'_>) -> Result<Context<'static, 'static>> {
     let mut context = Context::with_env(Arc::new(Env::stdlib().with_optional_support(true)));
     let given = [("request", &request.request), ("object", request.object), ("oldObject", request.old)];
     for (name, value) in given {

@@ -4,7 +4,7 @@ use clap::CommandFactory as _;
 use serde_json::{Value, json};
 
 use super::{
-    cel::{Expressions, Request},
+    cel::{Attributes, Expressions},
     tls::{bad, review},
     *,
 };
@@ -116,7 +116,7 @@ fn the_api_server_calls_only_for_parameters_of_ours_in_objects_that_stay() -> Re
             let mut going = ours.clone();
             going["metadata"]["deletionTimestamp"] = json!("2026-11-21T12:00:00Z");
             for (object, called) in [(&ours, true), (&none, false), (&theirs, false), (&going, false)] {
-                let request = Request { request: json!({"operation": "CREATE"}), object, old: &Value::Null };
+                let request = Attributes { request: json!({"operation": "CREATE"}), object, old: &Value::Null };
                 assert_eq!(webhook.matches(&request)?, called, "{object}");
             }
         }

@@ -2,7 +2,7 @@
 use serde_json::{Value, json};
 
 use super::{
-    cel::{Expressions, Request},
+    cel::{Attributes, Expressions},
     *,
 };
 
@@ -16,8 +16,8 @@ fn policy(name: &str) -> Result<Expressions> {
     Ok(Expressions(found["spec"].clone()))
 }
 
-fn request<'a>(operation: &str, user: Value, object: &'a Value, old: &'a Value) -> Request<'a> {
-    Request { request: json!({"operation": operation, "userInfo": user}), object, old }
+fn request<'a>(operation: &str, user: &Value, object: &'a Value, old: &'a Value) -> Attributes<'a> {
+    Attributes { request: json!({"operation": operation, "userInfo": user}), object, old }
 }
 
 fn account(node: Option<&str>) -> Value {
@@ -49,7 +49,7 @@ fn only_the_drivers_account_is_held_to_it() -> Result<()> {
             (json!({"username": "system:node:node1"}), false),
             (json!({"username": "kubernetes-admin"}), false),
         ] {
-            assert_eq!(policy.matches(&request("CREATE", user.clone(), &object, &Value::Null))?, matched, "{user}");
+            assert_eq!(policy.matches(&request("CREATE", &user, &object, &Value::Null))?, matched, "{user}");
         }
     }
     Ok(())
@@ -78,7 +78,7 @@ fn a_driver_writes_slices_of_its_own_node_and_name_only() -> Result<()> {
         for (operation, object, old) in
             [("CREATE", object, &null), ("DELETE", &null, object), ("UPDATE", object, &own), ("UPDATE", &own, object)]
         {
-            let found = policy.refused(&request(operation, account(Some(NODE)), object, old))?;
+            let found = policy.refused(&request(operation, &account(Some(NODE)), object, old))?;
             assert_eq!(found, refused, "{operation} of a slice {what}");
         }
     }
@@ -93,7 +93,7 @@ fn a_token_without_a_node_writes_nothing() -> Result<()> {
     }] {
         for name in ["aliquot-driver", "aliquot-driver-events"] {
             for object in [&slice(NODE), &slice(""), &empty] {
-                let refused = policy(name)?.refused(&request("CREATE", user.clone(), object, &Value::Null))?;
+                let refused = policy(name)?.refused(&request("CREATE", &user, object, &Value::Null))?;
                 assert_eq!(refused.first(), Some(&0), "{user}");
             }
         }
@@ -118,7 +118,7 @@ fn a_driver_writes_events_in_its_own_name_and_of_no_other_node() -> Result<()> {
         let null = Value::Null;
         for (operation, object, old) in [("CREATE", &event, &null), ("UPDATE", &event, &own), ("UPDATE", &own, &event)]
         {
-            let found = policy.refused(&request(operation, account(Some(NODE)), object, old))?;
+            let found = policy.refused(&request(operation, &account(Some(NODE)), object, old))?;
             assert_eq!(found, refused, "{operation} {event}");
         }
     }

@@ -18,7 +18,7 @@ use kube::{
     runtime::{WatchStreamExt as _, watcher::watch_object},
 };
 use serde_json::{Value, json};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -30,6 +30,8 @@ use crate::report;
 
 /// How long the API server may take for a write.
 const DEADLINE: Duration = Duration::from_secs(10);
+/// The least time between writes: someone who wants otherwise, such as a replica whose clock is wrong by hours, isn't chased.
+const BREATH: Duration = Duration::from_secs(2);
 
 /// Which objects.
 #[derive(Debug, Clone)]
@@ -70,6 +72,7 @@ pub(crate) struct Keeper {
     /// The bundle that the configuration has, and since when it was seen there.
     trusted: Option<(String, Instant)>,
     served: Option<Vec<u8>>,
+    wrote: bool,
     told: Option<String>,
 }
 
@@ -86,6 +89,7 @@ impl Keeper {
             configuration: None,
             trusted: None,
             served: None,
+            wrote: false,
             told: None,
         }
     }
@@ -115,6 +119,9 @@ impl Keeper {
                 let result = self.turn(SystemTime::now()).await;
                 self.tell(result.err().map(|trouble| report(&trouble)));
             }
+            if std::mem::take(&mut self.wrote) {
+                stop.run_until_cancelled(sleep(BREATH.min(self.terms.tick()))).await;
+            }
         }
     }
 
@@ -126,10 +133,13 @@ impl Keeper {
         let trust = self.trust(&stored.bundle()).await;
         let trusted = self.trusted.as_ref().filter(|(bundle, _)| *bundle == stored.bundle());
         let action = self.terms.decide(&stored, trusted.map(|(_, since)| since.elapsed()), now);
-        if action != Action::Keep {
-            let stored = self.terms.act(action, &stored, now)?;
-            self.store(secret, &stored, action).await?;
+        if action == Action::Keep {
+            return trust;
+        }
+        let stored = self.terms.act(action, &stored, now)?;
+        if self.store(secret, &stored, action).await? {
             self.serve(&stored, now);
+            return self.trust(&stored.bundle()).await;
         }
         trust
     }
@@ -146,7 +156,8 @@ impl Keeper {
         }
     }
 
-    async fn store(&mut self, mut secret: Secret, stored: &Stored, action: Action) -> Result<(), Trouble> {
+    /// Whether it is stored; where another replica was faster, its certificates come by watch.
+    async fn store(&mut self, mut secret: Secret, stored: &Stored, action: Action) -> Result<bool, Trouble> {
         // What others keep there stays.
         let mut data = secret.data.take().unwrap_or_default();
         data.retain(|name, _| !name.ends_with("ca.crt") && !name.ends_with("tls.crt") && !name.ends_with("tls.key"));
@@ -154,13 +165,13 @@ impl Keeper {
         secret.data = Some(data);
         let what = format!("Secret {}", self.names.secret);
         let params = PostParams::default();
-        let written = written(&what, self.secrets.replace(&self.names.secret, &params, &secret)).await?;
-        // Where another replica was faster, its certificates come by watch.
-        if let Some(secret) = written {
-            tracing::info!(?action, secret = self.names.secret, "certificates were renewed");
-            self.secret = Some(secret);
-        }
-        Ok(())
+        self.wrote = true;
+        let Some(secret) = written(&what, self.secrets.replace(&self.names.secret, &params, &secret)).await? else {
+            return Ok(false);
+        };
+        tracing::info!(?action, secret = self.names.secret, "certificates were renewed");
+        self.secret = Some(secret);
+        Ok(true)
     }
 
     /// Has the configuration trust a bundle, and remembers since when it does.
@@ -174,7 +185,7 @@ impl Keeper {
             return Ok(());
         }
         if set_bundle(&mut configuration.data, bundle) {
-            self.trusted = None;
+            (self.trusted, self.wrote) = (None, true);
             let what = format!("ValidatingWebhookConfiguration {name}");
             let params = PostParams::default();
             let Some(now) = written(&what, self.configurations.replace(&name, &params, &configuration)).await? else {
