@@ -12,8 +12,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
-    apply, discovery, faults::Trouble, kinds::Kind, reviews, selectors::Selector, server::Shared, status::Failure,
-    store::Part, table, watch,
+    apply, discovery, faults::Trouble, kinds::Kind, permissions::Asked, reviews, selectors::Selector, server::Shared,
+    status::Failure, store::Part, table, watch,
 };
 
 /// The query of any request.
@@ -46,6 +46,22 @@ impl Target {
     /// What it is called where requests are counted and faults are injected.
     fn counted(&self) -> &'static str {
         if self.part == Part::Eviction { "pods/eviction" } else { self.kind.resource }
+    }
+
+    /// What is asked for, as rules of RBAC have it.
+    fn asked(&self, verb: &str, options: &Options) -> Asked {
+        let part = match self.part {
+            Part::All => "",
+            Part::Status => "/status",
+            Part::Eviction => "/eviction",
+        };
+        let selected = || options.field_selector.as_deref()?.strip_prefix("metadata.name=").map(ToOwned::to_owned);
+        Asked {
+            verb: verb.to_owned(),
+            group: self.kind.group.to_owned(),
+            resource: format!("{}{part}", self.kind.resource),
+            name: self.name.clone().or_else(selected),
+        }
     }
 }
 
@@ -89,6 +105,10 @@ async fn handle(
         Err(error) => return Failure::bad_request(error.to_string()).into_response(),
     };
     let verb = verb(&method, &target, &options);
+    let asked = target.asked(verb, &options);
+    if !shared.permissions().allow(token(&headers), &asked) {
+        return Failure::forbidden(&asked).into_response();
+    }
     let counted = if options.dry_run.is_some() { "dry-run" } else { verb };
     match shared.enter(counted, target.counted()) {
         Some(Trouble::Error(code, retry_after)) => return Failure::injected(code, retry_after).into_response(),
@@ -105,6 +125,10 @@ async fn handle(
         _ => change(&shared, &method, &target, &options, &headers, &body),
     };
     answer.unwrap_or_else(IntoResponse::into_response)
+}
+
+fn token(headers: &HeaderMap) -> Option<&str> {
+    headers.get(header::AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ")
 }
 
 fn target(path: &[&str]) -> Option<Target> {

@@ -6,6 +6,8 @@ use axum::{
 };
 use serde_json::{Value, json};
 
+use crate::permissions::Asked;
+
 /// An answer that is no success.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Failure {
@@ -51,6 +53,17 @@ impl Failure {
 
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
         Self::new(422, "Invalid", message)
+    }
+
+    /// By the rules of whoever asked.
+    pub(crate) fn forbidden(asked: &Asked) -> Self {
+        let Asked { verb, group, resource, name } = asked;
+        let name = name.as_deref().unwrap_or_default();
+        Self::new(
+            403,
+            "Forbidden",
+            format!("{resource} {name:?} is forbidden: cannot {verb} {resource} in API group {group:?}"),
+        )
     }
 
     pub(crate) fn expired() -> Self {
