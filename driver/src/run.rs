@@ -7,7 +7,7 @@ use dra_plugin::{
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::watch,
+    sync::{mpsc, watch},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -17,6 +17,7 @@ use crate::{
     discovery::{self, View},
     edits::Edits,
     events,
+    health::{self, Chart, Health},
     notices::{self, Notices},
     offer,
     offering::Offering,
@@ -121,7 +122,8 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
 
     let (views, view) = watch::channel(View::Searching);
     let (questions, asked) = watch::channel(None);
-    let findings = discovery::Findings { views, questions };
+    let (happened, happenings) = mpsc::unbounded_channel();
+    let findings = discovery::Findings { views, questions, events: happened };
     let hook = crate::hook::begin(&roots, hook.as_deref());
     let procfs = Procfs::open(&roots.proc, cgroup_root.as_deref());
     let limits = Limits::begin(&roots, hook.is_some(), procfs.kubepods().clone());
@@ -146,6 +148,10 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     let (notices, told) = Notices::new();
     let writing =
         tokio::spawn(notices::write(client.clone(), driver.to_string(), node.to_string(), told, stop.clone()));
+    let (wards, ward) = watch::channel(Health::default());
+    let sources = health::Sources { view: view.clone(), events: happenings, notices: notices.clone() };
+    let chart = Chart::open(&roots.run, boot_id.clone())?;
+    let nursing = tokio::spawn(health::follow(chart, sources, wards, stop.clone()));
     let telling = tokio::spawn(events::tell(notices.clone(), view.clone(), in_force.clone(), stop.clone()));
 
     let site = Site { pool: pool.to_string(), cdi_kind: cdi_spec::Kind::new(&identity.driver_name, "claim")? };
@@ -173,8 +179,13 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     let guarding = tokio::spawn(guarding::run(sources, settings, client.clone(), usages, stop.clone()));
     let metrics = match metrics_address {
         Some(address) => {
-            let sources =
-                metrics::Sources { view: view.clone(), policy: in_force.clone(), usage, claims: Arc::clone(&claims) };
+            let sources = metrics::Sources {
+                view: view.clone(),
+                policy: in_force.clone(),
+                usage,
+                health: ward.clone(),
+                claims: Arc::clone(&claims),
+            };
             metrics::serve(address, sources, stop.clone()).await?
         }
         None => tokio::spawn(async {}),
@@ -190,7 +201,9 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     }
     let result = plugin.build(claims)?.run(stop.clone()).await;
     stop.cancel();
-    for task in [discovery, publisher, following, offering, telling, writing, guarding, limiting, metrics, restoring] {
+    for task in
+        [discovery, publisher, following, offering, nursing, telling, writing, guarding, limiting, metrics, restoring]
+    {
         let _ = task.await;
     }
     tracing::info!("stopped; slices and prepared claims stay");

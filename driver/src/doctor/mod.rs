@@ -80,13 +80,13 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode, Error> {
 }
 
 async fn checks(args: &DoctorArgs, driver: &DriverName, node: &NodeName) -> Vec<Check> {
-    let (settings, mut nvml) = (inspect::once(&args.node), None);
+    let (settings, mut library) = (inspect::once(&args.node), discovery::Library::default());
     let asking = async {
         let asking = Asking::begin(args.api_deadline).await?;
         let answers = Box::pin(asking.all(node)).await?;
         Ok((asking, answers))
     };
-    let (reading, asked) = tokio::join!(discovery::read(&mut nvml, aliquot_nvml::Session::Keep, &settings), asking);
+    let (reading, asked) = tokio::join!(discovery::read(&mut library, aliquot_nvml::Session::Keep, &settings), asking);
     let reading = Arc::new(reading);
     let looking = tokio::task::spawn_blocking({
         let (args, roots, reading) = (args.clone(), settings.roots.clone(), Arc::clone(&reading));
