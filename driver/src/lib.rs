@@ -25,6 +25,7 @@ mod events;
 mod fault;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod health;
 mod hook;
 mod inspect;
 mod notices;

@@ -7,7 +7,7 @@ use dra_plugin::{
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::watch,
+    sync::{mpsc, watch},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -17,6 +17,7 @@ use crate::{
     discovery::{self, View},
     edits::Edits,
     events,
+    health::{self, Chart, Health},
     notices::{self, Notices},
     offer,
     offering::Offering,
@@ -124,7 +125,8 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
 
     let (views, view) = watch::channel(View::Searching);
     let (questions, asked) = watch::channel(None);
-    let findings = discovery::Findings { views, questions };
+    let (happened, happenings) = mpsc::unbounded_channel();
+    let findings = discovery::Findings { views, questions, events: happened };
     let hook = crate::hook::begin(&roots, hook.as_deref());
     let procfs = Procfs::open(&roots.proc, cgroup_root.as_deref());
     let limits = Limits::begin(&roots, hook.is_some(), procfs.kubepods().clone());
@@ -149,6 +151,10 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     let (notices, told) = Notices::new();
     let writing =
         tokio::spawn(notices::write(client.clone(), driver.to_string(), node.to_string(), told, stop.clone()));
+    let (wards, ward) = watch::channel(Health::default());
+    let sources = health::Sources { view: view.clone(), events: happenings, notices: notices.clone() };
+    let chart = Chart::open(&roots.run, boot_id.clone())?;
+    let nursing = tokio::spawn(health::follow(chart, sources, wards, stop.clone()));
     let telling = tokio::spawn(events::tell(notices.clone(), view.clone(), in_force.clone(), stop.clone()));
 
     let others = Others::new(&roots.kubelet, &identity, other_plugins);
@@ -193,6 +199,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
                 policy: in_force.clone(),
                 usage,
                 others: known.clone(),
+                health: ward.clone(),
                 claims: Arc::clone(&claims),
             };
             metrics::serve(address, sources, stop.clone()).await?
@@ -210,9 +217,10 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     }
     let result = plugin.build(claims)?.run(stop.clone()).await;
     stop.cancel();
-    for task in
-        [discovery, publisher, following, offering, telling, writing, watching, guarding, limiting, metrics, restoring]
-    {
+    for task in [
+        discovery, publisher, following, offering, nursing, telling, writing, watching, guarding, limiting, metrics,
+        restoring,
+    ] {
         let _ = task.await;
     }
     tracing::info!("stopped; slices and prepared claims stay");

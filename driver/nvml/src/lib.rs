@@ -17,6 +17,7 @@ mod processes;
 mod progress;
 mod questions;
 mod reading;
+mod recovery;
 mod worker;
 
 use std::path::{Path, PathBuf};

@@ -82,14 +82,14 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode, Error> {
 }
 
 async fn checks(args: &DoctorArgs, driver: &DriverName, node: &NodeName) -> Vec<Check> {
-    let (settings, mut nvml) = (inspect::once(&args.node), None);
+    let (settings, mut library) = (inspect::once(&args.node), discovery::Library::default());
     let asking = async {
         let asking = Asking::begin(args.api_deadline).await?;
         let answers = Box::pin(asking.all(node)).await?;
         Ok((asking, answers))
     };
     let kubelet = Kubelet::new(&args.node.places.kubelet_root);
-    let reading = discovery::read(&mut nvml, aliquot_nvml::Session::Keep, &settings);
+    let reading = discovery::read(&mut library, aliquot_nvml::Session::Keep, &settings);
     let (reading, asked, plugins) = tokio::join!(reading, asking, kubelet.ask());
     let reading = Arc::new(reading);
     let looking = tokio::task::spawn_blocking({

@@ -16,7 +16,7 @@ use prometheus_client::{encoding::text::encode, registry::Registry};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::Duration};
 use tokio_util::sync::CancellationToken;
 
-use crate::{claim::Claims, discovery::View, others, policy::InForce, sharing::guard::Usage};
+use crate::{claim::Claims, discovery::View, health::Health, others, policy::InForce, sharing::guard::Usage};
 
 /// A client that doesn't send its request within this is let go.
 const SLOWEST: Duration = Duration::from_secs(10);
@@ -31,6 +31,7 @@ pub(crate) struct Sources {
     pub(crate) policy: watch::Receiver<InForce>,
     pub(crate) usage: watch::Receiver<Usage>,
     pub(crate) others: others::Latest,
+    pub(crate) health: watch::Receiver<Health>,
     pub(crate) claims: Arc<Claims>,
 }
 

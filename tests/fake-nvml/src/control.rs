@@ -19,6 +19,8 @@ pub struct Control {
     pub processes: BTreeMap<String, Vec<Process>>,
     /// What has happened so far: each set of events gives what came after it was made, once.
     pub events: Vec<Happening>,
+    /// By UUID: what a GPU needs before it is used (`nvmlDeviceGpuRecoveryAction_t`), and 0 for nothing.
+    pub recovery: BTreeMap<String, u32>,
 }
 
 /// Something that a GPU reports by itself.

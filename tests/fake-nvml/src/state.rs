@@ -88,6 +88,11 @@ impl View {
         self.control.processes.get(&gpu.uuid).into_iter().flatten().filter(|process| lives(process.pid))
     }
 
+    /// `nvmlDeviceGpuRecoveryAction_t`.
+    pub(crate) fn recovery(&self, gpu: &GpuProfile) -> u32 {
+        self.control.recovery.get(&gpu.uuid).copied().unwrap_or_default()
+    }
+
     /// What has happened so far.
     pub(crate) fn events(&self) -> &[Happening] {
         &self.control.events

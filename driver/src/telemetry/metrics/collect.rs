@@ -1,7 +1,7 @@
 //! What each metric is made of.
 use std::fmt;
 
-use aliquot_model::GpuUuid;
+use aliquot_model::{GpuUuid, Remedy};
 use dra_plugin::ClaimRef;
 use prometheus_client::{
     collector::Collector as Collect,
@@ -13,6 +13,7 @@ use prometheus_client::{
 use super::Sources;
 use crate::{
     discovery::View,
+    health::Health,
     others::Known,
     sharing::guard::{Actions, Key, ShareUsage, Usage},
 };
@@ -54,6 +55,7 @@ impl Collect for Collector {
         counter(encoder, "aliquot_policy_refused", "Policy files that were refused", [(vec![], policy.refused())])?;
         let known = self.0.others.borrow().clone().unwrap_or_default();
         others(encoder, &known)?;
+        health(encoder, &self.0.health.borrow())?;
         shares(encoder, &self.0.usage.borrow())
     }
 }
@@ -87,6 +89,24 @@ fn others(encoder: &mut DescriptorEncoder<'_>, known: &Known) -> fmt::Result {
         None,
         [(vec![], known.kubelet_answers.into())],
     )
+}
+
+/// What GPUs have reported, and which of them are given to nobody for it.
+fn health(encoder: &mut DescriptorEncoder<'_>, health: &Health) -> fmt::Result {
+    let ill = health.ward.iter().map(|(gpu, illness)| {
+        let action = match illness.cause.remedy() {
+            Remedy::ResetGpu => "reset-gpu",
+            Remedy::RestartNode => "restart-node",
+            Remedy::ContactSupport | Remedy::None | Remedy::RestartApplication => "contact-support",
+        };
+        (vec![("uuid", gpu.to_string()), ("action", action.to_owned())], 1)
+    });
+    gauge(encoder, "aliquot_gpu_ill", "1 for each GPU that new claims don't get until something is done", None, ill)?;
+    let heard = health
+        .heard
+        .iter()
+        .map(|((gpu, xid), count)| (vec![("uuid", gpu.to_string()), ("xid", xid.0.to_string())], *count));
+    counter(encoder, "aliquot_gpu_xid_errors", "Errors that NVIDIA's driver reported of a GPU, by their Xid", heard)
 }
 
 /// What the memory guard measured at its last reading.
