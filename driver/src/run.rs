@@ -16,7 +16,7 @@ use crate::{
     claim::{self, Claims, Site},
     discovery::{self, View},
     edits::Edits,
-    events,
+    events, hook,
     notices::{self, Notices},
     offer,
     offering::Offering,
@@ -107,6 +107,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
         nvml_deadline,
         guard_interval,
         hook,
+        hook_root,
         cgroup_root,
     } = args;
     let stop = stop_on_signals()?;
@@ -122,7 +123,10 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     let (views, view) = watch::channel(View::Searching);
     let (questions, asked) = watch::channel(None);
     let findings = discovery::Findings { views, questions };
-    let hook = crate::hook::begin(&roots, hook.as_deref());
+    let open_to_all = hook_root.join(&identity.driver_name);
+    let in_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
+    let hook = hook::Settings { from: hook.as_deref(), open_to_all: &open_to_all, in_pod };
+    let hook = hook::begin(&roots, &hook);
     let procfs = Procfs::open(&roots.proc, cgroup_root.as_deref());
     let limits = Limits::begin(&roots, hook.is_some(), procfs.kubepods().clone());
     let settings = discovery::Settings {
@@ -147,6 +151,8 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     let writing =
         tokio::spawn(notices::write(client.clone(), driver.to_string(), node.to_string(), told, stop.clone()));
     let telling = tokio::spawn(events::tell(notices.clone(), view.clone(), in_force.clone(), stop.clone()));
+
+    let refused = tokio::spawn(hook::refusals::tell(roots.clone(), notices.clone(), stop.clone()));
 
     let site = Site { pool: pool.to_string(), cdi_kind: cdi_spec::Kind::new(&identity.driver_name, "claim")? };
     let store = cdi_spec::Store::open(&roots.cdi)?;
@@ -190,7 +196,9 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     }
     let result = plugin.build(claims)?.run(stop.clone()).await;
     stop.cancel();
-    for task in [discovery, publisher, following, offering, telling, writing, guarding, limiting, metrics, restoring] {
+    for task in
+        [discovery, publisher, following, offering, telling, writing, guarding, limiting, metrics, restoring, refused]
+    {
         let _ = task.await;
     }
     tracing::info!("stopped; slices and prepared claims stay");

@@ -6,6 +6,7 @@
 mod config;
 mod cri;
 mod kinds;
+mod network;
 mod pod;
 mod unlimited;
 
@@ -116,6 +117,7 @@ impl Containerd {
         for runtime in Runtime::ALL {
             runtimes.push((runtime, unlimited::install(&dir, runtime.name()).map_err(io_error(runtime.name()))?));
         }
+        network::install(&dir.join("cni")).map_err(io_error("cni"))?;
         let text = config::text(&runtimes, &dir, &cdi_dir, &socket);
         fs::write(&config, text).map_err(io_error(config.display()))?;
         let group = format!("aliquot-{}", uuid::Uuid::new_v4().simple());

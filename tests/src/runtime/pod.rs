@@ -7,14 +7,18 @@ use super::{
         Client, answer,
         proto::{
             CdiDevice, ContainerConfig, ContainerMetadata, ContainerState, ContainerStatusRequest,
-            CreateContainerRequest, ExecSyncRequest, ImageSpec, KeyValue, LinuxContainerConfig,
+            CreateContainerRequest, ExecSyncRequest, IdMapping, ImageSpec, KeyValue, LinuxContainerConfig,
             LinuxContainerSecurityContext, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode,
             NamespaceOption, PodSandboxConfig, PodSandboxMetadata, RemovePodSandboxRequest, RunPodSandboxRequest,
-            StartContainerRequest, StopPodSandboxRequest,
+            StartContainerRequest, StopPodSandboxRequest, UserNamespace,
         },
     },
 };
 use crate::image::REFERENCE;
+
+/// Of a pod with a user namespace, on the host: as the kubelet gives the first of them, a pod each.
+const FIRST_USER: u32 = 65_536;
+const USERS: u32 = 65_536;
 
 /// Seconds until a command in a container is given up.
 const EXEC: i64 = 60;
@@ -45,6 +49,8 @@ pub struct PodSpec {
     pub annotations: BTreeMap<String, String>,
     /// What makes its containers.
     pub runtime: Runtime,
+    /// Whether its users are others on the host (`hostUsers: false`).
+    pub user_namespace: bool,
     /// In the order in which they start.
     pub containers: Vec<ContainerSpec>,
 }
@@ -65,6 +71,7 @@ pub struct Output {
 pub struct Pod {
     client: Client,
     sandbox: String,
+    user_namespace: bool,
     containers: BTreeMap<String, String>,
 }
 
@@ -74,7 +81,8 @@ impl Pod {
         let runtime_handler = spec.runtime.name().to_owned();
         let request = RunPodSandboxRequest { config: Some(config.clone()), runtime_handler };
         let response = answer("RunPodSandbox", client.runtime().run_pod_sandbox(request).await)?;
-        let mut pod = Self { client, sandbox: response.pod_sandbox_id, containers: BTreeMap::new() };
+        let user_namespace = spec.user_namespace;
+        let mut pod = Self { client, sandbox: response.pod_sandbox_id, user_namespace, containers: BTreeMap::new() };
         for container in &spec.containers {
             if let Err(error) = pod.start(&config, container).await {
                 // The first error is the one that tells; containerd's end removes what is left.
@@ -127,7 +135,7 @@ impl Pod {
         let mut runtime = self.client.runtime();
         let request = CreateContainerRequest {
             pod_sandbox_id: self.sandbox.clone(),
-            config: Some(container_config(spec)),
+            config: Some(container_config(spec, self.user_namespace)),
             sandbox_config: Some(sandbox.clone()),
         };
         let container_id = answer("CreateContainer", runtime.create_container(request).await)?.container_id;
@@ -138,9 +146,17 @@ impl Pod {
 }
 
 /// The machine's network, which needs no plugin; process and IPC namespaces of each container's own.
-fn namespaces() -> NamespaceOption {
+///
+/// A user namespace comes with a network of its own, as only who owns one may mount a sysfs of it.
+fn namespaces(user_namespace: bool) -> NamespaceOption {
+    let range = || vec![IdMapping { host_id: FIRST_USER, container_id: 0, length: USERS }];
     NamespaceOption {
-        network: NamespaceMode::Node.into(),
+        userns_options: user_namespace.then(|| UserNamespace {
+            mode: NamespaceMode::Pod.into(),
+            uids: range(),
+            gids: range(),
+        }),
+        network: if user_namespace { NamespaceMode::Pod } else { NamespaceMode::Node }.into(),
         pid: NamespaceMode::Container.into(),
         ipc: NamespaceMode::Pod.into(),
     }
@@ -158,12 +174,15 @@ fn sandbox_config(group: &str, spec: &PodSpec) -> PodSandboxConfig {
         annotations: spec.annotations.clone().into_iter().collect(),
         linux: Some(LinuxPodSandboxConfig {
             cgroup_parent: format!("/{group}"),
-            security_context: Some(LinuxSandboxSecurityContext { namespace_options: Some(namespaces()), privileged }),
+            security_context: Some(LinuxSandboxSecurityContext {
+                namespace_options: Some(namespaces(spec.user_namespace)),
+                privileged,
+            }),
         }),
     }
 }
 
-fn container_config(spec: &ContainerSpec) -> ContainerConfig {
+fn container_config(spec: &ContainerSpec, user_namespace: bool) -> ContainerConfig {
     ContainerConfig {
         metadata: Some(ContainerMetadata { name: spec.name.clone(), attempt: 0 }),
         image: Some(ImageSpec { image: spec.image.clone().unwrap_or_else(|| REFERENCE.to_owned()) }),
@@ -172,7 +191,7 @@ fn container_config(spec: &ContainerSpec) -> ContainerConfig {
         linux: Some(LinuxContainerConfig {
             security_context: Some(LinuxContainerSecurityContext {
                 privileged: spec.privileged,
-                namespace_options: Some(namespaces()),
+                namespace_options: Some(namespaces(user_namespace)),
             }),
         }),
         cdi_devices: spec.cdi_devices.iter().map(|name| CdiDevice { name: name.clone() }).collect(),
