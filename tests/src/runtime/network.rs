@@ -2,7 +2,7 @@
 //! interface (CNI) that does nothing.
 use std::{fs, io, os::unix::fs::PermissionsExt, path::Path};
 
-const CONFIG: &str = r#"{"cniVersion": "1.0.0", "name": "none", "plugins": [{"type": "none"}]}"#;
+const CONFIG: &str = r#"{"cniVersion": "1.0.0", "name": "nowhere", "plugins": [{"type": "none"}]}"#;
 const PLUGIN: &str = r#"#!/bin/sh
 [ "$CNI_COMMAND" != ADD ] || echo '{"cniVersion": "1.0.0", "interfaces": [{"name": "eth0", "sandbox": "'"$CNI_NETNS"'"}],
     "ips": [{"address": "192.0.2.2/24", "interface": 0}]}'
