@@ -123,10 +123,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     let (views, view) = watch::channel(View::Searching);
     let (questions, asked) = watch::channel(None);
     let findings = discovery::Findings { views, questions };
-    let open_to_all = hook_root.join(&identity.driver_name);
-    let in_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
-    let hook = hook::Settings { from: hook.as_deref(), open_to_all: &open_to_all, in_pod };
-    let hook = hook::begin(&roots, &hook);
+    let hook = hook::begin(&roots, hook.as_deref(), &hook_root.join(&identity.driver_name));
     let procfs = Procfs::open(&roots.proc, cgroup_root.as_deref());
     let limits = Limits::begin(&roots, hook.is_some(), procfs.kubepods().clone());
     let settings = discovery::Settings {
@@ -150,9 +147,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     let (notices, told) = Notices::new();
     let writing =
         tokio::spawn(notices::write(client.clone(), driver.to_string(), node.to_string(), told, stop.clone()));
-    let telling = tokio::spawn(events::tell(notices.clone(), view.clone(), in_force.clone(), stop.clone()));
-
-    let refused = tokio::spawn(hook::refusals::tell(roots.clone(), notices.clone(), stop.clone()));
+    let telling = tokio::spawn(tell(roots.clone(), notices.clone(), view.clone(), in_force.clone(), stop.clone()));
 
     let site = Site { pool: pool.to_string(), cdi_kind: cdi_spec::Kind::new(&identity.driver_name, "claim")? };
     let store = cdi_spec::Store::open(&roots.cdi)?;
@@ -196,13 +191,23 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     }
     let result = plugin.build(claims)?.run(stop.clone()).await;
     stop.cancel();
-    for task in
-        [discovery, publisher, following, offering, telling, writing, guarding, limiting, metrics, restoring, refused]
-    {
+    for task in [discovery, publisher, following, offering, telling, writing, guarding, limiting, metrics, restoring] {
         let _ = task.await;
     }
     tracing::info!("stopped; slices and prepared claims stay");
     Ok(result?)
+}
+
+/// Of GPUs, the policy, and containers that the hook refused, until `stop`.
+async fn tell(
+    roots: Roots,
+    notices: Notices,
+    view: watch::Receiver<View>,
+    policy: watch::Receiver<InForce>,
+    stop: CancellationToken,
+) {
+    let refusals = hook::refusals::tell(roots, notices.clone(), stop.clone());
+    tokio::join!(events::tell(notices, view, policy, stop), refusals);
 }
 
 /// From the claims' records, until `stop`.

@@ -7,7 +7,12 @@ use std::{
     process::{Command, Stdio},
 };
 
-use aliquot_tests::testbed::{DRIVER, Result, Testbed};
+use aliquot_tests::{
+    image::{Entry, Image},
+    runtime::{ContainerSpec, Containerd, PodSpec, Runtime},
+    skip::toolbox,
+    testbed::{DRIVER, NODE_DEVICE, Result, Testbed},
+};
 use k8s_openapi::api::{core::v1::Pod, events::v1::Event};
 use kube::{Api, api::ListParams};
 use serde_json::{Value, json};
@@ -104,5 +109,34 @@ async fn a_log_that_was_damaged_begun_anew_or_replaced_by_a_link_stops_nothing()
     let told = until_told(&testbed, 2).await;
     assert_eq!(told[1].1, "p", "{told:?}");
     assert!(!testbed.log().contains("not the hook's"), "{}", testbed.log());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn runtimes_tell_the_hook_whose_container_it_is() -> Result<()> {
+    const IMAGE: &str = "localhost/aliquot/fifo:1";
+    let Some(toolbox) = toolbox() else { return Ok(()) };
+    let testbed = Testbed::start("a100x4").await?;
+    let dir = tempfile::tempdir()?;
+    let containerd = Containerd::start(toolbox, &dir.path().join("containerd"), &testbed.node.path("cdi")).await?;
+    let image = Image::new("").with(IMAGE, vec![("etc/ld.so.cache".to_owned(), Entry::Fifo)]);
+    containerd.import(&[image]).await?;
+    let claim = testbed.allocated("claim", &[("gpu", "gpu-0000-07-00")]).await?;
+    let ids = [vec![NODE_DEVICE.to_owned()], testbed.prepare(&claim).await?.unwrap()].concat();
+    for (at, runtime) in Runtime::ALL.into_iter().enumerate() {
+        let container = ContainerSpec {
+            name: "main".to_owned(),
+            cdi_devices: ids.clone(),
+            image: Some(IMAGE.to_owned()),
+            ..ContainerSpec::default()
+        };
+        let name = runtime.name().to_owned();
+        let pod = PodSpec { name: name.clone(), runtime, containers: vec![container], ..PodSpec::default() };
+        containerd.run(&pod).await.unwrap_err();
+        let told = until_told(&testbed, at + 1).await;
+        let (kind, pod, note) = told.iter().find(|(_, pod, _)| *pod == name).unwrap_or_else(|| panic!("{told:?}"));
+        assert_eq!((kind.as_str(), pod.as_str()), ("Pod", name.as_str()));
+        assert!(note.starts_with("container main isn't started: /etc/ld.so.cache in the container"), "{note}");
+    }
     Ok(())
 }

@@ -34,8 +34,6 @@ impl Stage {
         let tools = testbed.node.path("dev/nvidia-uvm-tools");
         mknodat(CWD, &tools, FileType::CharacterDevice, Mode::from_raw_mode(0o666), makedev(511, 1))?;
         fs::set_permissions(&tools, fs::Permissions::from_mode(0o666))?;
-        // As the places of libraries on a host are.
-        fs::set_permissions(testbed.node.path("").parent().unwrap(), fs::Permissions::from_mode(0o755))?;
         testbed.start_driver(&[("ALIQUOT_HOOK_ROOT", hooks.to_str().unwrap())])?;
         testbed.ready().await?;
         let claim = testbed.allocated("claim", &[("gpu", GPU)]).await?;

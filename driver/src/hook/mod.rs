@@ -65,25 +65,18 @@ impl Hook {
     }
 }
 
-/// Where the hook comes from and goes to.
-#[derive(Debug)]
-pub(crate) struct Settings<'a> {
-    /// The shipped one; beside this program if there is none, and empty for no hook.
-    pub(crate) from: Option<&'a Path>,
-    /// A directory open to all, for containers in user namespaces.
-    pub(crate) open_to_all: &'a Path,
-    /// Whether this process has an image's root and not the host's.
-    pub(crate) in_pod: bool,
-}
-
 /// Where the hook writes why a container wasn't started.
 pub(crate) fn log_path(roots: &Roots) -> PathBuf {
     roots.plugin.join(LOG)
 }
 
-/// Puts the hook in its place, and beside it the parameters that containers are shown; one that stays away is told of.
-pub(crate) fn begin(roots: &Roots, settings: &Settings<'_>) -> Option<Hook> {
-    let begun = source(settings.from).and_then(|from| {
+/// Puts the hook in its places, and beside it the parameters that containers are shown; one that stays away is told of.
+///
+/// `from` is the shipped one. `open_to_all` is a directory for containers in user namespaces as well.
+pub(crate) fn begin(roots: &Roots, from: Option<&Path>, open_to_all: &Path) -> Option<Hook> {
+    // Given by the kubelet to every container.
+    let in_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
+    let begun = source(from).and_then(|from| {
         let params = params::masked(&roots.proc);
         let put = |dir: &Dir| -> Result<Hook, Lacking> {
             install::install(&from, dir)?;
@@ -94,7 +87,7 @@ pub(crate) fn begin(roots: &Roots, settings: &Settings<'_>) -> Option<Hook> {
             Ok(Hook { path: dir.path().join(NAME), params, log: log_path(roots) })
         };
         let of_plugin = put(&directory(roots)?)?;
-        let open = place::open(settings.open_to_all, settings.in_pod).map_err(Lacking::from).and_then(|dir| put(&dir));
+        let open = place::open(open_to_all, in_pod).map_err(Lacking::from).and_then(|dir| put(&dir));
         Ok(open.unwrap_or_else(|unfit| {
             tracing::warn!(reason = %crate::report(&unfit), hook = %of_plugin.path.display(), "containers of pods with user \
                 namespaces (hostUsers: false) can't start the hook, and so not with a GPU; see --hook-root");

@@ -158,8 +158,8 @@ mod tests {
         if !rustix::process::geteuid().is_root() {
             return;
         }
-        // As temporary directories are made.
         let closed = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(closed.path(), Permissions::from_mode(0o700)).unwrap();
         let error = open(&closed.path().join("a/b"), false).unwrap_err().to_string();
         assert!(error.contains(closed.path().to_str().unwrap()) && error.contains("700"), "{error}");
         std::fs::set_permissions(closed.path(), Permissions::from_mode(0o755)).unwrap();

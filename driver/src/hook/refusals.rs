@@ -42,7 +42,7 @@ fn tell_of(refusal: &Refusal, notices: &Notices) {
     tracing::warn!(container = refusal.id, "{note}");
     match refusal.pod() {
         Some(pod) => {
-            notices.warn_container(pod.namespace, (pod.pod, pod.uid), refusal.container.as_deref(), REASON, note)
+            notices.warn_container(pod.namespace, (pod.pod, pod.uid), refusal.container.as_deref(), REASON, note);
         }
         None => notices.warn_node(REASON, note),
     }
