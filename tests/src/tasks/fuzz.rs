@@ -71,9 +71,8 @@ fn compiler() -> std::io::Result<()> {
 /// Compiles this workspace's crates anew, with instrumentation, and all others as tests have them.
 fn build(root: &Path, targets: &[&str]) -> Result<PathBuf, Error> {
     let names: Vec<String> = targets.iter().map(|target| program(target)).collect();
-    // Together with the packages of tests, so that crates of others have the features that are compiled already.
-    let mut arguments = vec!["build", "--locked", "--package", "aliquot-tests", "--package", "fuzz"];
-    arguments.extend(["--features", "fuzz/link"]);
+    // Of the whole workspace, so that crates of others have the features with which tests have compiled them already.
+    let mut arguments = vec!["build", "--locked", "--workspace", "--features", "fuzz/link"];
     for name in &names {
         arguments.extend(["--bin", name]);
     }
