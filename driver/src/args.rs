@@ -212,6 +212,14 @@ pub struct RunArgs {
     /// GPUContested on the Node, with what to do. GPUs that the policy doesn't offer are nobody's trouble.
     #[arg(long, env = "ALIQUOT_OTHER_PLUGINS", value_enum, default_value_t = OtherPlugins::Taint)]
     pub other_plugins: OtherPlugins,
+    /// Where the hook is installed so that also the runtime of a pod with user namespaces (hostUsers: false) can start it: a
+    /// directory that only root may write, all may pass, and programs may run from.
+    ///
+    /// Such a pod's hook runs as a user without rights on the host, and the kubelet's root is closed to it. Where this
+    /// directory doesn't do, the hook is used in the kubelet's root, and pods with user namespaces don't start with a GPU.
+    /// A driver in a pod needs the host's directory mounted at the same path.
+    #[arg(long, env = "ALIQUOT_HOOK_ROOT", default_value = "/var/lib/aliquot", value_parser = absolute, value_name = "DIR")]
+    pub hook_root: PathBuf,
     /// What the kubelet was given as --cgroup-root, if it was given any.
     ///
     /// GPU memory is attributed to pods by the cgroups of processes, and only those count that are where this node's

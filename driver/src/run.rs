@@ -18,6 +18,7 @@ use crate::{
     edits::Edits,
     events,
     health::{self, Chart, Health},
+    hook,
     notices::{self, Notices},
     offer,
     offering::Offering,
@@ -111,6 +112,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
         guard_interval,
         hook,
         other_plugins,
+        hook_root,
         cgroup_root,
     } = args;
     let stop = stop_on_signals()?;
@@ -127,7 +129,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     let (questions, asked) = watch::channel(None);
     let (happened, happenings) = mpsc::unbounded_channel();
     let findings = discovery::Findings { views, questions, events: happened };
-    let hook = crate::hook::begin(&roots, hook.as_deref());
+    let hook = hook::begin(&roots, hook.as_deref(), &hook_root.join(&identity.driver_name));
     let procfs = Procfs::open(&roots.proc, cgroup_root.as_deref());
     let limits = Limits::begin(&roots, hook.is_some(), procfs.kubepods().clone());
     let settings = discovery::Settings {
@@ -155,7 +157,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     let sources = health::Sources { view: view.clone(), events: happenings, notices: notices.clone() };
     let chart = Chart::open(&roots.run, boot_id.clone())?;
     let nursing = tokio::spawn(health::follow(chart, sources, wards, stop.clone()));
-    let telling = tokio::spawn(events::tell(notices.clone(), view.clone(), in_force.clone(), stop.clone()));
+    let telling = tokio::spawn(tell(roots.clone(), notices.clone(), view.clone(), in_force.clone(), stop.clone()));
 
     let others = Others::new(&roots.kubelet, &identity, other_plugins);
     let site = Site { pool: pool.to_string(), cdi_kind: cdi_spec::Kind::new(&identity.driver_name, "claim")? };
@@ -225,6 +227,18 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     }
     tracing::info!("stopped; slices and prepared claims stay");
     Ok(result?)
+}
+
+/// Of GPUs, the policy, and containers that the hook refused, until `stop`.
+async fn tell(
+    roots: Roots,
+    notices: Notices,
+    view: watch::Receiver<View>,
+    policy: watch::Receiver<InForce>,
+    stop: CancellationToken,
+) {
+    let refusals = hook::refusals::tell(roots, notices.clone(), stop.clone());
+    tokio::join!(events::tell(notices, view, policy, stop), refusals);
 }
 
 /// From the claims' records, until `stop`.

@@ -232,6 +232,7 @@ impl Node {
             ("ALIQUOT_KUBELET_ROOT", "kubelet"),
             ("ALIQUOT_CDI_ROOT", "cdi"),
             ("ALIQUOT_RUN_ROOT", "run"),
+            ("ALIQUOT_HOOK_ROOT", "hook"),
             ("ALIQUOT_DEV_ROOT", "dev"),
             ("ALIQUOT_SYS_ROOT", "sys"),
             ("ALIQUOT_PROC_ROOT", "proc"),

@@ -39,6 +39,38 @@ use crate::{
     streams,
 };
 
+/// A way in for the fuzzer.
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing {
+    use std::path::{Path, PathBuf};
+
+    use super::{check::Verdict, runtime};
+
+    /// What is wrong comes with a fix, and what is imported is an absolute path.
+    pub(crate) fn runtime_config(told: &str, files: &str) {
+        let source = |(at, text): (usize, &str)| runtime::Source {
+            path: PathBuf::from(format!("/etc/runtime/{at}.toml")),
+            text: Ok(text.to_owned()),
+        };
+        let files: Vec<runtime::Source> = files.split('\0').enumerate().map(source).collect();
+        for file in &files {
+            let imports = runtime::imports(&file.path, file.text.as_deref().unwrap_or_default());
+            assert!(imports.iter().all(|path| path.is_absolute()));
+        }
+        let (drop_ins, main) =
+            files.split_last().map_or((&[][..], &[][..]), |(last, main)| (std::slice::from_ref(last), main));
+        let sources = runtime::Sources {
+            containerd: main.to_vec(),
+            containerd_drop_ins: drop_ins.to_vec(),
+            crio: if told.starts_with("cri-o") { files.clone() } else { Vec::new() },
+        };
+        let told = Some(told).filter(|told| !told.is_empty());
+        let check = runtime::judge(told, &sources, Path::new("/var/run/cdi"));
+        assert_eq!(check.fix.is_some(), matches!(check.verdict, Verdict::Failed | Verdict::Warning));
+        assert!(!check.found.is_empty());
+    }
+}
+
 /// A file system that gives no answer for so long hangs.
 const FILES: Duration = Duration::from_secs(10);
 /// As of clap, where the command line is wrong.

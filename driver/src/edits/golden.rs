@@ -95,8 +95,11 @@ fn specs(tree: &Tree, on_host: &str, hook: Option<Hook>) -> String {
 }
 
 fn hook() -> Hook {
-    let plugin = "/var/lib/kubelet/plugins/gpu.example.com";
-    Hook { path: format!("{plugin}/aliquot-hook").into(), params: Some(format!("{plugin}/params").into()) }
+    Hook {
+        path: "/var/lib/aliquot/gpu.example.com/aliquot-hook".into(),
+        params: Some("/var/lib/kubelet/plugins/gpu.example.com/params".into()),
+        log: "/var/lib/kubelet/plugins/gpu.example.com/hook.log".into(),
+    }
 }
 
 /// A tree with its two specs, held against those in the file of this name.

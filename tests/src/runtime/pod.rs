@@ -7,14 +7,18 @@ use super::{
         Client, answer,
         proto::{
             CdiDevice, ContainerConfig, ContainerMetadata, ContainerState, ContainerStatusRequest,
-            CreateContainerRequest, ExecSyncRequest, ImageSpec, KeyValue, LinuxContainerConfig,
+            CreateContainerRequest, ExecSyncRequest, IdMapping, ImageSpec, KeyValue, LinuxContainerConfig,
             LinuxContainerSecurityContext, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode,
             NamespaceOption, PodSandboxConfig, PodSandboxMetadata, RemovePodSandboxRequest, RunPodSandboxRequest,
-            StartContainerRequest, StopContainerRequest, StopPodSandboxRequest,
+            StartContainerRequest, StopContainerRequest, StopPodSandboxRequest, UserNamespace,
         },
     },
 };
 use crate::image::REFERENCE;
+
+/// Of a pod with a user namespace, on the host: as the kubelet gives the first of them, a pod each.
+const FIRST_USER: u32 = 65_536;
+const USERS: u32 = 65_536;
 
 /// Seconds until a command in a container is given up.
 const EXEC: i64 = 60;
@@ -47,6 +51,8 @@ pub struct PodSpec {
     pub annotations: BTreeMap<String, String>,
     /// What makes its containers.
     pub runtime: Runtime,
+    /// Whether its users are others on the host (`hostUsers: false`).
+    pub user_namespace: bool,
     /// In the order in which they start.
     pub containers: Vec<ContainerSpec>,
 }
@@ -68,6 +74,7 @@ pub struct Pod {
     client: Client,
     sandbox: String,
     config: PodSandboxConfig,
+    user_namespace: bool,
     /// The newest of each name.
     containers: BTreeMap<String, Started>,
 }
@@ -84,7 +91,8 @@ impl Pod {
         let runtime_handler = spec.runtime.name().to_owned();
         let request = RunPodSandboxRequest { config: Some(config.clone()), runtime_handler };
         let response = answer("RunPodSandbox", client.runtime().run_pod_sandbox(request).await)?;
-        let mut pod = Self { client, sandbox: response.pod_sandbox_id, config, containers: BTreeMap::new() };
+        let (sandbox, user_namespace) = (response.pod_sandbox_id, spec.user_namespace);
+        let mut pod = Self { client, sandbox, config, user_namespace, containers: BTreeMap::new() };
         for container in &spec.containers {
             if let Err(error) = pod.start(container).await {
                 // The first error is the one that tells; containerd's end removes what is left.
@@ -146,7 +154,7 @@ impl Pod {
         let target = spec.target.as_deref().map(|target| self.id(target)).transpose()?;
         let request = CreateContainerRequest {
             pod_sandbox_id: self.sandbox.clone(),
-            config: Some(container_config(spec, attempt, target)),
+            config: Some(container_config(spec, attempt, namespaces(self.user_namespace, target))),
             sandbox_config: Some(self.config.clone()),
         };
         let id = answer("CreateContainer", runtime.create_container(request).await)?.container_id;
@@ -158,9 +166,17 @@ impl Pod {
 
 /// The machine's network, which needs no plugin; the pod's IPC namespace, and a process namespace of each container's own
 /// or that of another.
-fn namespaces(target: Option<&str>) -> NamespaceOption {
+///
+/// A user namespace comes with a network of its own, as only who owns one may mount a sysfs of it.
+fn namespaces(user_namespace: bool, target: Option<&str>) -> NamespaceOption {
+    let range = || vec![IdMapping { host_id: FIRST_USER, container_id: 0, length: USERS }];
     NamespaceOption {
-        network: NamespaceMode::Node.into(),
+        userns_options: user_namespace.then(|| UserNamespace {
+            mode: NamespaceMode::Pod.into(),
+            uids: range(),
+            gids: range(),
+        }),
+        network: if user_namespace { NamespaceMode::Pod } else { NamespaceMode::Node }.into(),
         pid: target.map_or(NamespaceMode::Container, |_| NamespaceMode::Target).into(),
         ipc: NamespaceMode::Pod.into(),
         target_id: target.unwrap_or_default().to_owned(),
@@ -180,14 +196,14 @@ fn sandbox_config(group: &str, spec: &PodSpec) -> PodSandboxConfig {
         linux: Some(LinuxPodSandboxConfig {
             cgroup_parent: format!("/{group}"),
             security_context: Some(LinuxSandboxSecurityContext {
-                namespace_options: Some(namespaces(None)),
+                namespace_options: Some(namespaces(spec.user_namespace, None)),
                 privileged,
             }),
         }),
     }
 }
 
-fn container_config(spec: &ContainerSpec, attempt: u32, target: Option<&str>) -> ContainerConfig {
+fn container_config(spec: &ContainerSpec, attempt: u32, namespaces: NamespaceOption) -> ContainerConfig {
     ContainerConfig {
         metadata: Some(ContainerMetadata { name: spec.name.clone(), attempt }),
         image: Some(ImageSpec { image: spec.image.clone().unwrap_or_else(|| REFERENCE.to_owned()) }),
@@ -196,7 +212,7 @@ fn container_config(spec: &ContainerSpec, attempt: u32, target: Option<&str>) ->
         linux: Some(LinuxContainerConfig {
             security_context: Some(LinuxContainerSecurityContext {
                 privileged: spec.privileged,
-                namespace_options: Some(namespaces(target)),
+                namespace_options: Some(namespaces),
             }),
         }),
         cdi_devices: spec.cdi_devices.iter().map(|name| CdiDevice { name: name.clone() }).collect(),
