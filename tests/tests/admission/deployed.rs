@@ -87,7 +87,7 @@ fn the_webhook_is_deployed_under_the_names_of_its_flags() -> Result<()> {
         client["service"],
         json!({"name": args.webhook_service, "namespace": service["metadata"]["namespace"], "path": "/validate"})
     );
-    assert_eq!(service["spec"]["ports"][0]["targetPort"], args.webhook_address.port());
+    assert_eq!(service["spec"]["ports"][0]["targetPort"], args.webhook_address.unwrap().port());
     let namespaces = [&secret, &service, &document("Role")?].map(|object| object["metadata"]["namespace"].clone());
     assert_eq!(namespaces, [json!(NAMESPACE), json!(NAMESPACE), json!(NAMESPACE)]);
     for rule in rules(WEBHOOK, NAME)? {
