@@ -2,13 +2,18 @@
 #![allow(clippy::doc_markdown, reason = "these comments are the text of --help, where backticks are noise")]
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+/// An address that may be none, by a name that clap doesn't take for an argument that may be missing.
+pub type Address = Option<SocketAddr>;
+
 /// How the admission webhook is served.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Admission webhook")]
 pub struct Args {
     /// Where the API server reaches the webhook: POST /validate, over TLS only. GET /healthz answers there too.
-    #[arg(long, env = "ALIQUOT_WEBHOOK_ADDRESS", default_value = "0.0.0.0:9443", value_name = "IP:PORT")]
-    pub webhook_address: SocketAddr,
+    ///
+    /// Empty for no webhook.
+    #[arg(long, env = "ALIQUOT_WEBHOOK_ADDRESS", default_value = "0.0.0.0:9443", value_parser = address, value_name = "IP:PORT")]
+    pub webhook_address: Address,
     /// A directory with tls.crt and tls.key that someone else renews, such as cert-manager; followed as they change.
     ///
     /// Without it the webhook makes its certificates itself, keeps them in --webhook-secret, renews them after two thirds
@@ -36,6 +41,14 @@ pub struct Args {
 const SHORTEST: Duration = Duration::from_secs(5);
 /// X.509 has no room for much more than that many years.
 const LONGEST: Duration = Duration::from_hours(3650 * 24);
+
+/// `0.0.0.0:9443`, `[::]:9443`, or nothing.
+fn address(text: &str) -> Result<Address, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|_| "an IP address and a port are needed, such as 0.0.0.0:9443".to_owned())
+}
 
 /// As elsewhere, and in hours and days.
 fn life(text: &str) -> Result<Duration, String> {
@@ -70,7 +83,10 @@ mod tests {
         for argument in Cli::command().get_arguments().filter(|argument| argument.get_id() != "help") {
             assert!(argument.get_env().is_some(), "{}", argument.get_id());
         }
-        assert_eq!(Cli::parse_from(["x"]).args.webhook_cert_life, Duration::from_hours(90 * 24));
+        let defaults = Cli::parse_from(["x"]).args;
+        assert_eq!(defaults.webhook_cert_life, Duration::from_hours(90 * 24));
+        assert_eq!(defaults.webhook_address.map(|address| address.port()), Some(9443));
+        assert_eq!(Cli::parse_from(["x", "--webhook-address="]).args.webhook_address, None);
     }
 
     #[test]

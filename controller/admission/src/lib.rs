@@ -21,7 +21,7 @@ use kube::Client;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-pub use args::Args;
+pub use args::{Address, Args};
 pub use certs::Error as CertificateError;
 
 /// Who serves, where several parts of one program need to know it.
@@ -62,12 +62,13 @@ pub struct Webhook {
 }
 
 impl Webhook {
-    /// Takes the address.
-    pub async fn bind(args: Args, site: Site) -> Result<Self, Error> {
-        let failed = |source| Error::Bind { address: args.webhook_address, source };
-        let listener = TcpListener::bind(args.webhook_address).await.map_err(failed)?;
+    /// Takes the address; none where there is to be no webhook.
+    pub async fn bind(args: Args, site: Site) -> Result<Option<Self>, Error> {
+        let Some(address) = args.webhook_address else { return Ok(None) };
+        let failed = |source| Error::Bind { address, source };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        Ok(Self { listener, address, args, site })
+        Ok(Some(Self { listener, address, args, site }))
     }
 
     /// Where it listens.
@@ -89,9 +90,13 @@ impl Webhook {
     }
 }
 
-/// Serves the webhook until `stop`.
+/// Serves the webhook until `stop`; where there is to be none, does nothing until then.
 pub async fn run(args: Args, site: Site, client: Client, stop: CancellationToken) -> Result<(), Error> {
-    Webhook::bind(args, site).await?.run(client, stop).await
+    if let Some(webhook) = Webhook::bind(args, site).await? {
+        return webhook.run(client, stop).await;
+    }
+    stop.cancelled().await;
+    Ok(())
 }
 
 /// An error with all its causes, in one line.

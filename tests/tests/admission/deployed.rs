@@ -11,6 +11,8 @@ use super::{
 
 const POLICY: &str = include_str!("../../../deploy/base/admission-policy.yaml");
 const RBAC: &str = include_str!("../../../deploy/base/rbac.yaml");
+const NAMES: &str = include_str!("../../../deploy/components/admission-names/kustomization.yaml");
+const BASE: &str = include_str!("../../../deploy/base/kustomization.yaml");
 const CERTIFICATE: &str = include_str!("../../../deploy/components/cert-manager/certificate.yaml");
 
 fn all(text: &str, kind: &str) -> Result<Vec<Value>> {
@@ -85,7 +87,7 @@ fn the_webhook_is_deployed_under_the_names_of_its_flags() -> Result<()> {
         client["service"],
         json!({"name": args.webhook_service, "namespace": service["metadata"]["namespace"], "path": "/validate"})
     );
-    assert_eq!(service["spec"]["ports"][0]["targetPort"], args.webhook_address.port());
+    assert_eq!(service["spec"]["ports"][0]["targetPort"], args.webhook_address.unwrap().port());
     let namespaces = [&secret, &service, &document("Role")?].map(|object| object["metadata"]["namespace"].clone());
     assert_eq!(namespaces, [json!(NAMESPACE), json!(NAMESPACE), json!(NAMESPACE)]);
     for rule in rules(WEBHOOK, NAME)? {
@@ -121,5 +123,64 @@ fn the_api_server_calls_only_for_parameters_of_ours_in_objects_that_stay() -> Re
             }
         }
     }
+    Ok(())
+}
+
+/// The values at a path as kustomize writes them: `webhooks.*.matchConditions.[name=stays].expression`.
+fn at<'a>(object: &'a Value, path: &str) -> Vec<&'a Value> {
+    path.split('.').fold(vec![object], |values, step| {
+        let named = step.strip_prefix("[name=").and_then(|step| step.strip_suffix(']'));
+        let below = |value: &'a Value| match (step, named, value) {
+            ("*", _, Value::Array(items)) => items.iter().collect::<Vec<_>>(),
+            (_, Some(name), Value::Array(items)) => items.iter().filter(|item| item["name"] == name).collect(),
+            (field, None, value) => value.get(field).into_iter().collect(),
+            _ => Vec::new(),
+        };
+        values.into_iter().flat_map(below).collect()
+    })
+}
+
+#[test]
+fn an_overlays_names_go_where_the_expressions_have_the_deployed_ones() -> Result<()> {
+    let component: Value = documents(NAMES)?.remove(0);
+    let objects = [documents::<Value>(POLICY)?, documents(WEBHOOK)?, documents(RBAC)?].concat();
+    let chosen = |select: &Value| {
+        let same = |object: &&Value, field: &str, at: &str| {
+            select.get(field).is_none() || object.pointer(at) == select.get(field)
+        };
+        let found =
+            objects.iter().filter(|object| same(object, "kind", "/kind") && same(object, "name", "/metadata/name"));
+        found.collect::<Vec<_>>()
+    };
+    let part = |text: &Value, options: &Value| {
+        let Some(delimiter) = options["delimiter"].as_str() else { return text.as_str().unwrap().to_owned() };
+        let index = usize::try_from(options["index"].as_u64().unwrap_or_default()).unwrap();
+        text.as_str().unwrap().split(delimiter).nth(index).unwrap().to_owned()
+    };
+    let mut places = 0;
+    for replacement in component["replacements"].as_array().unwrap() {
+        let source = &replacement["source"];
+        let named = chosen(source);
+        let value = part(at(named[0], source["fieldPath"].as_str().unwrap())[0], &source["options"]);
+        assert!([NAMESPACE, DRIVER].contains(&value.as_str()), "{value}");
+        for target in replacement["targets"].as_array().unwrap() {
+            let path = target["fieldPaths"][0].as_str().unwrap();
+            let found: Vec<_> = chosen(&target["select"]).into_iter().flat_map(|object| at(object, path)).collect();
+            assert!(!found.is_empty(), "{path} is nowhere");
+            for text in found {
+                assert_eq!(part(text, &target["options"]), value, "{text}");
+                places += 1;
+            }
+        }
+    }
+    let written = |text: &str| objects.iter().map(|object| object.to_string().matches(text).count()).sum::<usize>();
+    assert_eq!(places, written("serviceaccount:aliquot:") + written("'gpu.aliquot.dev'"), "none is left out");
+    Ok(())
+}
+
+#[test]
+fn the_policy_is_part_of_what_is_deployed() -> Result<()> {
+    let base: Value = documents(BASE)?.remove(0);
+    assert!(base["resources"].as_array().unwrap().contains(&json!("admission-policy.yaml")));
     Ok(())
 }
