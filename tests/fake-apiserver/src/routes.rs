@@ -12,8 +12,16 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
-    apply, discovery, faults::Trouble, kinds::Kind, permissions::Asked, reviews, selectors::Selector, server::Shared,
-    status::Failure, store::Part, table, watch,
+    apply, discovery,
+    faults::Trouble,
+    kinds::Kind,
+    permissions::Asked,
+    reviews,
+    selectors::Selector,
+    server::Shared,
+    status::Failure,
+    store::{After, Part},
+    table, watch,
 };
 
 /// The query of any request.
@@ -208,9 +216,9 @@ fn list(shared: &Shared, target: &Target, options: &Options, form: Form) -> Resu
     let (page, left) = store.page(kind, &target.namespace, &selector, after.as_ref(), limit);
     drop(store);
     let mut metadata = json!({ "resourceVersion": version });
-    if let Some(last) = page.last().filter(|_| left > 0) {
+    if let (Some(last), Some(left)) = (page.last(), left) {
         let field = |name: &str| last["metadata"][name].as_str().unwrap_or_default();
-        metadata["continue"] = json!(format!("{version}/{}/{}", field("namespace"), field("name")));
+        metadata["continue"] = json!(format!("{version}/{left}/{}/{}", field("namespace"), field("name")));
         metadata["remainingItemCount"] = json!(left);
     }
     let page = page.as_slice();
@@ -229,10 +237,10 @@ fn list(shared: &Shared, target: &Target, options: &Options, form: Form) -> Resu
 
 /// The version of a list's first page, which all of its pages have, so that a watch from there tells what was written in
 /// between; and the last object so far.
-fn continued(token: &str) -> Option<(String, Option<(String, String)>)> {
-    let mut parts = token.splitn(3, '/').map(ToOwned::to_owned);
-    let (version, namespace, name) = (parts.next()?, parts.next()?, parts.next()?);
-    Some((version, Some((namespace, name))))
+fn continued(token: &str) -> Option<(String, Option<After>)> {
+    let mut parts = token.splitn(4, '/').map(ToOwned::to_owned);
+    let (version, left, namespace, name) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    Some((version, Some(After { namespace, name, left: left.parse().ok()? })))
 }
 
 /// Everything about one object, and the deletion of many.

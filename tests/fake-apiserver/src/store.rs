@@ -15,6 +15,16 @@ const LOG: usize = 20_000;
 /// Where an object is: resource with its group, namespace, name.
 type Key = (&'static str, &'static str, String, String);
 
+/// Where a page of a list begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct After {
+    /// Of the last object of the page before.
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    /// How many came after it.
+    pub(crate) left: usize,
+}
+
 /// What happened to an object.
 #[derive(Debug, Clone)]
 pub(crate) struct Change {
@@ -113,17 +123,20 @@ impl Store {
         there.map(|(_, object)| object).filter(|object| selector.matches(object)).cloned().collect()
     }
 
-    /// The part of [`Store::list`] after an object, of `limit` objects at most, and how many come after that.
+    /// The part of [`Store::list`] after an object, of `limit` objects at most, and how many come after that: none, or as many
+    /// as there were after the page before, since counting costs more than the page.
     pub(crate) fn page(
         &self,
         kind: &'static Kind,
         namespace: &str,
         selector: &Selector,
-        after: Option<&(String, String)>,
+        after: Option<&After>,
         limit: usize,
-    ) -> (Vec<Value>, usize) {
+    ) -> (Vec<Value>, Option<usize>) {
         let first = match after {
-            Some((namespace, name)) => Bound::Excluded((kind.group, kind.resource, namespace.clone(), name.clone())),
+            Some(After { namespace, name, .. }) => {
+                Bound::Excluded((kind.group, kind.resource, namespace.clone(), name.clone()))
+            }
             None => Bound::Included((kind.group, kind.resource, namespace.to_owned(), String::new())),
         };
         let rest = self.objects.range((first, Bound::Unbounded));
@@ -131,8 +144,12 @@ impl Store {
             key.0 == kind.group && key.1 == kind.resource && (namespace.is_empty() || key.2 == namespace)
         });
         let mut chosen = there.map(|(_, object)| object).filter(|object| selector.matches(object));
-        let page = chosen.by_ref().take(limit).cloned().collect();
-        (page, chosen.count())
+        let page: Vec<Value> = chosen.by_ref().take(limit).cloned().collect();
+        let more = chosen.next().map(|_| match after {
+            Some(after) => after.left.saturating_sub(page.len()).max(1),
+            None => 1 + chosen.count(),
+        });
+        (page, more)
     }
 
     /// Puts an object there as it is, without its kind's rules.
