@@ -124,10 +124,11 @@ async fn a_runtime_runs_the_hook_and_starts_no_container_that_it_refuses() -> Re
     // This hook is the host's also where the pod's users are others on the host.
     for runtime in Runtime::ALL {
         let other = prepared(&testbed, runtime.name(), HARD, &[4]).await?;
-        let containers = vec![ContainerSpec { cdi_devices: other.ids, ..container.clone() }];
+        let all = vec![ContainerSpec { cdi_devices: other.ids, ..container.clone() }];
         let name = runtime.name().to_owned();
-        let pod =
-            containerd.run(&PodSpec { name, runtime, user_namespace: true, containers, ..PodSpec::default() }).await?;
+        let pod = containerd
+            .run(&PodSpec { name, runtime, user_namespace: true, containers: all, ..PodSpec::default() })
+            .await?;
         assert!(pod.is_running("one").await?);
     }
     Ok(())

@@ -41,7 +41,9 @@ pub(crate) enum Error {
     At { path: String, what: &'static str, source: io::Error },
     #[error("{path} in the container is larger than {limit} bytes")]
     Large { path: String, limit: usize },
-    #[error("{path} in the container leads to a volume or another mount, where nothing is read or written")]
+    #[error(
+        "{path} in the container leads to a volume or another mount, where nothing is read or written: mount it elsewhere"
+    )]
     Volume { path: String },
     #[error("{path} in the container is a directory")]
     Directory { path: String },
