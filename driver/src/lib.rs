@@ -21,7 +21,8 @@ pub mod discovery;
 mod doctor;
 mod edits;
 mod events;
-mod fault;
+#[doc(hidden)]
+pub mod fault;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod hook;

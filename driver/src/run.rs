@@ -17,6 +17,7 @@ use crate::{
     discovery::{self, View},
     edits::Edits,
     events,
+    fault::{self, Point},
     notices::{self, Notices},
     offer,
     offering::Offering,
@@ -149,7 +150,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     let telling = tokio::spawn(events::tell(notices.clone(), view.clone(), in_force.clone(), stop.clone()));
 
     let site = Site { pool: pool.to_string(), cdi_kind: cdi_spec::Kind::new(&identity.driver_name, "claim")? };
-    let store = cdi_spec::Store::open(&roots.cdi)?;
+    let store = spec_store(&roots)?;
     let edits = Edits::new(roots.clone(), hook);
     let around = claim::Around { view: view.clone(), policy: in_force.clone(), notices: notices.clone() };
     let claims = Arc::new(Claims::open(site, boot_id, &roots.run.join("claims"), store, edits, around)?);
@@ -201,6 +202,12 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
 async fn answer_hooks(limits: Limits, claims: Arc<Claims>, library: limits::Library, stop: CancellationToken) {
     let records = |uid: &str| claims.record(uid).map_err(|error| crate::report(&error));
     limits.serve(records, library, stop).await;
+}
+
+fn spec_store(roots: &Roots) -> Result<cdi_spec::Store, cdi_spec::StoreError> {
+    let dir = owned_dir::Dir::open(&roots.cdi)?.watched(fault::specs);
+    fault::point(Point::CdiDirMade);
+    Ok(cdi_spec::Store::within(dir))
 }
 
 /// The specs of claims that were prepared before.

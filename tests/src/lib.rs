@@ -1,5 +1,6 @@
 //! Testbed, suites, playground and xtask.
 pub mod bench;
+pub mod crash;
 pub mod debian;
 mod digest;
 pub mod holds;

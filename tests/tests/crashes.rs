@@ -1,18 +1,8 @@
-//! The driver killed at every step that changes anything, and what the next call then finds.
+//! What the driver makes of a node that isn't as it left it: another boot, damaged files.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 use aliquot_tests::testbed::{Result, Testbed};
 
 const ONE: &str = "gpu-0000-1b-00";
-
-/// Steps at which the driver can be killed (`driver/src/claim`), prepare's before unprepare's.
-const PREPARE: [&str; 4] = ["prepare.begin", "prepare.reserved", "prepare.spec-written", "prepare.committed"];
-const UNPREPARE: [&str; 3] = ["unprepare.begin", "unprepare.spec-removed", "unprepare.released"];
-
-/// A node whose driver dies at `point`.
-async fn doomed(testbed: &mut Testbed, point: &str) -> Result<()> {
-    testbed.stop_driver()?;
-    start(testbed, &[("ALIQUOT_FAULT", point)]).await
-}
 
 async fn start(testbed: &mut Testbed, environment: &[(&str, &str)]) -> Result<()> {
     let registered = |testbed: &Testbed| testbed.log().matches("registered with the kubelet").count();
@@ -29,74 +19,6 @@ async fn back(testbed: &mut Testbed) -> Result<()> {
 fn nothing_is_left(testbed: &Testbed) -> Result<()> {
     assert_eq!((testbed.specs()?, testbed.records()?), (vec![], vec![]));
     Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn killed_in_a_prepare_the_next_one_succeeds_and_unprepare_leaves_nothing() -> Result<()> {
-    let mut testbed = Testbed::start("h100x8").await?;
-    for point in PREPARE {
-        let claim = testbed.allocated(&point.replace('.', "-"), &[("gpu", ONE)]).await?;
-        doomed(&mut testbed, point).await?;
-        assert!(testbed.prepare(&claim).await.is_err(), "{point}: the driver is to die in the call");
-        testbed.driver_ended().await?;
-        back(&mut testbed).await?;
-        let ids = testbed.prepare(&claim).await?.unwrap();
-        assert_eq!(testbed.nodes_of(&ids)?, ["/dev/nvidia0"], "{point}");
-        testbed.unprepare(&claim).await?.unwrap();
-        nothing_is_left(&testbed)?;
-    }
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn killed_in_a_prepare_that_is_never_repeated_unprepare_leaves_nothing() -> Result<()> {
-    let mut testbed = Testbed::start("h100x8").await?;
-    for point in PREPARE {
-        let claim = testbed.allocated(&point.replace('.', "-"), &[("gpu", ONE)]).await?;
-        doomed(&mut testbed, point).await?;
-        assert!(testbed.prepare(&claim).await.is_err());
-        testbed.driver_ended().await?;
-        back(&mut testbed).await?;
-        testbed.unprepare(&claim).await?.unwrap();
-        nothing_is_left(&testbed)?;
-        // The device is free for the next.
-        let next = testbed.allocated(&format!("{}-next", point.replace('.', "-")), &[("gpu", ONE)]).await?;
-        testbed.prepare(&next).await?.unwrap();
-        testbed.unprepare(&next).await?.unwrap();
-    }
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn killed_in_an_unprepare_the_next_one_succeeds_and_leaves_nothing() -> Result<()> {
-    let mut testbed = Testbed::start("h100x8").await?;
-    for point in UNPREPARE {
-        let claim = testbed.allocated(&point.replace('.', "-"), &[("gpu", ONE)]).await?;
-        testbed.prepare(&claim).await?.unwrap();
-        doomed(&mut testbed, point).await?;
-        assert!(testbed.unprepare(&claim).await.is_err(), "{point}: the driver is to die in the call");
-        testbed.driver_ended().await?;
-        back(&mut testbed).await?;
-        testbed.unprepare(&claim).await?.unwrap();
-        nothing_is_left(&testbed)?;
-    }
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn killed_again_and_again_at_one_step_it_still_comes_through() -> Result<()> {
-    let mut testbed = Testbed::start("h100x8").await?;
-    let claim = testbed.allocated("claim", &[("gpu", ONE)]).await?;
-    for _ in 0..3 {
-        doomed(&mut testbed, "prepare.reserved").await?;
-        assert!(testbed.prepare(&claim).await.is_err());
-        testbed.driver_ended().await?;
-        // For the next round: it is stopped before it is started with the fault.
-        back(&mut testbed).await?;
-    }
-    testbed.prepare(&claim).await?.unwrap();
-    testbed.unprepare(&claim).await?.unwrap();
-    nothing_is_left(&testbed)
 }
 
 #[tokio::test(flavor = "multi_thread")]

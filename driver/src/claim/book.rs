@@ -19,7 +19,10 @@ use dra_plugin::ClaimUid;
 
 use owned_dir::{Access, Dir};
 
-use crate::offer::Holding;
+use crate::{
+    fault::{self, Point},
+    offer::Holding,
+};
 
 use super::{
     hold::{self, Clash},
@@ -90,7 +93,8 @@ pub(super) struct Change {
 impl Book {
     /// Opens the records; those of another boot are removed, since all that they describe has ended with it.
     pub(super) fn open(path: &Path, boot_id: String) -> Result<Self, Error> {
-        let dir = Dir::open(path)?;
+        let dir = Dir::open(path)?.watched(fault::records);
+        fault::point(Point::RecordsDirMade);
         let lock = dir.lock_file(LOCK)?;
         let mut book = Self { dir, lock, boot_id, seen: None, records: HashMap::new(), users: BTreeMap::new() };
         book.locked(|book, _| book.clean())?;
@@ -312,6 +316,7 @@ impl Operation<'_> {
         let count = self.count.wrapping_add(1);
         self.lock
             .write_all_at(&count.to_le_bytes(), 0)
+            .and_then(|()| fault::step(Point::ChangeAnnounced))
             .map_err(|source| Error::Lock { path: self.path.to_owned(), source })?;
         self.count = count;
         Ok(())

@@ -28,7 +28,7 @@ use tokio::sync::watch;
 use crate::{
     discovery::{Found, View},
     edits::{Base, Edits},
-    fault,
+    fault::{self, Point},
     notices::Notices,
     offer::Holding,
     policy::InForce,
@@ -278,16 +278,14 @@ impl Claims {
     /// The time slice before both: what it is to be follows from the records. `made` is what was made without a record, if
     /// there is none.
     async fn remove(&self, claim: &ClaimRef, made: Option<&Record>) -> Result<(), Error> {
-        fault::point("unprepare.begin");
+        fault::point(Point::UnprepareBegun);
         let record = self.book().find(claim.uid())?;
         if let Some(record) = record.as_deref().or(made) {
             self.restore_time_slices(record).await;
-            fault::point("unprepare.time-slice-restored");
         }
         self.store.remove(&self.site.cdi_kind, claim.uid().as_str())?;
-        fault::point("unprepare.spec-removed");
         self.book().release(claim.uid())?;
-        fault::point("unprepare.released");
+        fault::point(Point::Released);
         self.changed.send_replace(());
         Ok(())
     }
@@ -324,7 +322,7 @@ impl Driver for Claims {
             devices,
             pods: claim.reserved_for.clone(),
         });
-        fault::point("prepare.begin");
+        fault::point(Point::PrepareBegun);
         // Whatever an earlier try has done or not is done again.
         let earlier = self.book().find(record.claim.uid()).map_err(|error| broken(&error))?;
         if let Some(earlier) = earlier.filter(|earlier| earlier.devices != record.devices) {
@@ -332,7 +330,7 @@ impl Driver for Claims {
             self.restore_time_slices(&earlier).await;
         }
         self.reserve(&record, call).await?;
-        fault::point("prepare.reserved");
+        fault::point(Point::Reserved);
         let made = match self.set_time_slices(&record, &found, call).await {
             Ok(()) => self.write_spec(&record, &found),
             Err(failure) => Err(failure),
@@ -341,13 +339,12 @@ impl Driver for Claims {
             self.undo(&record).await;
             return Err(failure);
         }
-        fault::point("prepare.spec-written");
         if !self.book().commit(record.claim.uid()).map_err(|error| broken(&error))? {
             // Another driver instance unprepared it meanwhile, and knew nothing of what was made here since.
             self.undo(&record).await;
             return Err(Failure::Transient("the claim was unprepared while it was being prepared".to_owned()));
         }
-        fault::point("prepare.committed");
+        fault::point(Point::Committed);
         self.changed.send_replace(());
         tracing::info!(devices = %names(&record), "prepared");
         self.tell_exclusive(&record);

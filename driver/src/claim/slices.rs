@@ -17,7 +17,7 @@ use tokio::sync::Mutex as AsyncMutex;
 use super::{Claims, Record, book::Change, broken, hold};
 use crate::{
     discovery::{Found, View},
-    fault,
+    fault::{self, Point},
     sharing::time_slice,
 };
 
@@ -99,8 +99,8 @@ impl Claims {
             self.notices.warn_users(&record.claim, &record.pods, "TimeSliceNotSet", note);
         } else {
             tracing::info!(%gpu, %slice, "time slice set");
+            fault::point(Point::TimeSliceSet);
         }
-        fault::point("prepare.time-slice-set");
         Ok(())
     }
 
@@ -136,7 +136,10 @@ impl Claims {
             return;
         }
         match self.slices.set(&gpu, slice, &mut known, found).await {
-            Ok(()) => tracing::info!(%gpu, %slice, "time slice restored"),
+            Ok(()) => {
+                tracing::info!(%gpu, %slice, "time slice restored");
+                fault::point(Point::TimeSliceRestored);
+            }
             Err(error) => self.owe(gpu, &crate::report(&error)),
         }
     }

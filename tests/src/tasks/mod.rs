@@ -1,5 +1,6 @@
 //! The tasks of `cargo xtask`, one per file.
 mod bench;
+mod crash_matrix;
 mod fuzz;
 mod isolation;
 mod node;
@@ -26,6 +27,8 @@ enum Task {
     Bench(bench::Bench),
     /// Tries to reach, from within real containers, every device that they weren't given; counts what was reachable.
     Isolation(isolation::Isolation),
+    /// Ends, stops and fails the driver at each point where it changes something; counts what is leaked, lost or held twice.
+    CrashMatrix(crash_matrix::CrashMatrix),
     /// Shows the main job on simulated GPUs, in real containers where root allows.
     Playground(playground::Play),
     /// Fuzzes everything that reads what others wrote; needs a C++ compiler.
@@ -83,6 +86,7 @@ pub fn run() -> ExitCode {
         Task::Test(test) => test.run(),
         Task::Bench(bench) => bench.run(),
         Task::Isolation(isolation) => isolation.run(),
+        Task::CrashMatrix(matrix) => matrix.run(),
         Task::Playground(play) => play.run(),
         Task::Fuzz(fuzz) => fuzz.run(),
         Task::Node(node) => node.run(),

@@ -15,6 +15,7 @@ use rustix::{
 use tokio::net::{UnixListener, UnixStream};
 
 use super::SOCKET;
+use crate::fault::{self, Point};
 
 /// Where it is bound before it gets its name.
 const FRESH: &str = "limits.new";
@@ -50,7 +51,9 @@ impl Socket {
             Err(_) => {}
         }
         let (listener, identity) = listen(&fresh).map_err(failed)?;
+        fault::step(Point::LimitsSocketMade).map_err(failed)?;
         fs::rename(&fresh, dir.join(SOCKET)).map_err(failed)?;
+        fault::step(Point::LimitsSocketPlaced).map_err(failed)?;
         Ok(Self { listener, dir: dir.to_owned(), identity })
     }
 
