@@ -304,7 +304,8 @@ impl Testbed {
     /// The paths, in containers, of the device nodes that CDI ids stand for, in order.
     pub fn nodes_of(&self, ids: &[String]) -> Result<Vec<String>> {
         let mut nodes = Vec::new();
-        for path in self.specs()? {
+        let is_finished = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "json");
+        for path in self.specs()?.into_iter().filter(is_finished) {
             let spec: Value = serde_json::from_slice(&std::fs::read(&path)?)?;
             let kind = spec["kind"].as_str().unwrap_or_default();
             for device in spec["devices"].as_array().into_iter().flatten() {

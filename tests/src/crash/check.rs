@@ -105,7 +105,9 @@ pub(super) fn nothing_left(stage: &Stage, but: &[&Claim]) -> Verdict {
             left.push(path);
         }
     }
-    let unfinished = |path: &std::path::PathBuf| name(path).ends_with(".tmp") || name(path) == "limits.new";
+    let unfinished = |path: &std::path::PathBuf| {
+        path.extension().is_some_and(|extension| extension == "tmp") || name(path) == "limits.new"
+    };
     left.extend(files(&stage.plugin())?.into_iter().filter(unfinished));
     if !left.is_empty() {
         return leaked(format!("{left:?}"));

@@ -36,10 +36,10 @@ pub(super) fn start(stage: &Stage, claim: &Claim) -> Result<bool> {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()?;
-    let state = json!({"ociVersion": "1.2.0", "id": "c", "status": "creating", "pid": pid, "bundle": "/b"});
+    let told = json!({"ociVersion": "1.2.0", "id": "c", "status": "creating", "pid": pid, "bundle": "/b"});
     if let Some(mut input) = process.stdin.take() {
         // It may have ended without reading.
-        let _ = input.write_all(state.to_string().as_bytes());
+        let _ = input.write_all(told.to_string().as_bytes());
     }
     let is_told = process.wait()?.success();
     let limits = node.memory_limits().0;

@@ -42,7 +42,7 @@ pub(super) async fn set_scene(stage: &mut Stage, scene: Scene) -> Verdict<Set> {
     let bystander = Kept::of(stage, by, ids)?;
     let cdi = stage.testbed.node.path("cdi");
     match scene {
-        Scene::Claim => std::fs::remove_file(cdi.join(format!("{DRIVER}-driver_node.json")))?,
+        Scene::Claim => without_node_spec(stage)?,
         Scene::Start => {
             stage.kill()?;
             for path in files(&stage.plugin())? {
@@ -52,7 +52,7 @@ pub(super) async fn set_scene(stage: &mut Stage, scene: Scene) -> Verdict<Set> {
         Scene::Recovery => {
             prepare(stage, &claim).await?;
             stage.kill()?;
-            std::fs::remove_file(cdi.join(format!("{DRIVER}-driver_node.json")))?;
+            without_node_spec(stage)?;
             std::fs::remove_file(cdi.join(format!("{DRIVER}-claim_{}.json", claim.uid)))?;
             let gone = uuid::Uuid::new_v4();
             for name in [format!("{DRIVER}-claim_{gone}.json"), format!(".{DRIVER}-claim_{gone}.json.tmp")] {
@@ -63,6 +63,11 @@ pub(super) async fn set_scene(stage: &mut Stage, scene: Scene) -> Verdict<Set> {
     }
     std::fs::write(&stage.trace, "")?;
     Ok(Set { claim, bystander })
+}
+
+/// The node's spec goes, so that the next claim's prepare writes it.
+pub(super) fn without_node_spec(stage: &Stage) -> Verdict {
+    Ok(std::fs::remove_file(stage.testbed.node.path("cdi").join(format!("{DRIVER}-driver_node.json")))?)
 }
 
 async fn prepare(stage: &mut Stage, claim: &Claim) -> Verdict<Vec<String>> {

@@ -22,7 +22,9 @@ const WHOLE: &str = "gpu-0000-43-00";
 /// Between two looks at whether something has come to be.
 const LOOK: Duration = Duration::from_millis(5);
 /// How long the driver tries before it answers with an error; everything that it waits for here is orders.
-const BUDGET: &str = "400ms";
+const BUDGET: &str = "1s";
+/// No call of the driver tries any more after this.
+pub(super) const SPENT: Duration = Duration::from_millis(1100);
 const NVML_DEADLINE: &str = "1s";
 
 /// What the kubelet asks for.
