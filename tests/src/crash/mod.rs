@@ -6,6 +6,7 @@
 //! ```
 //! Which points a scene passes, and how often, is what the driver says itself; a point that no scene passes is a failure.
 mod check;
+mod churn;
 mod container;
 mod scene;
 mod stage;
@@ -19,7 +20,12 @@ use std::{
 
 use aliquot_driver::fault::{Kind, Point};
 
-pub use self::{scene::Scene, tally::Tally, ways::Way};
+pub use self::{
+    churn::{Churn, Sum, run as churn},
+    scene::Scene,
+    tally::Tally,
+    ways::Way,
+};
 use self::{stage::Stage, ways::go};
 use crate::testbed::Result;
 
@@ -147,7 +153,7 @@ fn cases(plan: &Plan, passages: &[Passage]) -> VecDeque<Case> {
                 Way::Stopped => add(vec![passage.order("stop")]),
                 Way::Pair if !plan.all_pairs => add(vec![kill.clone(), kill]),
                 Way::Pair => {
-                    let seconds = passages.iter().filter(|second| second.scene == passage.scene);
+                    let seconds = passages.iter().filter(|second| are_a_pair(passages, passage, **second));
                     seconds.for_each(|second| add(vec![kill.clone(), second.order("kill")]));
                 }
                 _ => add(vec![kill]),
@@ -155,6 +161,19 @@ fn cases(plan: &Plan, passages: &[Passage]) -> VecDeque<Case> {
         }
     }
     cases
+}
+
+/// Two points are tried in one scene, the last that passes both: there a claim meets each of its passages.
+fn are_a_pair(passages: &[Passage], first: Passage, second: Passage) -> bool {
+    let has =
+        |scene: Scene, point: Point| passages.iter().any(|passage| passage.scene == scene && passage.point == point);
+    let has_both = |scene: &&Scene| has(**scene, first.point) && has(**scene, second.point);
+    let is_counted = |passage: Passage| passage.number == 1 || passage.scene == Scene::Claim;
+    first.scene == second.scene
+        && Scene::ALL.iter().rev().find(has_both) == Some(&first.scene)
+        && is_counted(first)
+        && is_counted(second)
+        && second.point != Point::LimitSet
 }
 
 /// Whether a way makes sense where the point is.

@@ -1,7 +1,7 @@
 //! A node on which drivers are ended at points, and the kubelet's calls to them.
 use std::{
     path::{Path, PathBuf},
-    process::{Child, ExitStatus},
+    process::{Child, ExitStatus, Stdio},
     time::Duration,
 };
 
@@ -84,6 +84,19 @@ impl Instance {
         Ok(rustix::process::kill_process(pid, rustix::process::Signal::CONT)?)
     }
 
+    /// Ends it as SIGTERM does.
+    pub(super) async fn terminate(&mut self) -> Result<()> {
+        crate::testbed::end(&self.process)?;
+        let deadline = Instant::now() + PATIENCE;
+        while self.ended()?.is_none() {
+            if Instant::now() > deadline {
+                return Err("the driver does not end".into());
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(())
+    }
+
     /// Ends it as SIGKILL does.
     pub(super) fn kill(&mut self) -> Result<()> {
         self.process.kill()?;
@@ -98,16 +111,40 @@ impl Drop for Instance {
     }
 }
 
+/// Starts drivers on a node.
+pub(super) struct Spawner {
+    command: std::process::Command,
+    dir: PathBuf,
+    log: PathBuf,
+    number: usize,
+}
+
+impl Spawner {
+    /// A driver with these orders.
+    pub(super) fn instance(&mut self, orders: &str, pod_uid: Option<&str>) -> Result<Instance> {
+        self.number += 1;
+        let path = self.dir.join(format!("orders-{}", self.number));
+        write(&path, orders)?;
+        self.command.env("ALIQUOT_FAULT", &path);
+        match pod_uid {
+            Some(uid) => self.command.env("POD_UID", uid),
+            None => self.command.env_remove("POD_UID"),
+        };
+        let log = std::fs::File::options().create(true).append(true).open(&self.log)?;
+        let process = self.command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()?;
+        Ok(Instance { process, orders: path })
+    }
+}
+
 /// The node, the driver that serves it, and a claim that stands by.
 pub(super) struct Stage {
     pub(super) testbed: Testbed,
     /// None while nobody serves.
     pub(super) driver: Option<Instance>,
-    /// How many claims and drivers there were.
+    /// How many claims there were.
     number: usize,
+    spawner: Spawner,
     pub(super) trace: PathBuf,
-    /// How often the driver was killed.
-    pub(super) kills: usize,
 }
 
 impl Stage {
@@ -118,23 +155,20 @@ impl Stage {
         let params = testbed.node.path("proc/driver/nvidia");
         std::fs::create_dir_all(&params)?;
         std::fs::write(params.join("params"), "ModifyDeviceFiles: 1\n")?;
-        Ok(Self { testbed, driver: None, number: 0, trace, kills: 0 })
+        let spawner = spawner(&testbed, Some(&trace));
+        Ok(Self { testbed, driver: None, number: 0, spawner, trace })
+    }
+
+    /// Another one that starts drivers here, whose passages aren't traced.
+    pub(super) fn spawner(&self) -> Spawner {
+        let mut spawner = spawner(&self.testbed, None);
+        spawner.number = 1 << 20;
+        spawner
     }
 
     /// A driver with these orders, for a caller that looks after it.
     pub(super) fn instance(&mut self, orders: &str, pod_uid: Option<&str>) -> Result<Instance> {
-        self.number += 1;
-        let path = self.testbed.node.path(&format!("orders-{}", self.number));
-        write(&path, orders)?;
-        let (path, trace) = (text(&path)?, text(&self.trace)?);
-        let mut environment = vec![
-            ("ALIQUOT_FAULT", path),
-            ("ALIQUOT_FAULT_TRACE", trace),
-            ("ALIQUOT_PREPARE_BUDGET", BUDGET),
-            ("ALIQUOT_NVML_DEADLINE", NVML_DEADLINE),
-        ];
-        environment.extend(pod_uid.map(|uid| ("POD_UID", uid)));
-        Ok(Instance { process: self.testbed.another_driver(&environment)?, orders: path.into() })
+        self.spawner.instance(orders, pod_uid)
     }
 
     /// Starts the one that serves.
@@ -152,7 +186,6 @@ impl Stage {
     pub(super) fn kill(&mut self) -> Result<()> {
         if let Some(mut driver) = self.driver.take() {
             driver.kill()?;
-            self.kills += 1;
         }
         Ok(())
     }
@@ -242,6 +275,25 @@ impl Stage {
     }
 }
 
+fn spawner(testbed: &Testbed, trace: Option<&Path>) -> Spawner {
+    let mut command = testbed.driver_command("run");
+    command.env("ALIQUOT_PREPARE_BUDGET", BUDGET).env("ALIQUOT_NVML_DEADLINE", NVML_DEADLINE);
+    if let Some(trace) = trace {
+        command.env("ALIQUOT_FAULT_TRACE", trace);
+    }
+    Spawner { command, dir: testbed.node.path(""), log: testbed.log_path(), number: 0 }
+}
+
+/// A claim to one share, which may wish for a time slice.
+pub(super) async fn share(testbed: &Testbed, name: &str, device: &str, is_sliced: bool) -> Result<Claim> {
+    let slice = json!({"apiVersion": "gpu.aliquot.dev/v1alpha1", "kind": "ShareConfig", "sharing":
+        {"strategy": "TimeSlicing", "timeSlicingConfig": {"interval": "Short", "required": true}}});
+    let config = json!({"source": "FromClaim", "requests": [], "opaque": {"driver": DRIVER, "parameters": slice}});
+    let configs = if is_sliced { vec![config] } else { vec![] };
+    let devices = json!({"results": [objects::share("gpu", device, 1, 4)], "config": configs});
+    testbed.allocated_as(name, json!({"devices": devices})).await
+}
+
 /// One call of one instance: an error is the connection's.
 pub(super) async fn one(client: &Client, call: Call, claim: &Claim) -> Result<Answer> {
     let (error, ids) = match call {
@@ -263,8 +315,4 @@ fn write(path: &Path, orders: &str) -> std::io::Result<()> {
     let fresh = path.with_extension("new");
     std::fs::write(&fresh, orders)?;
     std::fs::rename(fresh, path)
-}
-
-fn text(path: &Path) -> Result<&str> {
-    Ok(path.to_str().ok_or("a path that is no text")?)
 }

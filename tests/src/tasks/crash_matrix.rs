@@ -3,7 +3,7 @@ use aliquot_driver::fault::Point;
 use clap::Args;
 
 use super::{Error, build};
-use crate::crash::{self, Plan, Way};
+use crate::crash::{self, Churn, Plan, Way};
 
 /// Options of `cargo xtask crash-matrix`.
 #[derive(Debug, Args)]
@@ -14,6 +14,13 @@ pub(super) struct CrashMatrix {
     /// Only these ways, such as kill,reboot.
     #[arg(long, value_delimiter = ',', value_parser = way)]
     ways: Vec<Way>,
+    /// Instead of the matrix, this many claims that come and go in any order while drivers are killed and replaced at any
+    /// moment.
+    #[arg(long, conflicts_with_all = ["points", "ways"])]
+    claims: Option<usize>,
+    /// Where all choices of that come from.
+    #[arg(long, default_value_t = 1, requires = "claims")]
+    seed: u64,
     /// Nodes at a time.
     #[arg(long, default_value_t = 4)]
     lanes: usize,
@@ -26,6 +33,14 @@ impl CrashMatrix {
             return Err(Error::Broke("release builds have no points: run it without --release".into()));
         }
         build()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+        let runtime = runtime.map_err(|source| Error::Io { what: "start a runtime".to_owned(), source })?;
+        let bad = || Error::Broke("what is told above must not be".into());
+        if let Some(claims) = self.claims {
+            let sum = runtime.block_on(crash::churn(Churn { seed: self.seed, claims })).map_err(Error::Broke)?;
+            print!("{sum}");
+            return if sum.is_good() { Ok(()) } else { Err(bad()) };
+        }
         let mut plan = Plan { lanes: self.lanes.max(1), ..Plan::everything() };
         if !self.points.is_empty() {
             plan.points = self.points;
@@ -33,11 +48,9 @@ impl CrashMatrix {
         if !self.ways.is_empty() {
             plan.ways = self.ways;
         }
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-        let runtime = runtime.map_err(|source| Error::Io { what: "start a runtime".to_owned(), source })?;
         let tally = runtime.block_on(crash::run(&plan)).map_err(Error::Broke)?;
         print!("{tally}");
-        if tally.is_good() { Ok(()) } else { Err(Error::Broke("what is told above must not be".into())) }
+        if tally.is_good() { Ok(()) } else { Err(bad()) }
     }
 }
 
