@@ -27,6 +27,7 @@ pub mod fault;
 pub mod fuzzing;
 mod hook;
 mod inspect;
+mod instance;
 mod notices;
 pub mod offer;
 mod offering;

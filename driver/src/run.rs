@@ -18,6 +18,7 @@ use crate::{
     edits::Edits,
     events,
     fault::{self, Point},
+    instance,
     notices::{self, Notices},
     offer,
     offering::Offering,
@@ -63,6 +64,9 @@ pub(crate) enum Error {
     /// The CDI kind of claims.
     #[error("--driver-name can't be a CDI vendor")]
     Kind(#[from] cdi_spec::InvalidName),
+    /// Another driver.
+    #[error(transparent)]
+    Instance(#[from] instance::Error),
     /// Claims.
     #[error(transparent)]
     Claims(#[from] claim::Error),
@@ -112,6 +116,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     } = args;
     let stop = stop_on_signals()?;
     let roots = Roots::new(&places, &identity.driver_name);
+    let _sole = instance::alone(&roots.run, pod_uid.as_deref())?;
     let boot_id = roots.boot_id().map_err(|source| Error::BootId { proc: roots.proc.clone(), source })?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),

@@ -8,6 +8,7 @@
 mod check;
 mod churn;
 mod container;
+pub mod disk;
 mod scene;
 mod stage;
 mod tally;
