@@ -2,12 +2,8 @@
 //!
 //! What is done follows from the seed; when it meets a kill, from the machine.
 use std::{
-    collections::BTreeSet,
     fmt,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     time::Duration,
 };
 
@@ -96,8 +92,8 @@ struct Node<'a> {
     cancelled: AtomicUsize,
     /// While two instances serve, a call that nobody waits for could end after the next one's.
     is_updating: AtomicBool,
-    /// Who has the whole GPU, as the scheduler sees it.
-    whole: Mutex<BTreeSet<&'static str>>,
+    /// Whether a claim has the whole GPU, as the scheduler sees it.
+    whole: AtomicBool,
 }
 
 /// Runs all of it on one node.
@@ -112,7 +108,7 @@ pub async fn run(churn: Churn) -> Result<Sum> {
         begun: AtomicUsize::new(0),
         cancelled: AtomicUsize::new(0),
         is_updating: AtomicBool::new(false),
-        whole: Mutex::default(),
+        whole: AtomicBool::new(false),
     };
     let done = AtomicBool::new(false);
     let claims = async {
@@ -162,7 +158,7 @@ async fn claims(node: &Node<'_>, churn: Churn, lane: u64) -> Verdict {
         if number >= churn.claims {
             return Ok(());
         }
-        let is_whole = random.below(3) == 0 && node.whole().insert("held");
+        let is_whole = random.below(3) == 0 && !node.whole.swap(true, Ordering::Relaxed);
         let name = format!("churn-{number}");
         let claim = if is_whole {
             node.stage.testbed.allocated(&name, &[("gpu", WHOLE)]).await?
@@ -171,7 +167,7 @@ async fn claims(node: &Node<'_>, churn: Churn, lane: u64) -> Verdict {
         };
         let outcome = life(node, &claim, is_whole, &mut random).await;
         if is_whole {
-            node.whole().clear();
+            node.whole.store(false, Ordering::Relaxed);
         }
         outcome?;
     }
@@ -208,10 +204,6 @@ async fn life(node: &Node<'_>, claim: &Claim, is_whole: bool, random: &mut Rando
 }
 
 impl Node<'_> {
-    fn whole(&self) -> std::sync::MutexGuard<'_, BTreeSet<&'static str>> {
-        self.whole.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Calls until it is done, as the kubelet does; now and then twice at once, or first for nobody.
     async fn call(&self, call: Call, claim: &Claim, random: &mut Random) -> Verdict<Vec<String>> {
         if random.below(8) == 0 && !self.is_updating.load(Ordering::Relaxed) {

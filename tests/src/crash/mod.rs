@@ -5,10 +5,13 @@
 //! (start, recovery, claim)                               └─> × passages
 //! ```
 //! Which points a scene passes, and how often, is what the driver says itself; a point that no scene passes is a failure.
+mod beside;
 mod check;
 mod churn;
 mod container;
 pub mod disk;
+mod go;
+mod lives;
 mod scene;
 mod stage;
 mod tally;
@@ -27,7 +30,10 @@ pub use self::{
     tally::Tally,
     ways::Way,
 };
-use self::{stage::Stage, ways::go};
+use self::{
+    go::{go, rehearse},
+    stage::Stage,
+};
 use crate::testbed::Result;
 
 /// What is tried.
@@ -127,7 +133,7 @@ async fn passages() -> Result<Vec<Passage>> {
     let mut stage = Stage::set().await?;
     for scene in Scene::ALL {
         // Without an order there is nobody to end in the hook's call.
-        ways::rehearse(&mut stage, scene).await?;
+        rehearse(&mut stage, scene).await?;
         let mut numbers: BTreeMap<Point, usize> = BTreeMap::new();
         for name in stage.passed()? {
             let named = |point: &&Point| point.name() == name;
