@@ -22,12 +22,14 @@ pub mod discovery;
 mod doctor;
 mod edits;
 mod events;
-mod fault;
+#[doc(hidden)]
+pub mod fault;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod health;
 mod hook;
 mod inspect;
+mod instance;
 mod notices;
 pub mod offer;
 mod offering;

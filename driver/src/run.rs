@@ -17,8 +17,9 @@ use crate::{
     discovery::{self, View},
     edits::Edits,
     events,
+    fault::{self, Point},
     health::{self, Chart, Health},
-    hook,
+    hook, instance,
     notices::{self, Notices},
     offer,
     offering::Offering,
@@ -65,6 +66,9 @@ pub(crate) enum Error {
     /// The CDI kind of claims.
     #[error("--driver-name can't be a CDI vendor")]
     Kind(#[from] cdi_spec::InvalidName),
+    /// Another driver.
+    #[error(transparent)]
+    Instance(#[from] instance::Error),
     /// Claims.
     #[error(transparent)]
     Claims(#[from] claim::Error),
@@ -117,6 +121,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     } = args;
     let stop = stop_on_signals()?;
     let roots = Roots::new(&places, &identity.driver_name);
+    let _sole = instance::alone(&roots.run, pod_uid.as_deref())?;
     let boot_id = roots.boot_id().map_err(|source| Error::BootId { proc: roots.proc.clone(), source })?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -161,7 +166,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
 
     let others = Others::new(&roots.kubelet, &identity, other_plugins);
     let site = Site { pool: pool.to_string(), cdi_kind: cdi_spec::Kind::new(&identity.driver_name, "claim")? };
-    let store = cdi_spec::Store::open(&roots.cdi)?;
+    let store = spec_store(&roots)?;
     let edits = Edits::new(roots.clone(), hook);
     let around =
         claim::Around { view: view.clone(), policy: in_force.clone(), notices: notices.clone(), gate: others.gate() };
@@ -245,6 +250,12 @@ async fn tell(
 async fn answer_hooks(limits: Limits, claims: Arc<Claims>, library: limits::Library, stop: CancellationToken) {
     let records = |uid: &str| claims.record(uid).map_err(|error| crate::report(&error));
     limits.serve(records, library, stop).await;
+}
+
+fn spec_store(roots: &Roots) -> Result<cdi_spec::Store, cdi_spec::StoreError> {
+    let dir = owned_dir::Dir::open(&roots.cdi)?.watched(fault::specs);
+    fault::point(Point::CdiDirMade);
+    Ok(cdi_spec::Store::within(dir))
 }
 
 /// The specs of claims that were prepared before.

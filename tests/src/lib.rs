@@ -2,6 +2,7 @@
 pub mod bench;
 pub mod conformance;
 pub mod controllers;
+pub mod crash;
 pub mod debian;
 mod digest;
 pub mod holds;

@@ -1,6 +1,7 @@
 //! What a suite sees of a testbed from outside: CDI specs, records, events, metrics and what was ever published.
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -35,7 +36,8 @@ impl Testbed {
     /// What the records on the node say, without their checksums. One that goes while they are read isn't told.
     pub fn told_by_records(&self) -> Result<Vec<Value>> {
         let mut told = Vec::new();
-        for path in self.records()? {
+        let is_finished = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "json");
+        for path in self.records()?.into_iter().filter(is_finished) {
             let text = match std::fs::read_to_string(&path) {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
                 text => text?,

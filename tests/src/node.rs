@@ -132,12 +132,18 @@ impl Node {
         self.root.join(below)
     }
 
-    /// Gives the node another boot id, and takes away what a reboot does.
+    /// Gives the node another boot id, and takes away what a reboot does: files below /run, and the GPUs' time slices.
     pub fn reboot(&self) -> io::Result<()> {
         fs::write(self.path("proc/sys/kernel/random/boot_id"), format!("{}\n", uuid::Uuid::new_v4()))?;
         for dir in ["run", "cdi"] {
             fs::remove_dir_all(self.path(dir))?;
             fs::create_dir(self.path(dir))?;
+        }
+        for file in ["fake-timeslices.json", "fake-timeslices.log"] {
+            match fs::remove_file(self.library_dir().join(file)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
         }
         Ok(())
     }

@@ -171,7 +171,7 @@ impl Testbed {
         std::fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
-    fn log_path(&self) -> PathBuf {
+    pub(crate) fn log_path(&self) -> PathBuf {
         self.dir.path().join("driver.log")
     }
 
@@ -309,7 +309,8 @@ impl Testbed {
     /// The paths, in containers, of the device nodes that CDI ids stand for, in order.
     pub fn nodes_of(&self, ids: &[String]) -> Result<Vec<String>> {
         let mut nodes = Vec::new();
-        for path in self.specs()? {
+        let is_finished = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "json");
+        for path in self.specs()?.into_iter().filter(is_finished) {
             let spec: Value = serde_json::from_slice(&std::fs::read(&path)?)?;
             let kind = spec["kind"].as_str().unwrap_or_default();
             for device in spec["devices"].as_array().into_iter().flatten() {
@@ -355,7 +356,7 @@ pub fn end(child: &Child) -> io::Result<()> {
     Ok(rustix::process::kill_process(pid, rustix::process::Signal::TERM)?)
 }
 
-fn files(dir: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn files(dir: &Path) -> Result<Vec<PathBuf>> {
     if !dir.exists() {
         return Ok(Vec::new());
     }

@@ -25,6 +25,7 @@ pub(crate) fn append(path: &Path, subject: &Subject, reason: &dyn fmt::Display) 
     if file.metadata()?.len() > LARGEST {
         file.set_len(0)?;
     }
+    #[allow(clippy::disallowed_methods, reason = "it is for those who read the log")]
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     file.write_all(line(now, subject, reason).as_bytes())
 }

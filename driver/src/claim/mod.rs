@@ -28,7 +28,7 @@ use tokio::sync::watch;
 use crate::{
     discovery::{Found, View},
     edits::{Base, Edits},
-    fault,
+    fault::{self, Point},
     notices::Notices,
     offer::Holding,
     others::Gate,
@@ -46,6 +46,9 @@ use slices::TimeSlices;
 /// How long a claim waits for one that wants another time slice: for a pod that is being replaced, and not for one that
 /// stays.
 const OTHER_SLICE: Duration = Duration::from_secs(5);
+
+/// How long what has no deadline of its own waits for the first reading of the GPUs; the kubelet gives up after 45 s.
+const FIRST_READING: Duration = Duration::from_secs(10);
 
 /// The claims of this node.
 pub struct Claims {
@@ -82,13 +85,22 @@ pub struct Around {
 pub enum Error {
     /// The records.
     #[error("the records of prepared claims can't be used")]
-    Book(#[from] book::Error),
+    Book(#[source] book::Error),
     /// The CDI directory.
     #[error("the directory of CDI specs can't be used")]
     Store(#[from] cdi_spec::StoreError),
     /// The driver's name.
     #[error(transparent)]
     Name(#[from] cdi_spec::InvalidName),
+}
+
+impl From<book::Error> for Error {
+    fn from(error: book::Error) -> Self {
+        match error {
+            book::Error::Spec(error) => Self::Store(error),
+            other => Self::Book(other),
+        }
+    }
 }
 
 impl Claims {
@@ -176,20 +188,31 @@ impl Claims {
 
     /// A spec whose record is there but can't be read stays: containers that start again need it.
     fn remove_orphans(&self) -> Result<(), Error> {
-        let book = self.book();
-        for spec in self.store.list(&self.site.cdi_kind)? {
-            let is_known = ClaimUid::new(spec.id.clone()).is_ok_and(|uid| book.mentions(&uid));
-            if !is_known {
-                self.store.remove(&self.site.cdi_kind, &spec.id)?;
-                tracing::info!(file = %spec.path.display(), "removed a CDI spec that no prepared claim stands behind");
+        Ok(self.book().alone(|book| {
+            for spec in self.store.list(&self.site.cdi_kind)? {
+                let is_known = ClaimUid::new(spec.id.clone()).is_ok_and(|uid| book.mentions(&uid));
+                if !is_known {
+                    self.store.remove(&self.site.cdi_kind, &spec.id)?;
+                    tracing::info!(file = %spec.path.display(), "removed a CDI spec that no prepared claim stands behind");
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        })?)
     }
 
     /// The book is only ever held for a few file operations, never across a wait.
     fn book(&self) -> MutexGuard<'_, Book> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The last reading of the node's GPUs, waiting a while for the first one; none if they can't be read.
+    async fn first_reading(&self) -> Option<Arc<Found>> {
+        let mut view = self.view.clone();
+        let first = tokio::time::timeout(FIRST_READING, view.wait_for(|view| *view != View::Searching)).await;
+        match first.ok()?.as_deref() {
+            Ok(View::Ready(found)) => Some(Arc::clone(found)),
+            _ => None,
+        }
     }
 
     /// The last reading of the node's GPUs, waiting for the first one.
@@ -246,10 +269,13 @@ impl Claims {
     fn write_spec(&self, record: &Record, found: &Found) -> Result<(), Failure> {
         // Before what needs it; one that says the same already isn't written again.
         let base = self.edits.base(&self.base, found).map_err(|error| broken(&error))?;
-        self.store.write(Base::FILE, &base).map_err(|error| broken(&error))?;
         let spec = self.edits.spec(&self.site.cdi_kind, record, found).map_err(|error| broken(&error))?;
-        self.store.write(record.claim.uid().as_str(), &spec).map_err(|error| broken(&error))?;
-        Ok(())
+        // Two writers of one file would have each other's halves.
+        let written = self.book().alone(|_| {
+            self.store.write(Base::FILE, &base)?;
+            Ok(self.store.write(record.claim.uid().as_str(), &spec)?)
+        });
+        written.map_err(|error| broken(&error))
     }
 
     /// Refuses what a pod of somebody else holds. Whoever only looks at a GPU takes nothing from that pod.
@@ -281,10 +307,21 @@ impl Claims {
         }
     }
 
-    /// Undoes a reservation whose side effects failed, so that a device isn't held for nothing.
+    /// Undoes a reservation whose side effects failed, so that a device isn't held for nothing. What another instance has
+    /// prepared meanwhile is its own.
     async fn undo(&self, record: &Record) {
         let claim = &record.claim;
-        if let Err(error) = self.remove(claim, Some(record)).await {
+        let now = self.book().find(claim.uid());
+        let undone = match now {
+            Ok(Some(now)) if now.state == State::Prepared && now.devices == record.devices => return,
+            Ok(_) => {
+                self.restore_time_slices(record).await;
+                self.book().abandon(record, || self.store.remove(&self.site.cdi_kind, claim.uid().as_str()))
+            }
+            Err(error) => Err(error),
+        };
+        self.changed.send_replace(());
+        if let Err(error) = undone {
             tracing::error!(claim = %claim, claim.uid = %claim.uid(), error = %crate::report(&error),
                 "a failed prepare can't be undone yet; the kubelet's unprepare does it");
         }
@@ -292,19 +329,15 @@ impl Claims {
 
     /// The spec first: a record without a spec is still found by the next call, a spec without a record is not.
     ///
-    /// The time slice before both: what it is to be follows from the records. `made` is what was made without a record, if
-    /// there is none.
-    async fn remove(&self, claim: &ClaimRef, made: Option<&Record>) -> Result<(), Error> {
-        fault::point("unprepare.begin");
+    /// The time slice before both: what it is to be follows from the records.
+    async fn remove(&self, claim: &ClaimRef) -> Result<(), Error> {
+        fault::point(Point::UnprepareBegun);
         let record = self.book().find(claim.uid())?;
-        if let Some(record) = record.as_deref().or(made) {
-            self.restore_time_slices(record).await;
-            fault::point("unprepare.time-slice-restored");
+        if let Some(record) = record {
+            self.restore_time_slices(&record).await;
         }
-        self.store.remove(&self.site.cdi_kind, claim.uid().as_str())?;
-        fault::point("unprepare.spec-removed");
-        self.book().release(claim.uid())?;
-        fault::point("unprepare.released");
+        self.book().release(claim.uid(), || self.store.remove(&self.site.cdi_kind, claim.uid().as_str()))?;
+        fault::point(Point::Released);
         self.changed.send_replace(());
         Ok(())
     }
@@ -318,9 +351,7 @@ impl Driver for Claims {
         };
         if !self.has_spec(&record) {
             // Somebody emptied the directory. Without a reading of the GPUs the claim is prepared from the beginning.
-            let View::Ready(found) = self.view.borrow().clone() else {
-                return None;
-            };
+            let found = self.first_reading().await?;
             if let Err(failure) = self.restore_spec(&record, &found) {
                 return Some(Err(failure));
             }
@@ -342,7 +373,7 @@ impl Driver for Claims {
             pods: claim.reserved_for.clone(),
         });
         self.pass(&record, &found, call).await?;
-        fault::point("prepare.begin");
+        fault::point(Point::PrepareBegun);
         // Whatever an earlier try has done or not is done again.
         let earlier = self.book().find(record.claim.uid()).map_err(|error| broken(&error))?;
         if let Some(earlier) = earlier.filter(|earlier| earlier.devices != record.devices) {
@@ -350,7 +381,7 @@ impl Driver for Claims {
             self.restore_time_slices(&earlier).await;
         }
         self.reserve(&record, call).await?;
-        fault::point("prepare.reserved");
+        fault::point(Point::Reserved);
         let made = match self.set_time_slices(&record, &found, call).await {
             Ok(()) => self.write_spec(&record, &found),
             Err(failure) => Err(failure),
@@ -359,13 +390,12 @@ impl Driver for Claims {
             self.undo(&record).await;
             return Err(failure);
         }
-        fault::point("prepare.spec-written");
         if !self.book().commit(record.claim.uid()).map_err(|error| broken(&error))? {
             // Another driver instance unprepared it meanwhile, and knew nothing of what was made here since.
             self.undo(&record).await;
             return Err(Failure::Transient("the claim was unprepared while it was being prepared".to_owned()));
         }
-        fault::point("prepare.committed");
+        fault::point(Point::Committed);
         self.changed.send_replace(());
         tracing::info!(devices = %names(&record), "prepared");
         self.tell_exclusive(&record);
@@ -373,7 +403,7 @@ impl Driver for Claims {
     }
 
     async fn unprepare(&self, claim: &ClaimRef) -> Result<(), Failure> {
-        self.remove(claim, None).await.map_err(|error| broken(&error))?;
+        self.remove(claim).await.map_err(|error| broken(&error))?;
         tracing::info!("unprepared");
         Ok(())
     }

@@ -13,7 +13,10 @@ use std::{
 
 use owned_dir::{Access, Dir};
 
-use crate::roots::Roots;
+use crate::{
+    fault::{self, Point},
+    roots::Roots,
+};
 
 /// Its name, beside the driver and in the plugin's directory.
 pub(crate) const NAME: &str = "aliquot-hook";
@@ -132,5 +135,7 @@ pub(crate) fn directory(roots: &Roots) -> Result<Dir, Lacking> {
         return Err(missing(io::ErrorKind::NotFound.into()));
     }
     std::fs::DirBuilder::new().recursive(true).mode(0o750).create(&roots.plugin).map_err(missing)?;
-    Ok(Dir::open(&roots.plugin)?)
+    let dir = Dir::open(&roots.plugin)?.watched(fault::plugin);
+    fault::point(Point::PluginDirMade);
+    Ok(dir)
 }

@@ -167,7 +167,9 @@ impl Offering {
             self.notices.warn_node("PolicyDoesNotFit", format!("a GPU is not offered: {fault}"));
         }
         state.faults = faults;
-        self.healths.send_replace(offer::health(inventory, &offered, holdings, &self.pool, SystemTime::now()));
+        #[allow(clippy::disallowed_methods, reason = "the kubelet is told the time, and nothing is decided by it")]
+        let now = SystemTime::now();
+        self.healths.send_replace(offer::health(inventory, &offered, holdings, &self.pool, now));
         let look = (!offered.waiting.is_empty()).then(|| Instant::now() + LOOK);
         self.publish(offered);
         again.into_iter().chain(look).min()

@@ -1,6 +1,7 @@
 //! The tasks of `cargo xtask`, one per file.
 mod bench;
 mod conformance;
+mod crash_matrix;
 mod fuzz;
 mod isolation;
 mod node;
@@ -31,6 +32,8 @@ enum Task {
     Isolation(isolation::Isolation),
     /// Takes the steps of Kubernetes' AI conformance for access to GPUs, on the cluster of KUBECONFIG.
     Conformance(conformance::Conformance),
+    /// Ends, stops and fails the driver at each point where it changes something; counts what is leaked, lost or held twice.
+    CrashMatrix(crash_matrix::CrashMatrix),
     /// Shows the main job on simulated GPUs, in real containers where root allows.
     Playground(playground::Play),
     /// Fuzzes everything that reads what others wrote; needs a C++ compiler.
@@ -89,6 +92,7 @@ pub fn run() -> ExitCode {
         Task::Bench(bench) => bench.run(),
         Task::Isolation(isolation) => isolation.run(),
         Task::Conformance(conformance) => conformance.run(),
+        Task::CrashMatrix(matrix) => matrix.run(),
         Task::Playground(play) => play.run(),
         Task::Fuzz(fuzz) => fuzz.run(),
         Task::Node(node) => node.run(),

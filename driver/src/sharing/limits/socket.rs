@@ -15,6 +15,7 @@ use rustix::{
 use tokio::net::{UnixListener, UnixStream};
 
 use super::SOCKET;
+use crate::fault::{self, Point};
 
 /// Where it is bound before it gets its name.
 const FRESH: &str = "limits.new";
@@ -49,9 +50,17 @@ impl Socket {
             Ok(_) => return Err(failed(io::Error::other(format!("{} is in the way", fresh.display())))),
             Err(_) => {}
         }
-        let (listener, identity) = listen(&fresh).map_err(failed)?;
-        fs::rename(&fresh, dir.join(SOCKET)).map_err(failed)?;
-        Ok(Self { listener, dir: dir.to_owned(), identity })
+        let place = || {
+            let (listener, identity) = listen(&fresh)?;
+            fault::step(Point::LimitsSocketMade)?;
+            fs::rename(&fresh, dir.join(SOCKET))?;
+            fault::step(Point::LimitsSocketPlaced)?;
+            Ok(Self { listener, dir: dir.to_owned(), identity })
+        };
+        place().map_err(|error| {
+            let _ = fs::remove_file(&fresh);
+            failed(error)
+        })
     }
 
     /// The next caller.
