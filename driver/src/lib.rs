@@ -30,6 +30,7 @@ mod notices;
 pub mod offer;
 mod offering;
 mod policy;
+pub mod privileges;
 pub mod roots;
 mod run;
 pub mod sharing;

@@ -1,4 +1,5 @@
-//! What the driver may do on the node, and what it does without: no capability at all, and no file that isn't its own.
+//! What the driver may do on the node, what it gives up of it, and what it does without: any capability, and any file that
+//! isn't its own.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 use std::{collections::BTreeMap, fs, os::unix::fs::MetadataExt as _, path::Path};
 
@@ -10,6 +11,9 @@ const GPU: &str = "gpu-0000-1b-00";
 
 /// Root without any capability, as in a container with `capabilities: {drop: [ALL]}` and `allowPrivilegeEscalation: false`.
 const BARE: [&str; 4] = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"];
+
+/// As the kernel names them, `proc_pid_status(5)`.
+const SETS: [&str; 5] = ["CapEff", "CapPrm", "CapInh", "CapBnd", "CapAmb"];
 
 /// A driver that has none, with a claim to a whole GPU and one to a share with a time slice.
 async fn bare() -> Result<(Testbed, u32)> {
@@ -31,7 +35,10 @@ async fn bare() -> Result<(Testbed, u32)> {
 }
 
 fn status(pid: u32) -> BTreeMap<String, String> {
-    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    fields(&fs::read_to_string(format!("/proc/{pid}/status")).unwrap())
+}
+
+fn fields(text: &str) -> BTreeMap<String, String> {
     let fields = text.lines().filter_map(|line| line.split_once(":\t"));
     fields.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect()
 }
@@ -40,12 +47,63 @@ fn status(pid: u32) -> BTreeMap<String, String> {
 async fn the_driver_needs_no_capability_to_prepare_claims_and_set_time_slices() -> Result<()> {
     let (testbed, pid) = bare().await?;
     let status = status(pid);
-    for set in ["CapEff", "CapPrm", "CapInh", "CapBnd", "CapAmb"] {
+    for set in SETS {
         assert_eq!(u64::from_str_radix(&status[set], 16), Ok(0), "{set}");
     }
     assert_eq!((status["NoNewPrivs"].as_str(), status["Name"].as_str()), ("1", "aliquot-driver"));
     assert_eq!(testbed.node.time_slices().len(), 1);
     assert!(testbed.node.path("kubelet/plugins").join(DRIVER).join("aliquot-hook").is_file());
+    Ok(())
+}
+
+/// What each of a process's threads has, as bits (`linux/capability.h`), and whether it may gain more.
+fn threads(pid: u32) -> Vec<(BTreeMap<String, u64>, bool)> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let threads = tasks.filter_map(|task| fs::read_to_string(task.unwrap().path().join("status")).ok());
+    let of = |text: String| {
+        let status = fields(&text);
+        let sets = SETS.iter().map(|set| ((*set).to_owned(), u64::from_str_radix(&status[*set], 16).unwrap()));
+        (sets.collect(), status["NoNewPrivs"] == "1")
+    };
+    threads.map(of).collect()
+}
+
+/// A driver that is started with all that root has, and told what to keep of it.
+async fn keeping(environment: &[(&str, &str)]) -> Result<Vec<(BTreeMap<String, u64>, bool)>> {
+    let testbed = Testbed::without_driver("t4x1", Server::builder()).await?;
+    let mut child = testbed.another_driver(environment)?;
+    testbed.ready().await?;
+    let threads = threads(child.id());
+    child.kill()?;
+    child.wait()?;
+    Ok(threads)
+}
+
+fn of_this_process(set: &str) -> u64 {
+    u64::from_str_radix(&status(std::process::id())[set], 16).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_what_root_may_every_thread_of_the_driver_keeps_two_capabilities() -> Result<()> {
+    // NVML's thread is one of them.
+    let (kill, sys_admin) = (1 << 5, 1 << 21);
+    let may_drop = of_this_process("CapEff") & (1 << 8) != 0;
+    let threads = keeping(&[]).await?;
+    assert!(threads.len() > 1);
+    for (sets, no_new_privileges) in threads {
+        let kept = of_this_process("CapPrm") & (kill | sys_admin);
+        assert_eq!((sets["CapEff"], sets["CapPrm"], sets["CapInh"], sets["CapAmb"]), (kept, kept, 0, 0));
+        assert!(no_new_privileges);
+        assert!(!may_drop || sets["CapBnd"] == of_this_process("CapBnd") & (kill | sys_admin), "{sets:x?}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_driver_that_is_told_to_keeps_nothing_and_serves_all_the_same() -> Result<()> {
+    for (sets, no_new_privileges) in keeping(&[("ALIQUOT_KEEP_CAPABILITIES", "")]).await? {
+        assert_eq!((sets["CapEff"], sets["CapPrm"], no_new_privileges), (0, 0, true));
+    }
     Ok(())
 }
 

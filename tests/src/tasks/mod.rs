@@ -1,6 +1,7 @@
 //! The tasks of `cargo xtask`, one per file.
 mod bench;
 mod fuzz;
+mod image;
 mod isolation;
 mod node;
 mod playground;
@@ -28,6 +29,8 @@ enum Task {
     Isolation(isolation::Isolation),
     /// Shows the main job on simulated GPUs, in real containers where root allows.
     Playground(playground::Play),
+    /// Writes the container image, with its bill of materials; needs Debian's packages, no daemon and no root.
+    Image(image::Image),
     /// Fuzzes everything that reads what others wrote; needs a C++ compiler.
     Fuzz(fuzz::Fuzz),
     /// Lays out a simulated GPU node, for trying the driver on a cluster without GPUs.
@@ -84,6 +87,7 @@ pub fn run() -> ExitCode {
         Task::Bench(bench) => bench.run(),
         Task::Isolation(isolation) => isolation.run(),
         Task::Playground(play) => play.run(),
+        Task::Image(image) => image.run(),
         Task::Fuzz(fuzz) => fuzz.run(),
         Task::Node(node) => node.run(),
     };
