@@ -3,7 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 use std::{collections::BTreeMap, fs, os::unix::fs::MetadataExt as _, path::Path};
 
-use aliquot_tests::testbed::{DRIVER, NODE, Result, Testbed};
+use aliquot_tests::{
+    runtime::{ContainerSpec, Containerd},
+    skip::toolbox,
+    testbed::{DRIVER, NODE, Result, Testbed},
+};
 use fake_apiserver::Server;
 use serde_json::json;
 
@@ -14,6 +18,9 @@ const BARE: [&str; 4] = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "-
 
 /// As the kernel names them, `proc_pid_status(5)`.
 const SETS: [&str; 5] = ["CapEff", "CapPrm", "CapInh", "CapBnd", "CapAmb"];
+
+const KILL: u64 = 1 << 5;
+const SYS_ADMIN: u64 = 1 << 21;
 
 /// A driver that has none, with a claim to a whole GPU and one to a share with a time slice.
 async fn bare() -> Result<(Testbed, u32)> {
@@ -86,15 +93,14 @@ fn of_this_process(set: &str) -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_what_root_may_every_thread_of_the_driver_keeps_two_capabilities() -> Result<()> {
     // NVML's thread is one of them.
-    let (kill, sys_admin) = (1 << 5, 1 << 21);
     let may_drop = of_this_process("CapEff") & (1 << 8) != 0;
     let threads = keeping(&[]).await?;
     assert!(threads.len() > 1);
     for (sets, no_new_privileges) in threads {
-        let kept = of_this_process("CapPrm") & (kill | sys_admin);
+        let kept = of_this_process("CapPrm") & (KILL | SYS_ADMIN);
         assert_eq!((sets["CapEff"], sets["CapPrm"], sets["CapInh"], sets["CapAmb"]), (kept, kept, 0, 0));
         assert!(no_new_privileges);
-        assert!(!may_drop || sets["CapBnd"] == of_this_process("CapBnd") & (kill | sys_admin), "{sets:x?}");
+        assert!(!may_drop || sets["CapBnd"] == of_this_process("CapBnd") & (KILL | SYS_ADMIN), "{sets:x?}");
     }
     Ok(())
 }
@@ -110,6 +116,10 @@ async fn a_driver_that_is_told_to_keeps_nothing_and_serves_all_the_same() -> Res
 #[tokio::test(flavor = "multi_thread")]
 async fn all_that_the_driver_has_open_is_its_own() -> Result<()> {
     let (testbed, pid) = bare().await?;
+    has_only_its_own_open(&testbed, pid)
+}
+
+fn has_only_its_own_open(testbed: &Testbed, pid: u32) -> Result<()> {
     let own = |path: &Path| {
         let places = ["run", "cdi", "kubelet/plugins", "kubelet/plugins_registry"].map(|dir| testbed.node.path(dir));
         places.iter().any(|place| path.starts_with(place)) || path == Path::new("/dev/null")
@@ -123,6 +133,75 @@ async fn all_that_the_driver_has_open_is_its_own() -> Result<()> {
         let is_anonymous = ["socket:[", "pipe:[", "anon_inode:"].iter().any(|kind| text.starts_with(kind));
         assert!(number <= 2 || is_anonymous || own(&target), "descriptor {number} is {text}");
     }
+    Ok(())
+}
+
+/// The driver's process in a container, by the files that it was given.
+fn process_of(testbed: &Testbed) -> Option<u32> {
+    let mark = format!("ALIQUOT_RUN_ROOT={}", testbed.node.path("run").display());
+    let pids = fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let mut drivers = pids.filter(|pid: &u32| {
+        let read = |name: &str| fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
+        read("comm") == b"aliquot-driver\n"
+            && read("environ").split(|byte| *byte == 0).any(|one| one == mark.as_bytes())
+    });
+    drivers.next()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_a_privileged_container_it_keeps_what_its_manifest_says_and_has_its_own_files_open() -> Result<()> {
+    let Some(toolbox) = toolbox() else { return Ok(()) };
+    let testbed = Testbed::without_driver("a100x4", Server::builder()).await?;
+    let driver = testbed.driver_command("run");
+    let program = Path::new(driver.get_program());
+    let shared = testbed.kubeconfig().parent().ok_or("no directory")?.to_owned();
+    let mount = |from: &Path, to: &Path| json!({"hostPath": from, "containerPath": to, "options": ["rbind", "rw"]});
+    // The stand-in for the API server has no certificate, so that the client wants the system's.
+    let certificates = Path::new("/etc/ssl");
+    let mounts = [
+        mount(&shared, &shared),
+        mount(program, Path::new("/usr/bin/aliquot-driver")),
+        mount(certificates, certificates),
+    ];
+    let spec = json!({"cdiVersion": "0.6.0", "kind": "tests.aliquot.dev/files",
+        "devices": [{"name": "all", "containerEdits": {"mounts": mounts}}]});
+    let dir = tempfile::tempdir()?;
+    let cdi = dir.path().join("cdi");
+    fs::create_dir(&cdi)?;
+    fs::write(cdi.join("files.json"), spec.to_string())?;
+    let containerd = Containerd::start(toolbox, &dir.path().join("containerd"), &cdi).await?;
+    let container = ContainerSpec {
+        name: "driver".to_owned(),
+        cdi_devices: vec!["tests.aliquot.dev/files=all".to_owned()],
+        privileged: true,
+        ..ContainerSpec::default()
+    };
+    let pod = containerd.run_pod("driver", &[container]).await?;
+    // As deploy/base/daemonset.yaml has it.
+    let mut line: Vec<String> = vec!["env".to_owned(), "ALIQUOT_KEEP_CAPABILITIES=sys_admin".to_owned()];
+    line.push("ALIQUOT_HOOK=".to_owned());
+    for (name, value) in driver.get_envs().filter_map(|(name, value)| Some((name.to_str()?, value?.to_str()?))) {
+        line.push(format!("{name}={value}"));
+    }
+    line.extend(["aliquot-driver".to_owned(), "run".to_owned()]);
+    let line: Vec<&str> = line.iter().map(String::as_str).collect();
+    let looked_at = async {
+        testbed.ready().await?;
+        testbed.until("GPUs are seen", || testbed.whole().len() == 4).await?;
+        let pid = process_of(&testbed).ok_or("the driver isn't found")?;
+        let threads = threads(pid);
+        assert!(threads.len() > 1);
+        for (sets, no_new_privileges) in threads {
+            assert_eq!(SETS.map(|set| sets[set]), [SYS_ADMIN, SYS_ADMIN, 0, SYS_ADMIN, 0]);
+            assert!(no_new_privileges);
+        }
+        has_only_its_own_open(&testbed, pid)
+    };
+    tokio::select! {
+        ended = pod.exec("driver", &line) => return Err(format!("the driver ended: {ended:?}").into()),
+        done = looked_at => done?,
+    }
+    pod.remove().await?;
     Ok(())
 }
 

@@ -60,6 +60,12 @@ impl Base {
         Ok(Self { dir })
     }
 
+    /// What is unpacked in a directory already.
+    #[cfg(test)]
+    pub(super) fn at(dir: &Path) -> Self {
+        Self { dir: dir.to_owned() }
+    }
+
     /// The directory of the libraries and the loader.
     pub(crate) fn lib(&self) -> PathBuf {
         self.dir.join(format!("root/usr/lib/{}-linux-gnu", std::env::consts::ARCH))

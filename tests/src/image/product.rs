@@ -141,3 +141,98 @@ pub(crate) fn address(package: &Package) -> String {
     let version = package.version.replace('+', "%2B").replace(':', "%3A");
     format!("pkg:deb/debian/{}@{version}?arch={}&distro={RELEASE}", package.name, architecture())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, io::Read as _, path::Path};
+
+    use super::*;
+    use crate::digest::sha256;
+
+    /// Debian's packages in small, and two programs.
+    fn written(dir: &Path, output: &str) -> (Written, Vec<u8>) {
+        let base = Base::at(dir);
+        for path in [base.lib(), dir.join("control"), dir.join("root/usr/share/doc/libc6")] {
+            fs::create_dir_all(path).unwrap();
+        }
+        for name in LIBRARIES.into_iter().chain(["ld-linux-x.so.2"]) {
+            fs::write(base.lib().join(name), name).unwrap();
+        }
+        fs::write(dir.join("control/libc6"), "Package: libc6\nVersion: 2.41-12+deb13u1\n").unwrap();
+        fs::write(dir.join("root/usr/share/doc/libc6/copyright"), "LGPL").unwrap();
+        let programs = ["second", "first"].map(|name| {
+            fs::write(dir.join(name), name).unwrap();
+            (name, dir.join(name))
+        });
+        let bill = json!({"components": []});
+        let product =
+            Product { reference: "localhost/x:1", version: "1", programs: &programs, bill: &bill, license: "Apache" };
+        let written = product.write(&base, &dir.join(output)).unwrap();
+        (written, fs::read(dir.join(output)).unwrap())
+    }
+
+    /// A tar's files and links, by path.
+    fn files(tar: &[u8]) -> BTreeMap<String, Vec<u8>> {
+        let mut archive = tar::Archive::new(tar);
+        let entries = archive.entries().unwrap().map(|entry| {
+            let mut entry = entry.unwrap();
+            let mut content = Vec::new();
+            entry.read_to_end(&mut content).unwrap();
+            assert_eq!((entry.header().mtime().unwrap(), entry.header().uid().unwrap()), (0, 0));
+            (entry.path().unwrap().to_string_lossy().into_owned(), content)
+        });
+        entries.collect()
+    }
+
+    fn blob<'a>(layout: &'a BTreeMap<String, Vec<u8>>, descriptor: &Value) -> &'a [u8] {
+        let digest = descriptor["digest"].as_str().unwrap().strip_prefix("sha256:").unwrap();
+        let content = &layout[&format!("blobs/sha256/{digest}")];
+        assert_eq!((sha256(content).as_str(), &json!(content.len())), (digest, &descriptor["size"]));
+        content
+    }
+
+    #[test]
+    fn written_twice_it_is_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(written(dir.path(), "a.tar"), written(dir.path(), "b.tar"));
+    }
+
+    #[test]
+    fn it_holds_the_programs_their_libraries_and_what_tells_of_both() {
+        let dir = tempfile::tempdir().unwrap();
+        let (written, bytes) = written(dir.path(), "a.tar");
+        let layout = files(&bytes);
+        let index: Value = serde_json::from_slice(&layout["index.json"]).unwrap();
+        let descriptor = &index["manifests"][0];
+        assert_eq!(descriptor["digest"], written.digest.as_str());
+        assert_eq!(descriptor["annotations"]["io.containerd.image.name"], "localhost/x:1");
+        let manifest: Value = serde_json::from_slice(blob(&layout, descriptor)).unwrap();
+        let layers = manifest["layers"].as_array().unwrap();
+        let all: BTreeMap<String, Vec<u8>> = layers.iter().flat_map(|layer| files(blob(&layout, layer))).collect();
+        let home = format!("usr/lib/{}-linux-gnu", std::env::consts::ARCH);
+        for (path, content) in [
+            ("usr/bin/first", "first"),
+            ("usr/bin/second", "second"),
+            (&format!("{home}/libc.so.6"), "libc.so.6"),
+            ("usr/share/doc/libc6/copyright", "LGPL"),
+            ("usr/share/doc/aliquot/LICENSE", "Apache"),
+            ("usr/share/sbom/aliquot.cdx.json", r#"{"components":[]}"#),
+        ] {
+            assert_eq!(all.get(path).map(Vec::as_slice), Some(content.as_bytes()), "{path}");
+        }
+        let sizes: usize = all.values().map(Vec::len).sum();
+        assert_eq!(written.uncompressed, sizes as u64);
+    }
+
+    #[test]
+    fn a_package_is_addressed_by_name_version_and_release() {
+        let package = Package {
+            name: "libc6".to_owned(),
+            version: "1:2.41-12+deb13u1".to_owned(),
+            control: String::new(),
+            copyright: Vec::new(),
+        };
+        let address = address(&package);
+        assert!(address.starts_with("pkg:deb/debian/libc6@1%3A2.41-12%2Bdeb13u1?arch="), "{address}");
+    }
+}
