@@ -155,7 +155,7 @@ fn what_the_pod_may_do_is_what_is_said() {
         assert_eq!(kept, if guards { "sys_admin,kill" } else { "sys_admin" }, "{name}");
         let mounts = by(&container["volumeMounts"], "name");
         let writable = mounts.iter().filter(|(_, mount)| mount["readOnly"] != true).map(|(name, _)| *name);
-        assert_eq!(writable.collect::<Vec<_>>(), ["cdi", "dev", "plugin", "records", "registry"], "{name}");
+        assert_eq!(writable.collect::<Vec<_>>(), ["cdi", "plugin", "records", "registry"], "{name}");
         let whole_hosts = |volume: &&Value| volume["hostPath"]["path"] == "/" || volume["hostPath"]["path"] == "/run";
         assert_eq!(pod["volumes"].as_array().unwrap().iter().filter(whole_hosts).count(), 0, "{name}");
         let resources = &container["resources"];
