@@ -86,7 +86,8 @@ fn of_crate(package: &Crate) -> (String, Value) {
     }
     if let Some(license) = &package.license {
         // As older manifests have it.
-        component["licenses"] = json!([{"expression": license.replace('/', " OR ")}]);
+        let expression = license.split('/').map(str::trim).collect::<Vec<_>>().join(" OR ");
+        component["licenses"] = json!([{"expression": expression}]);
     }
     (reference, component)
 }
@@ -112,7 +113,7 @@ mod tests {
     use super::*;
 
     fn metadata() -> Metadata {
-        let package = |name: &str, source: Option<&str>| json!({"id": name, "name": name, "version": "1.0.0", "license": "MIT/Apache-2.0", "source": source});
+        let package = |name: &str, source: Option<&str>| json!({"id": name, "name": name, "version": "1.0.0", "license": "MIT / Apache-2.0", "source": source});
         let dependency = |name: &str, kind: Option<&str>| json!({"pkg": name, "dep_kinds": [{"kind": kind}]});
         let registry = Some("registry+https://github.com/rust-lang/crates.io-index");
         serde_json::from_value(json!({
