@@ -1,4 +1,5 @@
-//! As much of kustomize as deploy/ uses: resources, components, images, and patches (strategic merges and JSON patches).
+//! As much of kustomize as the driver's DaemonSet in deploy/ needs: resources, components, images, and strategic merges. What
+//! is changed of other objects is passed over.
 use std::path::{Path, PathBuf};
 
 use aliquot_tests::testbed::{Result, documents};
@@ -27,7 +28,7 @@ fn apply(objects: &mut Vec<Value>, dir: &Path, kind: &str) -> Result<()> {
     if own["kind"] != kind {
         return Err(format!("{} is no {kind}", dir.display()).into());
     }
-    let known = ["apiVersion", "kind", "resources", "components", "patches", "images"];
+    let known = ["apiVersion", "kind", "resources", "components", "patches", "images", "replacements"];
     if let Some(field) = own.as_object().into_iter().flat_map(Map::keys).find(|field| !known.contains(&field.as_str()))
     {
         return Err(format!("{}: {field} isn't known to this suite", dir.display()).into());
@@ -45,16 +46,12 @@ fn apply(objects: &mut Vec<Value>, dir: &Path, kind: &str) -> Result<()> {
     for component in list(&own["components"]) {
         add(objects, &dir.join(component.as_str().unwrap_or_default()))?;
     }
-    for patch in list(&own["patches"]) {
-        let target = objects.iter_mut().find(|object| {
-            object["kind"] == patch["target"]["kind"] && object["metadata"]["name"] == patch["target"]["name"]
-        });
+    for patch in list(&own["patches"]).filter(|patch| patch["target"]["kind"] == "DaemonSet") {
+        let target = objects
+            .iter_mut()
+            .find(|object| object["kind"] == "DaemonSet" && object["metadata"]["name"] == patch["target"]["name"]);
         let target = target.ok_or_else(|| format!("{}: nothing is {}", dir.display(), patch["target"]))?;
-        let text = patch["patch"].as_str().unwrap_or_default();
-        match serde_saphyr::from_str::<Value>(text)? {
-            Value::Array(operations) => operations.iter().try_for_each(|operation| operate(target, operation))?,
-            change => merge(target, &change)?,
-        }
+        merge(target, &serde_saphyr::from_str::<Value>(patch["patch"].as_str().unwrap_or_default())?)?;
     }
     for image in list(&own["images"]) {
         for object in objects.iter_mut() {
@@ -70,17 +67,6 @@ fn apply(objects: &mut Vec<Value>, dir: &Path, kind: &str) -> Result<()> {
 
 fn list(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
-}
-
-/// A JSON patch's operation; only additions to objects are used.
-fn operate(target: &mut Value, operation: &Value) -> Result<()> {
-    let (parent, field) = operation["path"].as_str().and_then(|path| path.rsplit_once('/')).ok_or("no path")?;
-    let parent = target.pointer_mut(parent).and_then(Value::as_object_mut).ok_or("nothing is at the path")?;
-    if operation["op"] != "add" {
-        return Err(format!("{} isn't known to this suite", operation["op"]).into());
-    }
-    parent.insert(field.to_owned(), operation["value"].clone());
-    Ok(())
 }
 
 /// By which field elements of a list are the same (the API's patchMergeKey).
