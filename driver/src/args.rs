@@ -4,6 +4,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::privileges::Keep;
+
 /// Hands out NVIDIA GPUs to Kubernetes pods through Dynamic Resource Allocation.
 ///
 /// Runs on each node with GPUs, finds them through NVML, publishes them as ResourceSlices, and prepares the
@@ -180,7 +182,8 @@ pub struct RunArgs {
     /// Changes of the file are taken without a restart; a file that is wrong changes nothing. See "aliquot-driver policy".
     #[arg(long, env = "ALIQUOT_POLICY", value_parser = absolute, value_name = "FILE")]
     pub policy: Option<PathBuf>,
-    /// Where Prometheus metrics are served, at /metrics; empty for nowhere.
+    /// Where Prometheus metrics are served, at /metrics, and for probes /healthz (the driver doesn't hang) and /readyz
+    /// (the kubelet has registered it and the node's devices are published; else what is missing); empty for nowhere.
     #[arg(long, env = "ALIQUOT_METRICS_ADDRESS", default_value = "0.0.0.0:2112", value_parser = address, value_name = "IP:PORT")]
     pub metrics_address: Address,
     /// How long a prepare call may wait and retry before it answers with an error; the kubelet gives up after 45 s.
@@ -227,6 +230,12 @@ pub struct RunArgs {
     /// cgroups (a privileged one does) finds the place by itself.
     #[arg(long, env = "ALIQUOT_CGROUP_ROOT", value_parser = absolute, value_name = "DIR")]
     pub cgroup_root: Option<PathBuf>,
+    /// What the driver keeps of root's capabilities, of capabilities(7); the others are given up at the start, for good.
+    ///
+    /// sys_admin is what NVIDIA's kernel module asks for where a time slice or a memory limit is set; kill is for a guard
+    /// that ends processes of any user. All else works without any. Empty for none; "all" to give up nothing.
+    #[arg(long, env = "ALIQUOT_KEEP_CAPABILITIES", default_value = "sys_admin,kill", value_name = "NAMES")]
+    pub keep_capabilities: Keep,
 }
 
 /// What is done about GPUs that others hand out too.

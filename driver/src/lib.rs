@@ -35,6 +35,7 @@ pub mod offer;
 mod offering;
 mod others;
 mod policy;
+pub mod privileges;
 pub mod roots;
 mod run;
 pub mod sharing;

@@ -25,13 +25,14 @@ use crate::{
     offering::Offering,
     others::{self, Others},
     policy::{self, InForce},
+    privileges,
     roots::Roots,
     sharing::{
         guard::{self, Procfs, Turn, Usage},
         guarding,
         limits::{self, Limits},
     },
-    telemetry::{self, metrics},
+    telemetry::{self, health::Readiness, metrics},
 };
 
 /// Why the driver can't run on.
@@ -40,6 +41,9 @@ pub(crate) enum Error {
     /// The log filter.
     #[error(transparent)]
     Logs(#[from] telemetry::BadFilter),
+    /// What the process may do can't be made less.
+    #[error(transparent)]
+    Privileges(#[from] privileges::Error),
     /// The system refuses the runtime or its signals.
     #[error("the runtime can't be started")]
     Runtime(#[source] std::io::Error),
@@ -92,6 +96,7 @@ pub(crate) enum Error {
 /// Runs until SIGTERM or SIGINT, or until something fails that a restart may mend.
 pub(crate) fn run(args: RunArgs) -> Result<(), Error> {
     telemetry::start(&args.logs)?;
+    args.keep_capabilities.alone()?;
     // One thread serves: all work is short or waits, and NVML has a thread of its own.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
     let result = runtime.block_on(serve(args));
@@ -118,6 +123,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
         other_plugins,
         hook_root,
         cgroup_root,
+        keep_capabilities: _,
     } = args;
     let stop = stop_on_signals()?;
     let roots = Roots::new(&places, &identity.driver_name);
@@ -150,6 +156,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     let pool = offer::pool_name(&driver, &node)?;
     let client = client().await?;
     let (publisher, publishing) = Publisher::new(client.clone(), driver.clone(), node.clone());
+    let slices = publishing.status();
     let publisher = tokio::spawn(publisher.run(stop.clone()));
     let (healths, health) = watch::channel(Vec::new());
     let (policies, in_force) = watch::channel(InForce::default());
@@ -199,21 +206,6 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
         notices,
     };
     let guarding = tokio::spawn(guarding::run(sources, settings, client.clone(), usages, stop.clone()));
-    let metrics = match metrics_address {
-        Some(address) => {
-            let sources = metrics::Sources {
-                view: view.clone(),
-                policy: in_force.clone(),
-                usage,
-                others: known.clone(),
-                health: ward.clone(),
-                claims: Arc::clone(&claims),
-            };
-            metrics::serve(address, sources, stop.clone()).await?
-        }
-        None => tokio::spawn(async {}),
-    };
-    let restoring = tokio::spawn(restore(Arc::clone(&claims), stop.clone()));
     let mut plugin = Plugin::builder(&identity.driver_name)?
         .kubelet_root(&roots.kubelet)
         .claims(client)
@@ -222,7 +214,13 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     if let Some(uid) = pod_uid {
         plugin = plugin.rolling_update(uid);
     }
-    let result = plugin.build(claims)?.run(stop.clone()).await;
+    let plugin = plugin.build(Arc::clone(&claims))?;
+    let readiness = Readiness { registration: plugin.registration(), slices };
+    let claims_told = Arc::clone(&claims);
+    let sources = metrics::Sources { view, policy: in_force, usage, others: known, health: ward, claims: claims_told };
+    let metrics = metrics::serve(metrics_address, sources, readiness, stop.clone()).await?;
+    let restoring = tokio::spawn(restore(claims, stop.clone()));
+    let result = plugin.run(stop.clone()).await;
     stop.cancel();
     for task in [
         discovery, publisher, following, offering, nursing, telling, writing, watching, guarding, limiting, metrics,

@@ -8,16 +8,14 @@
 mod chart;
 mod ward;
 
-use std::{
-    collections::BTreeMap,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::collections::BTreeMap;
 
 use aliquot_model::{GpuUuid, Xid};
 use aliquot_nvml::{EventKind, GpuEvent};
 pub(crate) use chart::Chart;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use ward::Seconds;
 pub(crate) use ward::Ward;
 
 use crate::{discovery::View, notices::Notices};
@@ -55,7 +53,7 @@ pub(crate) async fn follow(chart: Chart, sources: Sources, healths: watch::Sende
         };
         let before = healths.borrow().clone();
         let mut after = before.clone();
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let now = since_boot();
         if let Some(event) = &event {
             after.ward = after.ward.hear(event, now);
             if let (Some(gpu), EventKind::Xid(xid)) = (&event.gpu, event.kind) {
@@ -76,6 +74,12 @@ pub(crate) async fn follow(chart: Chart, sources: Sources, healths: watch::Sende
             changed
         });
     }
+}
+
+/// The chart ends with the boot, and so does this clock.
+fn since_boot() -> Seconds {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Seconds::try_from(now.tv_sec).unwrap_or_default()
 }
 
 /// Tells the node's administrators who fell ill and who is well again.

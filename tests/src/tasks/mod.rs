@@ -3,6 +3,7 @@ mod bench;
 mod conformance;
 mod crash_matrix;
 mod fuzz;
+mod image;
 mod isolation;
 mod node;
 mod playground;
@@ -36,6 +37,8 @@ enum Task {
     CrashMatrix(crash_matrix::CrashMatrix),
     /// Shows the main job on simulated GPUs, in real containers where root allows.
     Playground(playground::Play),
+    /// Writes the container image, with its bill of materials; needs Debian's packages, no daemon and no root.
+    Image(image::Image),
     /// Fuzzes everything that reads what others wrote; needs a C++ compiler.
     Fuzz(fuzz::Fuzz),
     /// Lays out a simulated GPU node, for trying the driver on a cluster without GPUs.
@@ -94,6 +97,7 @@ pub fn run() -> ExitCode {
         Task::Conformance(conformance) => conformance.run(),
         Task::CrashMatrix(matrix) => matrix.run(),
         Task::Playground(play) => play.run(),
+        Task::Image(image) => image.run(),
         Task::Fuzz(fuzz) => fuzz.run(),
         Task::Node(node) => node.run(),
     };
