@@ -49,6 +49,8 @@ pub(super) async fn go(stage: &mut Stage, scene: Scene, way: Way, orders: &[Stri
         Way::Stopped => stopped(stage, &claim, orders).await?,
         Way::NoApi | Way::NvmlHangs => without(stage, scene, way, &claim, &mut lives).await?,
     };
+    // One that the claim's calls never met isn't meant for others'.
+    stage.order("")?;
     if let Some(kept) = kept {
         kept.check()?;
         check::nothing_left(stage, &[&kept.claim])?;
