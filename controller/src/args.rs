@@ -4,12 +4,13 @@ use std::{net::SocketAddr, time::Duration};
 
 use clap::{Args, Parser, ValueEnum};
 
-/// Removes the ResourceSlices that dead nodes leave behind, and tells of ResourceClaims that are stuck.
+/// Removes the ResourceSlices that dead nodes leave behind, tells of ResourceClaims that are stuck, and refuses wrong
+/// parameters.
 ///
 /// Runs once per cluster, best with two replicas, of which the one that holds a Lease acts. Deletes the driver's
 /// ResourceSlices whose Node is gone or was made anew. Tells, by Events on the claim and by metrics, of claims that are
 /// being deleted and still hold GPUs, that are reserved for pods which are gone, or whose GPU is no longer there. Claims
-/// are never changed, unless --release-stuck-claims is given.
+/// are never changed, unless --release-stuck-claims is given. The admission webhook is served by every replica.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "aliquot-controller", version)]
 pub struct Cli {
@@ -19,6 +20,9 @@ pub struct Cli {
     /// Which replica acts.
     #[command(flatten)]
     pub lease: LeaseArgs,
+    /// How wrong parameters are refused.
+    #[command(flatten)]
+    pub webhook: aliquot_admission::Args,
     /// Where metrics and probes are served: /metrics, /healthz, /readyz.
     #[arg(long, env = "ALIQUOT_HTTP_ADDRESS", default_value = "0.0.0.0:2113", value_name = "IP:PORT")]
     pub http_address: SocketAddr,
@@ -60,7 +64,7 @@ pub struct LeaseArgs {
     /// What this replica is called in the Lease; must differ between replicas. The pod's name, or the host's.
     #[arg(long, env = "POD_NAME", value_name = "NAME")]
     pub identity: Option<String>,
-    /// The namespace of the Lease. The pod's, or the kubeconfig's.
+    /// The namespace of the Lease, and of the webhook's Service and Secret. The pod's, or the kubeconfig's.
     #[arg(long, env = "POD_NAMESPACE", value_name = "NAME")]
     pub namespace: Option<String>,
     /// The name of the Lease.

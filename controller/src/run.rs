@@ -1,4 +1,5 @@
 //! Builds the parts, joins the tasks, and orders their end.
+use aliquot_admission::Site;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch as channel,
@@ -39,6 +40,9 @@ pub(crate) enum Error {
     /// The address of metrics and probes.
     #[error(transparent)]
     Bind(#[from] http::BindError),
+    /// The admission webhook.
+    #[error(transparent)]
+    Webhook(#[from] aliquot_admission::Error),
     /// A task that never ends has ended.
     #[error("a part of the controller has ended unexpectedly; the log may say why")]
     Ended,
@@ -70,21 +74,45 @@ async fn serve(cli: Cli) -> Result<(), Error> {
     let end_lease = CancellationToken::new();
     let (holder, leadership) = Holder::new(client.clone(), lease.clone());
     let holding = tokio::spawn(holder.run(end_lease.clone()));
+    let mut webhook = webhook(&cli, client.clone(), &lease, &stop);
     let mut tasks = tasks(cli, client, &lease, leadership, &stop).await?;
     let ended = tokio::select! {
         () = stop.cancelled() => Ok(()),
         Some(_) = tasks.join_next() => if stop.is_cancelled() { Ok(()) } else { Err(Error::Ended) },
+        Some(result) = webhook.join_next() => match result {
+            Ok(Err(error)) => Err(error.into()),
+            _ if stop.is_cancelled() => Ok(()),
+            _ => Err(Error::Ended),
+        },
     };
     stop.cancel();
     // The next one may begin as soon as the Lease is free, so all that acts ends first.
     tasks.shutdown().await;
     end_lease.cancel();
     let _ = holding.await;
+    // Answers that are under way are given; nobody else waits for them.
+    while webhook.join_next().await.is_some() {}
     tracing::info!("stopped");
     ended
 }
 
-/// Everything that runs beside the Lease; what is added to the controller is spawned here.
+/// The admission webhook, which every replica serves, whoever leads.
+///
+/// Readiness doesn't wait for it: API servers go on without (`failurePolicy`), and the sweep must not wait for a Secret.
+fn webhook(
+    cli: &Cli,
+    client: kube::Client,
+    lease: &lease::Settings,
+    stop: &CancellationToken,
+) -> JoinSet<Result<(), aliquot_admission::Error>> {
+    let site = Site { driver_name: cli.sweep.driver_name.clone(), namespace: lease.namespace.clone() };
+    let mut task = JoinSet::new();
+    // A token of its own: if it fails, that mustn't look like an orderly end.
+    task.spawn(aliquot_admission::run(cli.webhook.clone(), site, client, stop.child_token()));
+    task
+}
+
+/// Everything that runs beside the Lease and the webhook; what is added to the controller is spawned here.
 async fn tasks(
     cli: Cli,
     client: kube::Client,
@@ -93,7 +121,7 @@ async fn tasks(
     stop: &CancellationToken,
 ) -> Result<JoinSet<()>, Error> {
     // Destructured in full, so that a flag that nothing uses doesn't compile.
-    let Cli { sweep, lease: _, http_address, logs: _ } = cli;
+    let Cli { sweep, lease: _, webhook: _, http_address, logs: _ } = cli;
     let SweepArgs { driver_name, slice_grace, stuck_after, release_stuck_claims, page_size } = sweep;
     let (metrics, shared) = (Metrics::default(), watch::Shared::default());
     let (readiness, ready) = channel::channel(false);

@@ -62,6 +62,8 @@ impl Stage {
             .args(flags)
             .env("KUBECONFIG", self.dir.path().join("kubeconfig"))
             .env_remove("POD_NAMESPACE")
+            // Several run at once on this machine; a flag counts for more.
+            .env("ALIQUOT_WEBHOOK_ADDRESS", "")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(file)
@@ -118,6 +120,11 @@ impl Replica {
     /// Ends it as SIGTERM does.
     pub fn stop(&mut self) -> Result<ExitStatus> {
         end(&self.child)?;
+        Ok(self.child.wait()?)
+    }
+
+    /// Waits for it to end by itself.
+    pub fn wait(&mut self) -> Result<ExitStatus> {
         Ok(self.child.wait()?)
     }
 

@@ -14,6 +14,7 @@ pub mod objects;
 pub mod playground;
 pub mod policies;
 pub mod random;
+pub mod rollout;
 pub mod runtime;
 pub mod skip;
 pub mod tasks;

@@ -13,6 +13,7 @@ const POLICY: &str = include_str!("../../../deploy/base/admission-policy.yaml");
 const RBAC: &str = include_str!("../../../deploy/base/rbac.yaml");
 const NAMES: &str = include_str!("../../../deploy/components/admission-names/kustomization.yaml");
 const BASE: &str = include_str!("../../../deploy/base/kustomization.yaml");
+const CONTROLLER: &str = include_str!("../../../deploy/base/controller.yaml");
 const CERTIFICATE: &str = include_str!("../../../deploy/components/cert-manager/certificate.yaml");
 
 fn all(text: &str, kind: &str) -> Result<Vec<Value>> {
@@ -179,8 +180,35 @@ fn an_overlays_names_go_where_the_expressions_have_the_deployed_ones() -> Result
 }
 
 #[test]
-fn the_policy_is_part_of_what_is_deployed() -> Result<()> {
+fn the_policy_and_the_webhook_are_part_of_what_is_deployed() -> Result<()> {
     let base: Value = documents(BASE)?.remove(0);
-    assert!(base["resources"].as_array().unwrap().contains(&json!("admission-policy.yaml")));
+    for file in ["admission-policy.yaml", "webhook.yaml"] {
+        assert!(base["resources"].as_array().unwrap().contains(&json!(file)), "{file}");
+    }
     Ok(())
+}
+
+#[test]
+fn the_controllers_pods_serve_what_the_service_points_at() -> Result<()> {
+    let deployment = all(CONTROLLER, "Deployment")?.remove(0);
+    let pod = &deployment["spec"]["template"];
+    let service = document("Service")?;
+    assert_eq!(service["spec"]["selector"], pod["metadata"]["labels"]);
+    let container = &pod["spec"]["containers"][0];
+    let ports = container["ports"].as_array().unwrap();
+    let port = ports.iter().find(|port| port["name"] == "webhook").unwrap();
+    assert_eq!(service["spec"]["ports"][0]["targetPort"], port["containerPort"]);
+    let set: Vec<(String, String)> = container["env"].as_array().unwrap().iter().filter_map(variable).collect();
+    let flags = set.iter().filter_map(|(name, value)| {
+        let flag = name.strip_prefix("ALIQUOT_WEBHOOK_")?.to_lowercase().replace('_', "-");
+        Some(format!("--webhook-{flag}={value}"))
+    });
+    let given = Cli::try_parse_from(std::iter::once("webhook".to_owned()).chain(flags))?.args;
+    assert_eq!(port["containerPort"], given.webhook_address.unwrap().port());
+    assert_eq!([&given.webhook_service, &given.webhook_secret, &given.webhook_configuration], [NAME; 3]);
+    Ok(())
+}
+
+fn variable(one: &Value) -> Option<(String, String)> {
+    Some((one["name"].as_str()?.to_owned(), one["value"].as_str()?.to_owned()))
 }

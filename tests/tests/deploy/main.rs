@@ -96,15 +96,25 @@ fn the_kubelets_directories_are_the_same_inside_and_outside_and_sockets_fit_into
         let (pod, container) = pod(&objects);
         let environment = environment(container);
         let root = environment.get("ALIQUOT_KUBELET_ROOT").copied().unwrap_or("/var/lib/kubelet");
+        let hook_root = environment.get("ALIQUOT_HOOK_ROOT").copied().unwrap_or("/var/lib/aliquot");
         let (volumes, mounts) = (by(&pod["volumes"], "name"), by(&container["volumeMounts"], "name"));
         for (volume, path) in [
             ("plugin", format!("{root}/plugins/gpu.aliquot.dev")),
             ("registry", format!("{root}/plugins_registry")),
+            ("pod-resources", format!("{root}/pod-resources")),
             ("cdi", "/var/run/cdi".to_owned()),
+            // Containers' runtimes start the hook from there.
+            ("hook", hook_root.to_owned()),
         ] {
-            assert_eq!(volumes[volume]["hostPath"]["path"], path.as_str(), "{name}");
-            assert_eq!(mounts[volume]["mountPath"], path.as_str(), "{name}");
+            let (host, inside) = (volumes.get(volume), mounts.get(volume));
+            assert_eq!(host.map(|one| &one["hostPath"]["path"]), Some(&json!(path)), "{name}: {volume}");
+            assert_eq!(inside.map(|one| &one["mountPath"]), Some(&json!(path)), "{name}: {volume}");
         }
+        // The kubelet has this one there whatever its root (DevicePluginPath); the driver looks below the root.
+        let host = volumes.get("device-plugins").map(|one| &one["hostPath"]["path"]);
+        assert_eq!(host, Some(&json!("/var/lib/kubelet/device-plugins")), "{name}");
+        let inside = mounts.get("device-plugins").map(|one| &one["mountPath"]);
+        assert_eq!(inside, Some(&json!(format!("{root}/device-plugins"))), "{name}");
         // By eight digits of its UID, of the 107 bytes that a socket's path can have.
         let socket = format!("{root}/plugins_registry/gpu.aliquot.dev-00000000@reg.sock");
         assert!(socket.len() <= 107, "{name}: {socket}");
@@ -155,7 +165,7 @@ fn what_the_pod_may_do_is_what_is_said() {
         assert_eq!(kept, if guards { "sys_admin,kill" } else { "sys_admin" }, "{name}");
         let mounts = by(&container["volumeMounts"], "name");
         let writable = mounts.iter().filter(|(_, mount)| mount["readOnly"] != true).map(|(name, _)| *name);
-        assert_eq!(writable.collect::<Vec<_>>(), ["cdi", "plugin", "records", "registry"], "{name}");
+        assert_eq!(writable.collect::<Vec<_>>(), ["cdi", "hook", "plugin", "records", "registry"], "{name}");
         let whole_hosts = |volume: &&Value| volume["hostPath"]["path"] == "/" || volume["hostPath"]["path"] == "/run";
         assert_eq!(pod["volumes"].as_array().unwrap().iter().filter(whole_hosts).count(), 0, "{name}");
         let resources = &container["resources"];
