@@ -23,7 +23,7 @@ use crate::{
     incoming::connections,
     name::{DriverName, InvalidDriverName},
     registration::{Registration, RegistrationService},
-    runner::Runner,
+    runner::{Runner, Turns},
     service::Service,
     socket::{Socket, SocketError, SocketPaths},
 };
@@ -188,6 +188,11 @@ impl<D: Driver> Plugin<D> {
     /// What the kubelet makes of this plugin, for a readiness check.
     pub fn registration(&self) -> watch::Receiver<Registration> {
         self.registration.subscribe()
+    }
+
+    /// The order in which claims are worked on, for a driver that cleans up after the kubelet.
+    pub fn turns(&self) -> Turns {
+        self.runner.turns()
     }
 
     /// Serves until `shutdown`, then lets claims in work end, for 10 s at most.
