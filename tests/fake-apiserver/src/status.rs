@@ -13,11 +13,13 @@ pub(crate) struct Failure {
     reason: &'static str,
     message: String,
     retry_after: Option<u32>,
+    /// The group, resource and name that it is about.
+    about: Option<Box<[String; 3]>>,
 }
 
 impl Failure {
     fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), retry_after: None }
+        Self { code, reason, message: message.into(), retry_after: None, about: None }
     }
 
     pub(crate) fn bad_request(message: impl Into<String>) -> Self {
@@ -28,8 +30,9 @@ impl Failure {
         Self::new(404, "NotFound", "the server could not find the requested resource")
     }
 
-    pub(crate) fn not_found(resource: &str, name: &str) -> Self {
-        Self::new(404, "NotFound", format!("{resource} {name:?} not found"))
+    pub(crate) fn not_found(group: &str, resource: &str, name: &str) -> Self {
+        let about = Some(Box::new([group, resource, name].map(ToOwned::to_owned)));
+        Self { about, ..Self::new(404, "NotFound", format!("{resource} {name:?} not found")) }
     }
 
     pub(crate) fn exists(resource: &str, name: &str) -> Self {
@@ -67,6 +70,9 @@ impl Failure {
 
     pub(crate) fn body(&self) -> Value {
         let mut details = json!({});
+        if let Some([group, resource, name]) = self.about.as_deref() {
+            details = json!({ "name": name, "group": group, "kind": resource });
+        }
         if let Some(seconds) = self.retry_after {
             details = json!({ "retryAfterSeconds": seconds });
         }

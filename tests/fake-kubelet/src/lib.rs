@@ -21,6 +21,7 @@ mod kubelet;
 mod link;
 mod plugins;
 mod pod;
+mod pod_resources;
 mod registration;
 mod registry;
 
@@ -33,5 +34,6 @@ pub use kubelet_api::health::v1alpha1::HealthStatus;
 pub use link::Route;
 pub use plugins::PluginError;
 pub use pod::{ClaimUse, Container, PodClaim, PodSpec, RunningPod};
+pub use pod_resources::ListTrouble;
 pub use registration::{InvalidInfo, Registered, RegistrationError};
 pub use registry::Registration;
