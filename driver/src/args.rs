@@ -196,6 +196,9 @@ pub struct RunArgs {
     /// How often the memory of shares in use is measured, if the policy has it guarded.
     #[arg(long, env = "ALIQUOT_GUARD_INTERVAL", default_value = "2s", value_parser = duration, value_name = "TIME")]
     pub guard_interval: Duration,
+    /// What is cleaned up.
+    #[command(flatten)]
+    pub sweep: SweepArgs,
     /// The hook that makes NVIDIA's driver known in containers, and holds them to their share of a GPU's memory;
     /// aliquot-hook beside this program if not given, and none if empty.
     ///
@@ -212,6 +215,47 @@ pub struct RunArgs {
     /// cgroups (a privileged one does) finds the place by itself.
     #[arg(long, env = "ALIQUOT_CGROUP_ROOT", value_parser = absolute, value_name = "DIR")]
     pub cgroup_root: Option<PathBuf>,
+}
+
+/// What becomes of what is left of claims that are gone.
+#[derive(Debug, Clone, Args)]
+pub struct SweepArgs {
+    /// What becomes of claims that are gone and that the kubelet has not unprepared: act, report or off.
+    ///
+    /// Such leftovers come about where the kubelet has lost its state, for example. With "act" they are unprepared, which
+    /// gives their devices to other claims; with "report" an event on the Node and a metric say what would be; with "off"
+    /// nothing is looked at. Stale is only what the API server has said twice not to be here any more, a grace period
+    /// apart, while the kubelet showed no container that uses it. "aliquot-driver status" shows what is thought of each.
+    #[arg(id = "sweep", long = "sweep", env = "ALIQUOT_SWEEP", value_enum, default_value_t = SweepMode::Act)]
+    pub mode: SweepMode,
+    /// How often it is looked for stale claims. Without any claim on the node, this asks nobody.
+    #[arg(id = "sweep_interval", long = "sweep-interval", env = "ALIQUOT_SWEEP_INTERVAL", default_value = "1m", value_parser = duration, value_name = "TIME")]
+    pub interval: Duration,
+    /// How long a claim must look stale before it is taken for that. The kubelet cleans up once a minute by itself, and
+    /// should have had two chances: at least 2m.
+    #[arg(id = "sweep_grace", long = "sweep-grace", env = "ALIQUOT_SWEEP_GRACE", default_value = "5m", value_parser = duration, value_name = "TIME")]
+    pub grace: Duration,
+}
+
+/// What becomes of what is stale on the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SweepMode {
+    /// It is removed.
+    Act,
+    /// It is told.
+    Report,
+    /// Nothing is looked at.
+    Off,
+}
+
+impl std::fmt::Display for SweepMode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Act => "act",
+            Self::Report => "report",
+            Self::Off => "off",
+        })
+    }
 }
 
 /// An address to listen on, or none.

@@ -6,6 +6,7 @@
 //! files ┘    policy ──────────┐  │     └──── holdings ────────┐
 //!                             └──┴───────┐                    │
 //! kubelet ─gRPC─> dra_plugin ─> claim: plan ─> book (intent) ─┴> sharing, edits ─> CDI spec ─> book (prepared) ─> answer
+//! kubelet, API server ─> sweep: what is provably stale ─> claim: unprepare
 //! runtime ─> aliquot-hook ─socket─> sharing::limits ─> book (what was promised) ─> NVML ─> the container starts, or doesn't
 //! ```
 //! `offer`, `claim::plan` and `claim::hold` are pure; discovery, the policy file, the book and the spec store are the edges. The book's records are the
@@ -29,11 +30,13 @@ mod inspect;
 mod notices;
 pub mod offer;
 mod offering;
+mod podresources;
 mod policy;
 pub mod roots;
 mod run;
 pub mod sharing;
 mod streams;
+mod sweep;
 mod telemetry;
 
 use std::process::ExitCode;

@@ -2,7 +2,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use dra_plugin::{
-    DriverName, Plugin,
+    Builder, DriverName, Plugin,
     slices::{NodeName, Publisher},
 };
 use tokio::{
@@ -17,6 +17,7 @@ use crate::{
     discovery::{self, View},
     edits::Edits,
     events,
+    hook::Hook,
     notices::{self, Notices},
     offer,
     offering::Offering,
@@ -27,6 +28,7 @@ use crate::{
         guarding,
         limits::{self, Limits},
     },
+    sweep::{self, report::Report},
     telemetry::{self, metrics},
 };
 
@@ -106,6 +108,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
         rescan_interval,
         nvml_deadline,
         guard_interval,
+        sweep,
         hook,
         cgroup_root,
     } = args;
@@ -148,11 +151,9 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
         tokio::spawn(notices::write(client.clone(), driver.to_string(), node.to_string(), told, stop.clone()));
     let telling = tokio::spawn(events::tell(notices.clone(), view.clone(), in_force.clone(), stop.clone()));
 
-    let site = Site { pool: pool.to_string(), cdi_kind: cdi_spec::Kind::new(&identity.driver_name, "claim")? };
-    let store = cdi_spec::Store::open(&roots.cdi)?;
-    let edits = Edits::new(roots.clone(), hook);
     let around = claim::Around { view: view.clone(), policy: in_force.clone(), notices: notices.clone() };
-    let claims = Arc::new(Claims::open(site, boot_id, &roots.run.join("claims"), store, edits, around)?);
+    let claims = open_claims(&roots, &identity.driver_name, pool.to_string(), boot_id, hook, around)?;
+    let in_cluster = sweep::Asker { client: client.clone(), driver: driver.to_string(), pool: pool.to_string() };
     let offering =
         Offering { client: client.clone(), driver, node, pool, publishing, healths, notices: notices.clone() };
     let offering = tokio::spawn(offering.run(view.clone(), in_force.clone(), Arc::clone(&claims), stop.clone()));
@@ -160,41 +161,65 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     let library = limits::Library::new(asked.clone(), nvml_deadline);
     let limiting = tokio::spawn(answer_hooks(limits, Arc::clone(&claims), library, stop.clone()));
     let library = guarding::Library { questions: asked, deadline: nvml_deadline };
-    let sources =
-        guarding::Sources { claims: Arc::clone(&claims), view: view.clone(), policy: in_force.clone(), library };
+    let sources = guarding::Sources {
+        claims: Arc::clone(&claims),
+        view: view.clone(),
+        policy: in_force.clone(),
+        library: library.clone(),
+    };
     let settings = guard::Settings {
-        procfs,
-        turn: Turn::open(&roots.run)?,
+        procfs: procfs.clone(),
+        turn: Turn::open(&roots.run, "guard")?,
         interval: guard_interval,
         driver: identity.driver_name.clone(),
         node: identity.node_name.clone(),
-        notices,
+        notices: notices.clone(),
     };
     let guarding = tokio::spawn(guarding::run(sources, settings, client.clone(), usages, stop.clone()));
-    let metrics = match metrics_address {
-        Some(address) => {
-            let sources =
-                metrics::Sources { view: view.clone(), policy: in_force.clone(), usage, claims: Arc::clone(&claims) };
-            metrics::serve(address, sources, stop.clone()).await?
-        }
-        None => tokio::spawn(async {}),
-    };
+    let (reports, report) = watch::channel(Report::default());
+    let sources =
+        metrics::Sources { view: view.clone(), policy: in_force.clone(), usage, claims: Arc::clone(&claims), report };
+    let metrics = metrics::serve(metrics_address, sources, stop.clone()).await?;
     let restoring = tokio::spawn(restore(Arc::clone(&claims), stop.clone()));
-    let mut plugin = Plugin::builder(&identity.driver_name)?
+    let plugin = Plugin::builder(&identity.driver_name)?
         .kubelet_root(&roots.kubelet)
         .claims(client)
         .health(health)
         .budget(prepare_budget);
-    if let Some(uid) = pod_uid {
-        plugin = plugin.rolling_update(uid);
-    }
-    let result = plugin.build(claims)?.run(stop.clone()).await;
+    let plugin = beside_others(plugin, pod_uid).build(Arc::clone(&claims))?;
+    let turns = plugin.turns();
+    let settings = sweep::Settings { args: sweep, roots, claims, asker: in_cluster, turns, notices, procfs, library };
+    let sweeping = tokio::spawn(sweep::run(settings, reports, stop.clone()));
+    let result = plugin.run(stop.clone()).await;
     stop.cancel();
-    for task in [discovery, publisher, following, offering, telling, writing, guarding, limiting, metrics, restoring] {
-        let _ = task.await;
-    }
+    let tasks =
+        [discovery, publisher, following, offering, telling, writing, guarding, limiting, metrics, restoring, sweeping];
+    futures::future::join_all(tasks).await;
     tracing::info!("stopped; slices and prepared claims stay");
     Ok(result?)
+}
+
+/// The claims of this node, with their records and the CDI directory.
+fn open_claims(
+    roots: &Roots,
+    driver: &str,
+    pool: String,
+    boot_id: String,
+    hook: Option<Hook>,
+    around: claim::Around,
+) -> Result<Arc<Claims>, Error> {
+    let site = Site { pool, cdi_kind: cdi_spec::Kind::new(driver, "claim")? };
+    let store = cdi_spec::Store::open(&roots.cdi)?;
+    let edits = Edits::new(roots.clone(), hook);
+    Ok(Arc::new(Claims::open(site, boot_id, &roots.run.join("claims"), store, edits, around)?))
+}
+
+/// With sockets of its own, if this instance has a name of its own.
+fn beside_others(plugin: Builder, pod_uid: Option<String>) -> Builder {
+    match pod_uid {
+        Some(uid) => plugin.rolling_update(uid),
+        None => plugin,
+    }
 }
 
 /// From the claims' records, until `stop`.

@@ -16,6 +16,6 @@ mod version;
 
 pub use gpu::{BrokenGpu, ComputeCapability, DrmNode, Gpu, Inventory};
 pub use memory::{InvalidMemory, Memory};
-pub use name::{DeviceName, GpuUuid, InvalidDeviceName, InvalidGpuUuid, Part};
+pub use name::{DeviceName, GpuUuid, InvalidDeviceName, InvalidGpuUuid, Part, SHARED};
 pub use pci::{InvalidPciAddress, PciAddress};
 pub use version::semver;

@@ -6,8 +6,8 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fs::{File, TryLockError},
-    io,
-    os::unix::fs::FileExt as _,
+    io::{self, Read as _},
+    os::unix::fs::{FileExt as _, MetadataExt as _},
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -23,7 +23,8 @@ use crate::offer::Holding;
 
 use super::{
     hold::{self, Clash},
-    record::{self, Record, Room, State},
+    quarantine::Quarantined,
+    record::{self, Glimpse, Record, Room, State},
 };
 
 const LOCK: &str = "lock";
@@ -41,6 +42,8 @@ pub(super) struct Book {
     /// The count of changes that the index stands for.
     seen: Option<u64>,
     records: HashMap<ClaimUid, Arc<Record>>,
+    /// Files that can't be used as records: what they hold stays held.
+    quarantined: BTreeMap<ClaimUid, Quarantined>,
     /// The claims that hold something of a GPU, other than for administration, so that a reservation looks at these only.
     users: BTreeMap<GpuUuid, BTreeSet<ClaimUid>>,
 }
@@ -88,13 +91,20 @@ pub(super) struct Change {
 }
 
 impl Book {
-    /// Opens the records; those of another boot are removed, since all that they describe has ended with it.
+    #[cfg(test)]
     pub(super) fn open(path: &Path, boot_id: String) -> Result<Self, Error> {
+        Self::open_and_clean(path, boot_id).map(|(book, _)| book)
+    }
+
+    /// Opens the records; those of another boot are removed, since all that they describe has ended with it. Also says
+    /// whose these were.
+    pub(super) fn open_and_clean(path: &Path, boot_id: String) -> Result<(Self, Vec<ClaimUid>), Error> {
         let dir = Dir::open(path)?;
         let lock = dir.lock_file(LOCK)?;
-        let mut book = Self { dir, lock, boot_id, seen: None, records: HashMap::new(), users: BTreeMap::new() };
-        book.locked(|book, _| book.clean())?;
-        Ok(book)
+        let (records, quarantined, users) = (HashMap::new(), BTreeMap::new(), BTreeMap::new());
+        let mut book = Self { dir, lock, boot_id, seen: None, records, quarantined, users };
+        let removed = book.locked(|book, _| book.clean())?;
+        Ok((book, removed))
     }
 
     /// The claim's record.
@@ -110,6 +120,19 @@ impl Book {
     /// All records.
     pub(super) fn all(&mut self) -> Result<Vec<Arc<Record>>, Error> {
         self.locked(|book, _| Ok(book.records.values().cloned().collect()))
+    }
+
+    /// The files that can't be used as records.
+    ///
+    /// Nobody tells of what an administrator does to one of them, so these are looked at each time.
+    pub(super) fn quarantined(&mut self) -> Result<Vec<Quarantined>, Error> {
+        self.locked(|book, _| {
+            let is_mended = |uid: &ClaimUid| book.read(&file_name(uid), uid).is_ok();
+            if book.quarantined.keys().any(is_mended) {
+                book.load()?;
+            }
+            Ok(book.quarantined.values().cloned().collect())
+        })
     }
 
     /// What is held of each device.
@@ -221,6 +244,7 @@ impl Book {
     }
 
     fn forget(&mut self, uid: &ClaimUid) {
+        self.quarantined.remove(uid);
         if let Some(record) = self.records.remove(uid) {
             for held in &record.devices {
                 if let Some(users) = self.users.get_mut(&held.gpu) {
@@ -256,47 +280,73 @@ impl Book {
     /// Reads every record of this boot.
     fn load(&mut self) -> Result<(), Error> {
         self.records.clear();
+        self.quarantined.clear();
         self.users.clear();
         for name in self.dir.names()? {
-            let Some(uid) = name.strip_suffix(SUFFIX).and_then(|stem| ClaimUid::new(stem).ok()) else {
-                continue;
-            };
-            match self.read(&name) {
-                Ok(Some(record)) if *record.claim.uid() == uid && record.boot_id == self.boot_id => {
-                    self.index(Arc::new(record));
-                }
-                Ok(Some(record)) if *record.claim.uid() != uid => {
-                    tracing::error!(file = %self.dir.path().join(&name).display(), claim.uid = %record.claim.uid(),
-                        "this record is another claim's; it is left alone");
-                }
+            let Some(uid) = uid_of(&name) else { continue };
+            match self.read(&name, &uid) {
+                Ok(Some(record)) if record.boot_id == self.boot_id => self.index(Arc::new(record)),
                 Ok(_) => {}
-                Err(reason) => {
-                    tracing::error!(file = %self.dir.path().join(&name).display(), %reason,
-                        "this record can't be read; it is written anew when the kubelet prepares the claim again, and \
-                         removed when it unprepares it");
+                Err(bad) => {
+                    let Bad { reason, glimpse: Glimpse { whose, is_intact, devices } } = *bad;
+                    let file = self.dir.path().join(&name);
+                    self.quarantined.insert(uid.clone(), Quarantined { uid, file, reason, whose, is_intact, devices });
                 }
             }
         }
         Ok(())
     }
 
-    fn read(&self, name: &str) -> Result<Option<Record>, String> {
-        let bytes = self.dir.read(name, record::LARGEST).map_err(|error| error.to_string())?;
-        bytes.map(|bytes| Record::decode(&bytes).map_err(|error| error.to_string())).transpose()
+    fn read(&self, name: &str, uid: &ClaimUid) -> Result<Option<Record>, Box<Bad>> {
+        let unread = |reason: String| Box::new(Bad { reason, glimpse: Glimpse::default() });
+        let Some(file) = self.dir.open_file(name).map_err(|error| unread(error.to_string()))? else { return Ok(None) };
+        let read = || -> io::Result<(Vec<u8>, std::fs::Metadata)> {
+            let mut bytes = Vec::new();
+            (&file).take(record::LARGEST + 1).read_to_end(&mut bytes)?;
+            Ok((bytes, file.metadata()?))
+        };
+        let (bytes, meta) = read().map_err(|error| unread(error.to_string()))?;
+        if bytes.len() as u64 > record::LARGEST {
+            return Err(unread(format!("it is larger than {} bytes", record::LARGEST)));
+        }
+        let (owner, mode) = (meta.uid(), meta.mode() & 0o7777);
+        if owner != rustix::process::geteuid().as_raw() || mode & 0o022 != 0 {
+            let glimpse = Glimpse { is_intact: false, ..Glimpse::of(&bytes) };
+            let reason = format!("it belongs to user {owner} with mode {mode:o}: this driver didn't write it so");
+            return Err(Box::new(Bad { reason, glimpse }));
+        }
+        match Record::decode(&bytes) {
+            Ok(record) if record.claim.uid() == uid => Ok(Some(record)),
+            Ok(record) => Err(unread(format!("it is the record of another claim, with UID {}", record.claim.uid()))),
+            Err(error) => Err(Box::new(Bad { reason: crate::report(&error), glimpse: Glimpse::of(&bytes) })),
+        }
     }
 
-    /// Removes records of other boots and what a killed process left half-written.
-    fn clean(&mut self) -> Result<(), Error> {
+    /// Removes records of other boots and what a killed process left half-written; whose records they were.
+    fn clean(&mut self) -> Result<Vec<ClaimUid>, Error> {
+        let mut removed = Vec::new();
         for name in self.dir.names()? {
-            let of_another_boot = name.ends_with(SUFFIX)
-                && matches!(self.read(&name), Ok(Some(record)) if record.boot_id != self.boot_id);
-            if of_another_boot || owned_dir::unfinished(&name).is_some() {
+            let ended = uid_of(&name)
+                .filter(|uid| matches!(self.read(&name, uid), Ok(Some(record)) if record.boot_id != self.boot_id));
+            if ended.is_some() || owned_dir::unfinished(&name).is_some() {
                 self.dir.remove(&name)?;
                 tracing::info!(file = name, "removed: it is of an earlier boot or was never finished");
             }
+            removed.extend(ended);
         }
-        Ok(())
+        Ok(removed)
     }
+}
+
+/// Why a file is no record, and what it shows all the same.
+struct Bad {
+    reason: String,
+    glimpse: Glimpse,
+}
+
+/// The claim whose file it is by its name.
+fn uid_of(name: &str) -> Option<ClaimUid> {
+    ClaimUid::new(name.strip_suffix(SUFFIX)?).ok()
 }
 
 /// The count of changes under the lock.
@@ -434,7 +484,9 @@ mod tests {
         let mut book = open(&dir);
         assert!(book.find(&uid("u1")).unwrap().is_none());
         assert!(book.find(&uid("u2")).unwrap().is_some());
+        assert_eq!(book.quarantined().unwrap().len(), 1);
         book.reserve(&record("u1", &["gpu-0"]).into()).unwrap();
+        assert!(book.quarantined().unwrap().is_empty());
         assert!(open(&dir).find(&uid("u1")).unwrap().is_some());
     }
 

@@ -16,7 +16,7 @@ use prometheus_client::{encoding::text::encode, registry::Registry};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::Duration};
 use tokio_util::sync::CancellationToken;
 
-use crate::{claim::Claims, discovery::View, policy::InForce, sharing::guard::Usage};
+use crate::{claim::Claims, discovery::View, policy::InForce, sharing::guard::Usage, sweep::report::Report};
 
 /// A client that doesn't send its request within this is let go.
 const SLOWEST: Duration = Duration::from_secs(10);
@@ -31,6 +31,7 @@ pub(crate) struct Sources {
     pub(crate) policy: watch::Receiver<InForce>,
     pub(crate) usage: watch::Receiver<Usage>,
     pub(crate) claims: Arc<Claims>,
+    pub(crate) report: watch::Receiver<Report>,
 }
 
 /// The address can't be had.
@@ -41,12 +42,13 @@ pub(crate) struct BindError {
     source: std::io::Error,
 }
 
-/// Serves until `stop`.
+/// Serves until `stop`, if there is an address to serve at.
 pub(crate) async fn serve(
-    address: SocketAddr,
+    address: Option<SocketAddr>,
     sources: Sources,
     stop: CancellationToken,
 ) -> Result<JoinHandle<()>, BindError> {
+    let Some(address) = address else { return Ok(tokio::spawn(async {})) };
     let failed = |source| BindError { address, source };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
