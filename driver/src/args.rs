@@ -24,6 +24,19 @@ pub enum Command {
     /// Needs root on the node, access to the API server (in-cluster or KUBECONFIG) and the kubelet's root directory at
     /// the same path inside and outside of the container.
     Run(Box<RunArgs>),
+    /// Show the claims that are prepared on this node, and what the sweep thinks of each; no cluster needed.
+    ///
+    /// Reads the records as they are, takes no lock and changes nothing, so it works without a running driver too. What is
+    /// stale is told by the running driver, which only root may ask.
+    ///
+    /// For example: aliquot-driver status -o json | jq -r '.claims[] | select(.state == "quarantined") | .file'
+    ///
+    /// The JSON is one object: apiVersion "gpu.aliquot.dev/v1alpha1", kind "ClaimReport", version (of this program), driver,
+    /// sweep {mode, graceSeconds, secondsAgo} where a driver runs that sweeps, and claims [{namespace, name, uid, state,
+    /// ageSeconds, file, trouble, devices [{device, request, gpu, shareId, memoryBytes}], sweep {verdict, reason,
+    /// forSeconds}}]. state is "preparing", "prepared", "quarantined" or "spec-only"; verdict is "in_use", "asked",
+    /// "allocated", "unknown", "suspect" or "stale". Names and fields stay; new ones may come.
+    Status(Box<StatusArgs>),
     /// Print what this node would publish; no cluster needed.
     Inspect(Box<InspectArgs>),
     /// Check a policy file, or print its schema; no cluster needed.
@@ -272,6 +285,29 @@ pub struct InspectArgs {
     pub output: Output,
 }
 
+/// `aliquot-driver status`.
+#[derive(Debug, Clone, Args)]
+pub struct StatusArgs {
+    /// The DRA driver's name.
+    #[arg(long, env = "ALIQUOT_DRIVER_NAME", default_value = "gpu.aliquot.dev", value_name = "NAME")]
+    pub driver_name: String,
+    /// Where things are.
+    #[command(flatten)]
+    pub places: Places,
+    /// For people, or for machines.
+    #[arg(short, long, value_enum, default_value_t = StatusForm::Table)]
+    pub output: StatusForm,
+}
+
+/// The form of what `status` prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum StatusForm {
+    /// One line for each device of a claim.
+    Table,
+    /// One object.
+    Json,
+}
+
 /// A node that is looked at without a cluster.
 #[derive(Debug, Clone, Args)]
 pub struct NodeArgs {
@@ -420,7 +456,7 @@ mod tests {
     fn every_flag_has_an_environment_variable() {
         let cli = Cli::command();
         let check = cli.find_subcommand("policy").unwrap().find_subcommand("check").unwrap();
-        for (name, command) in ["run", "inspect", "convert", "doctor"]
+        for (name, command) in ["run", "inspect", "convert", "doctor", "status"]
             .map(|name| (name, cli.find_subcommand(name).unwrap()))
             .into_iter()
             .chain([("policy check", check)])

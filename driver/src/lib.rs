@@ -35,6 +35,7 @@ mod policy;
 pub mod roots;
 mod run;
 pub mod sharing;
+mod status;
 mod streams;
 mod sweep;
 mod telemetry;
@@ -50,6 +51,7 @@ pub fn main(cli: Cli) -> ExitCode {
             Ok(code) => return code,
             Err(error) => Err(report(&error)),
         },
+        Command::Status(args) => status::run(&args).map_err(|error| report(&error)),
         Command::Run(args) => run::run(*args).map_err(|error| report(&error)),
         Command::Inspect(args) => inspect::inspect(&args).map_err(|error| report(&error)),
         Command::Policy(PolicyCommand::Schema) => policy::check::schema().map_err(|error| report(&error)),

@@ -298,28 +298,7 @@ impl Book {
     }
 
     fn read(&self, name: &str, uid: &ClaimUid) -> Result<Option<Record>, Box<Bad>> {
-        let unread = |reason: String| Box::new(Bad { reason, glimpse: Glimpse::default() });
-        let Some(file) = self.dir.open_file(name).map_err(|error| unread(error.to_string()))? else { return Ok(None) };
-        let read = || -> io::Result<(Vec<u8>, std::fs::Metadata)> {
-            let mut bytes = Vec::new();
-            (&file).take(record::LARGEST + 1).read_to_end(&mut bytes)?;
-            Ok((bytes, file.metadata()?))
-        };
-        let (bytes, meta) = read().map_err(|error| unread(error.to_string()))?;
-        if bytes.len() as u64 > record::LARGEST {
-            return Err(unread(format!("it is larger than {} bytes", record::LARGEST)));
-        }
-        let (owner, mode) = (meta.uid(), meta.mode() & 0o7777);
-        if owner != rustix::process::geteuid().as_raw() || mode & 0o022 != 0 {
-            let glimpse = Glimpse { is_intact: false, ..Glimpse::of(&bytes) };
-            let reason = format!("it belongs to user {owner} with mode {mode:o}: this driver didn't write it so");
-            return Err(Box::new(Bad { reason, glimpse }));
-        }
-        match Record::decode(&bytes) {
-            Ok(record) if record.claim.uid() == uid => Ok(Some(record)),
-            Ok(record) => Err(unread(format!("it is the record of another claim, with UID {}", record.claim.uid()))),
-            Err(error) => Err(Box::new(Bad { reason: crate::report(&error), glimpse: Glimpse::of(&bytes) })),
-        }
+        read(&self.dir, name, uid)
     }
 
     /// Removes records of other boots and what a killed process left half-written; whose records they were.
@@ -339,13 +318,39 @@ impl Book {
 }
 
 /// Why a file is no record, and what it shows all the same.
-struct Bad {
-    reason: String,
-    glimpse: Glimpse,
+pub(super) struct Bad {
+    pub(super) reason: String,
+    pub(super) glimpse: Glimpse,
+}
+
+/// A claim's record, from its file; `None` if there is none.
+pub(super) fn read(dir: &Dir, name: &str, uid: &ClaimUid) -> Result<Option<Record>, Box<Bad>> {
+    let unread = |reason: String| Box::new(Bad { reason, glimpse: Glimpse::default() });
+    let Some(file) = dir.open_file(name).map_err(|error| unread(error.to_string()))? else { return Ok(None) };
+    let read = || -> io::Result<(Vec<u8>, std::fs::Metadata)> {
+        let mut bytes = Vec::new();
+        (&file).take(record::LARGEST + 1).read_to_end(&mut bytes)?;
+        Ok((bytes, file.metadata()?))
+    };
+    let (bytes, meta) = read().map_err(|error| unread(error.to_string()))?;
+    if bytes.len() as u64 > record::LARGEST {
+        return Err(unread(format!("it is larger than {} bytes", record::LARGEST)));
+    }
+    let (owner, mode) = (meta.uid(), meta.mode() & 0o7777);
+    if owner != rustix::process::geteuid().as_raw() || mode & 0o022 != 0 {
+        let glimpse = Glimpse { is_intact: false, ..Glimpse::of(&bytes) };
+        let reason = format!("it belongs to user {owner} with mode {mode:o}: this driver didn't write it so");
+        return Err(Box::new(Bad { reason, glimpse }));
+    }
+    match Record::decode(&bytes) {
+        Ok(record) if record.claim.uid() == uid => Ok(Some(record)),
+        Ok(record) => Err(unread(format!("it is the record of another claim, with UID {}", record.claim.uid()))),
+        Err(error) => Err(Box::new(Bad { reason: crate::report(&error), glimpse: Glimpse::of(&bytes) })),
+    }
 }
 
 /// The claim whose file it is by its name.
-fn uid_of(name: &str) -> Option<ClaimUid> {
+pub(super) fn uid_of(name: &str) -> Option<ClaimUid> {
     ClaimUid::new(name.strip_suffix(SUFFIX)?).ok()
 }
 

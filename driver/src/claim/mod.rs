@@ -8,6 +8,7 @@
 //! from: the record is there before anything it describes, and is the last to go.
 mod book;
 mod hold;
+mod look;
 mod naming;
 mod plan;
 mod quarantine;
@@ -37,6 +38,7 @@ use crate::{
 };
 use book::{Book, Reservation};
 use hold::Clash;
+pub(crate) use look::{LookAt, Seen, State as SeenState, look};
 pub use plan::Site;
 pub(crate) use quarantine::Quarantined;
 use record::SCHEMA;

@@ -53,8 +53,7 @@ impl Claims {
     /// What a quarantined claim holds; empty if nothing tells.
     pub(crate) fn held_in_quarantine(&self, file: &Quarantined) -> BTreeSet<DeviceName> {
         let spec = self.store.read(&self.site.cdi_kind, file.uid.as_str()).ok().flatten();
-        let named = spec.iter().flat_map(|spec| &spec.devices);
-        let by_spec: BTreeSet<_> = named.filter_map(|device| device_of(&file.uid, device.name.as_str())).collect();
+        let by_spec = spec.map(|spec| devices_of(&file.uid, &spec)).unwrap_or_default();
         if !by_spec.is_empty() {
             return by_spec;
         }
@@ -116,6 +115,11 @@ fn note(file: &Quarantined, held: &BTreeSet<DeviceName>) -> String {
         file.reason,
         file.uid
     )
+}
+
+/// The devices in a claim's spec.
+pub(super) fn devices_of(uid: &ClaimUid, spec: &cdi_spec::Spec) -> BTreeSet<DeviceName> {
+    spec.devices.iter().filter_map(|device| device_of(uid, device.name.as_str())).collect()
 }
 
 /// The device in a CDI device's name, which is `<claim uid>-<device>[-<share id>]`; only shared devices have share ids.

@@ -30,7 +30,7 @@ pub(crate) use self::ask::Asker;
 use self::{
     act::{Hands, Outcome, age, ask_all},
     judge::{Evidence, History, judge, questions},
-    report::Report,
+    report::{Judged, Report},
     types::{Answer, Item, Kind, Reason, Verdict},
 };
 use crate::{
@@ -143,9 +143,14 @@ impl Sweep {
         let verdicts = judge(&items, &evidence, &mut self.history, now, self.grace);
         let api_silent = evidence.answers.values().filter(|answer| matches!(answer, Answer::Unknown(_))).count() as u64;
         let quarantined = items.iter().filter(|item| matches!(item.kind, Kind::Quarantined { .. })).count();
+        let judged = items.iter().zip(&verdicts).map(|(item, verdict)| Judged {
+            uid: item.uid.clone(),
+            is_spec: matches!(item.kind, Kind::Spec),
+            verdict: verdict.clone(),
+        });
+        let judged = judged.collect();
         self.reports.send_modify(|report| {
-            report.verdicts =
-                Arc::new(items.iter().map(|item| item.uid.clone()).zip(verdicts.iter().cloned()).collect());
+            report.verdicts = Arc::new(judged);
             report.quarantined = quarantined;
             report.kubelet_silent += u64::from(evidence.uses.is_err());
             report.api_silent += api_silent;

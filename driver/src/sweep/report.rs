@@ -21,11 +21,22 @@ pub(crate) const SOCKET: &str = "sweep.sock";
 /// How long a caller may take to read.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// What the sweep thinks of one claim.
+#[derive(Debug, Clone)]
+pub(crate) struct Judged {
+    /// The claim.
+    pub(crate) uid: ClaimUid,
+    /// Whether there is nothing of it but a CDI spec.
+    pub(crate) is_spec: bool,
+    /// What is thought of it.
+    pub(crate) verdict: Verdict,
+}
+
 /// What came of the last round, and of all before it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Report {
     /// The verdicts of the last round.
-    pub(crate) verdicts: Arc<Vec<(ClaimUid, Verdict)>>,
+    pub(crate) verdicts: Arc<Vec<Judged>>,
     /// How many records can't be used.
     pub(crate) quarantined: usize,
     /// What was removed since the start.
@@ -56,7 +67,7 @@ pub(crate) struct Told {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ToldVerdict {
-    /// `inUse`, `asked`, `allocated`, `unknown`, `suspect` or `stale`, as in metrics.
+    /// `in_use`, `asked`, `allocated`, `unknown`, `suspect` or `stale`, as in metrics.
     pub(crate) verdict: String,
     /// Why, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -64,16 +75,19 @@ pub(crate) struct ToldVerdict {
     /// For how long it has looked stale.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) for_seconds: Option<u64>,
+    /// Whether it is about a CDI spec without a record.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) is_spec: bool,
 }
 
 impl Report {
     /// How many have a verdict of this label.
     pub(crate) fn count(&self, label: &str) -> usize {
-        self.verdicts.iter().filter(|(_, verdict)| verdict.label() == label).count()
+        self.verdicts.iter().filter(|judged| judged.verdict.label() == label).count()
     }
 
     fn told(&self, mode: SweepMode, grace: Duration, now: Instant) -> Told {
-        let verdicts = self.verdicts.iter().map(|(uid, verdict)| (uid.to_string(), told(verdict, now)));
+        let verdicts = self.verdicts.iter().map(|judged| (judged.uid.to_string(), told(judged, now)));
         Told {
             mode: mode.to_string(),
             grace_seconds: grace.as_secs(),
@@ -83,8 +97,8 @@ impl Report {
     }
 }
 
-fn told(verdict: &Verdict, now: Instant) -> ToldVerdict {
-    let (reason, since) = match verdict {
+fn told(judged: &Judged, now: Instant) -> ToldVerdict {
+    let (reason, since) = match &judged.verdict {
         Verdict::InUse | Verdict::Asked | Verdict::Allocated => (None, None),
         Verdict::Unknown(reason) => (Some(reason.clone()), None),
         Verdict::Suspect { reason, since } | Verdict::Stale { reason, since } => {
@@ -92,7 +106,7 @@ fn told(verdict: &Verdict, now: Instant) -> ToldVerdict {
         }
     };
     let for_seconds = since.map(|since| now.saturating_duration_since(since).as_secs());
-    ToldVerdict { verdict: verdict.label().to_owned(), reason, for_seconds }
+    ToldVerdict { verdict: judged.verdict.label().to_owned(), reason, for_seconds, is_spec: judged.is_spec }
 }
 
 /// Tells whoever asks, until `stop`. Of several drivers on a node, the one that sweeps.

@@ -5,6 +5,7 @@ mod kept;
 mod many;
 mod quarantine;
 mod stale;
+mod status;
 mod two_drivers;
 
 use std::time::{Duration, Instant};
