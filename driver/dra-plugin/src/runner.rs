@@ -265,3 +265,33 @@ fn broke_off(operation: Operation, claim: &ClaimRef) -> Failure {
         "internal error: the driver broke off the {operation} of ResourceClaim {claim}; its log on this node says why"
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn work_of_ones_own_begins_when_earlier_work_on_its_claim_has_ended_and_others_go_on() {
+        let turns = Turns { queues: Arc::default(), tasks: TaskTracker::new() };
+        let (one, other) = (ClaimUid::new("u1").unwrap(), ClaimUid::new("u2").unwrap());
+        let (end, ended) = oneshot::channel::<()>();
+        let first = turns.take(&one, ended);
+        let second = turns.take(&one, async { 2 });
+        tokio::pin!(second);
+        assert!(tokio::time::timeout(Duration::from_secs(1), &mut second).await.is_err());
+        assert_eq!(turns.take(&other, async { 3 }).await, Some(3));
+        end.send(()).unwrap();
+        assert_eq!((first.await, second.await), (Some(Ok(())), Some(2)));
+    }
+
+    #[tokio::test]
+    async fn work_of_ones_own_goes_on_unheard_and_a_panic_costs_only_itself() {
+        let turns = Turns { queues: Arc::default(), tasks: TaskTracker::new() };
+        let uid = ClaimUid::new("u1").unwrap();
+        let (tell, told) = oneshot::channel();
+        drop(turns.take(&uid, async { tell.send(1) }));
+        assert_eq!(told.await, Ok(1));
+        assert_eq!(turns.take(&uid, async { assert_eq!(1, 2) }).await, None);
+        assert_eq!(turns.take(&uid, async { 3 }).await, Some(3));
+    }
+}

@@ -90,6 +90,28 @@ async fn what_a_container_uses_stays_whatever_the_api_server_says() -> Result<()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_process_of_its_pod_still_uses_stays_until_that_has_ended() -> Result<()> {
+    let testbed = started(&[]).await?;
+    let claim = testbed.allocated("a", &[("gpu", ONE)]).await?;
+    let pods = json!({"status": {"reservedFor": [{"resource": "pods", "name": "a", "uid": "pod-uid-1"}]}});
+    claims(&testbed).patch_status("a", &PatchParams::default(), &Patch::Merge(pods)).await?;
+    testbed.prepare(&claim).await?.unwrap();
+    let mut child = std::process::Command::new("sleep").arg("600").spawn()?;
+    testbed.node.place(child.id(), Some("pod-uid-1"))?;
+    let process = fake_nvml::Process { pid: child.id(), used: Some(1 << 30), graphics: false };
+    let processes = [(testbed.node.profile().gpus[0].uuid.clone(), vec![process])].into();
+    testbed.node.control(&fake_nvml::Control { processes, ..fake_nvml::Control::default() })?;
+    delete(&testbed, "a").await?;
+    testbed
+        .until("it was found in use", || testbed.log().contains("a container or process on this node uses it"))
+        .await?;
+    assert!(is_whole(&testbed));
+    child.kill()?;
+    child.wait()?;
+    swept(&testbed).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_claim_that_no_container_references_stays_while_it_is_allocated_here() -> Result<()> {
     let testbed = started(&[]).await?;
     forgotten(&testbed, "a", ONE).await?;
