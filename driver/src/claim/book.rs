@@ -6,8 +6,8 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fs::{File, TryLockError},
-    io::{self, Read as _},
-    os::unix::fs::{FileExt as _, MetadataExt as _},
+    io,
+    os::unix::fs::FileExt as _,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -22,13 +22,13 @@ use owned_dir::{Access, Dir};
 use crate::offer::Holding;
 
 use super::{
+    file::{self, Bad, file_name, uid_of},
     hold::{self, Clash},
     quarantine::Quarantined,
     record::{self, Glimpse, Record, Room, State},
 };
 
 const LOCK: &str = "lock";
-const SUFFIX: &str = ".json";
 /// A longer wait for the lock means that its holder is stopped, and not that it is slow.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_micros(200);
@@ -298,7 +298,7 @@ impl Book {
     }
 
     fn read(&self, name: &str, uid: &ClaimUid) -> Result<Option<Record>, Box<Bad>> {
-        read(&self.dir, name, uid)
+        file::read(&self.dir, name, uid)
     }
 
     /// Removes records of other boots and what a killed process left half-written; whose records they were.
@@ -315,43 +315,6 @@ impl Book {
         }
         Ok(removed)
     }
-}
-
-/// Why a file is no record, and what it shows all the same.
-pub(super) struct Bad {
-    pub(super) reason: String,
-    pub(super) glimpse: Glimpse,
-}
-
-/// A claim's record, from its file; `None` if there is none.
-pub(super) fn read(dir: &Dir, name: &str, uid: &ClaimUid) -> Result<Option<Record>, Box<Bad>> {
-    let unread = |reason: String| Box::new(Bad { reason, glimpse: Glimpse::default() });
-    let Some(file) = dir.open_file(name).map_err(|error| unread(error.to_string()))? else { return Ok(None) };
-    let read = || -> io::Result<(Vec<u8>, std::fs::Metadata)> {
-        let mut bytes = Vec::new();
-        (&file).take(record::LARGEST + 1).read_to_end(&mut bytes)?;
-        Ok((bytes, file.metadata()?))
-    };
-    let (bytes, meta) = read().map_err(|error| unread(error.to_string()))?;
-    if bytes.len() as u64 > record::LARGEST {
-        return Err(unread(format!("it is larger than {} bytes", record::LARGEST)));
-    }
-    let (owner, mode) = (meta.uid(), meta.mode() & 0o7777);
-    if owner != rustix::process::geteuid().as_raw() || mode & 0o022 != 0 {
-        let glimpse = Glimpse { is_intact: false, ..Glimpse::of(&bytes) };
-        let reason = format!("it belongs to user {owner} with mode {mode:o}: this driver didn't write it so");
-        return Err(Box::new(Bad { reason, glimpse }));
-    }
-    match Record::decode(&bytes) {
-        Ok(record) if record.claim.uid() == uid => Ok(Some(record)),
-        Ok(record) => Err(unread(format!("it is the record of another claim, with UID {}", record.claim.uid()))),
-        Err(error) => Err(Box::new(Bad { reason: crate::report(&error), glimpse: Glimpse::of(&bytes) })),
-    }
-}
-
-/// The claim whose file it is by its name.
-pub(super) fn uid_of(name: &str) -> Option<ClaimUid> {
-    ClaimUid::new(name.strip_suffix(SUFFIX)?).ok()
 }
 
 /// The count of changes under the lock.
@@ -394,10 +357,6 @@ fn read_count(lock: &File) -> io::Result<u64> {
     let mut bytes = [0; 8];
     let length = lock.read_at(&mut bytes, 0)?;
     Ok(if length == bytes.len() { u64::from_le_bytes(bytes) } else { 0 })
-}
-
-fn file_name(uid: &ClaimUid) -> String {
-    format!("{}{SUFFIX}", uid.as_str())
 }
 
 #[cfg(test)]

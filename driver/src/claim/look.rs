@@ -8,7 +8,7 @@ use aliquot_model::{DeviceName, GpuUuid, Memory};
 use dra_plugin::{ClaimRef, ClaimUid};
 use owned_dir::Dir;
 
-use super::{book, quarantine, record};
+use super::{file, quarantine, record};
 
 /// One claim as its files show it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,10 +70,10 @@ pub(crate) fn look(at: &LookAt<'_>) -> Result<Vec<Seen>, owned_dir::Error> {
     let Some(dir) = Dir::existing(at.records)? else { return Ok(Vec::new()) };
     let mut seen = Vec::new();
     for name in dir.names()? {
-        let Some(uid) = book::uid_of(&name) else { continue };
-        let file = at.records.join(&name);
-        let written = file.symlink_metadata().and_then(|meta| meta.modified()).ok();
-        let (claim, state, devices) = match book::read(&dir, &name, &uid) {
+        let Some(uid) = file::uid_of(&name) else { continue };
+        let path = at.records.join(&name);
+        let written = path.symlink_metadata().and_then(|meta| meta.modified()).ok();
+        let (claim, state, devices) = match file::read(&dir, &name, &uid) {
             Ok(Some(record)) if record.boot_id == at.boot_id => {
                 let state = match record.state {
                     record::State::Preparing => State::Preparing,
@@ -92,7 +92,7 @@ pub(crate) fn look(at: &LookAt<'_>) -> Result<Vec<Seen>, owned_dir::Error> {
                 (bad.glimpse.whose, State::Quarantined(bad.reason), devices)
             }
         };
-        seen.push(Seen { uid, claim, state, file, written, devices });
+        seen.push(Seen { uid, claim, state, file: path, written, devices });
     }
     seen.sort_by(|a, b| (&a.claim, &a.uid).cmp(&(&b.claim, &b.uid)));
     Ok(seen)

@@ -7,6 +7,7 @@
 //! Every step can be repeated, and every state that a killed process leaves behind is one that the next call goes on
 //! from: the record is there before anything it describes, and is the last to go.
 mod book;
+mod file;
 mod hold;
 mod look;
 mod naming;
