@@ -28,8 +28,9 @@ fn main() {
     }
     match archives() {
         Ok(dir) => {
-            println!("cargo::rustc-link-search=native={}", dir.display());
-            println!("cargo::rustc-link-arg=-static-pie");
+            // Of the program alone: whoever uses the library is linked as he likes.
+            println!("cargo::rustc-link-arg-bins=-L{}", dir.display());
+            println!("cargo::rustc-link-arg-bins=-static-pie");
         }
         // The crate's tests fail then, and the driver doesn't install such a hook; the rest builds all the same.
         Err(error) => println!("cargo::warning=the hook is linked dynamically: {error}"),

@@ -4,6 +4,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::privileges::Keep;
+
 /// Hands out NVIDIA GPUs to Kubernetes pods through Dynamic Resource Allocation.
 ///
 /// Runs on each node with GPUs, finds them through NVML, publishes them as ResourceSlices, and prepares the
@@ -193,7 +195,8 @@ pub struct RunArgs {
     /// Changes of the file are taken without a restart; a file that is wrong changes nothing. See "aliquot-driver policy".
     #[arg(long, env = "ALIQUOT_POLICY", value_parser = absolute, value_name = "FILE")]
     pub policy: Option<PathBuf>,
-    /// Where Prometheus metrics are served, at /metrics; empty for nowhere.
+    /// Where Prometheus metrics are served, at /metrics, and for probes /healthz (the driver doesn't hang) and /readyz
+    /// (the kubelet has registered it and the node's devices are published; else what is missing); empty for nowhere.
     #[arg(long, env = "ALIQUOT_METRICS_ADDRESS", default_value = "0.0.0.0:2112", value_parser = address, value_name = "IP:PORT")]
     pub metrics_address: Address,
     /// How long a prepare call may wait and retry before it answers with an error; the kubelet gives up after 45 s.
@@ -221,6 +224,21 @@ pub struct RunArgs {
     /// NVIDIA's driver can do from release 615 on, on hosts with cgroup v2.
     #[arg(long, env = "ALIQUOT_HOOK", value_parser = hook, value_name = "FILE")]
     pub hook: Option<PathBuf>,
+    /// What is done about GPUs that a device plugin or another DRA driver on this node hands out too, as two pods could get
+    /// one.
+    ///
+    /// They are found by the kubelet's pod-resources socket and by the ResourceSlices of other drivers, and told by the Event
+    /// GPUContested on the Node, with what to do. GPUs that the policy doesn't offer are nobody's trouble.
+    #[arg(long, env = "ALIQUOT_OTHER_PLUGINS", value_enum, default_value_t = OtherPlugins::Taint)]
+    pub other_plugins: OtherPlugins,
+    /// Where the hook is installed so that also the runtime of a pod with user namespaces (hostUsers: false) can start it: a
+    /// directory that only root may write, all may pass, and programs may run from.
+    ///
+    /// Such a pod's hook runs as a user without rights on the host, and the kubelet's root is closed to it. Where this
+    /// directory doesn't do, the hook is used in the kubelet's root, and pods with user namespaces don't start with a GPU.
+    /// A driver in a pod needs the host's directory mounted at the same path.
+    #[arg(long, env = "ALIQUOT_HOOK_ROOT", default_value = "/var/lib/aliquot", value_parser = absolute, value_name = "DIR")]
+    pub hook_root: PathBuf,
     /// What the kubelet was given as --cgroup-root, if it was given any.
     ///
     /// GPU memory is attributed to pods by the cgroups of processes, and only those count that are where this node's
@@ -228,6 +246,24 @@ pub struct RunArgs {
     /// cgroups (a privileged one does) finds the place by itself.
     #[arg(long, env = "ALIQUOT_CGROUP_ROOT", value_parser = absolute, value_name = "DIR")]
     pub cgroup_root: Option<PathBuf>,
+    /// What the driver keeps of root's capabilities, of capabilities(7); the others are given up at the start, for good.
+    ///
+    /// sys_admin is what NVIDIA's kernel module asks for where a time slice or a memory limit is set; kill is for a guard
+    /// that ends processes of any user. All else works without any. Empty for none; "all" to give up nothing.
+    #[arg(long, env = "ALIQUOT_KEEP_CAPABILITIES", default_value = "sys_admin,kill", value_name = "NAMES")]
+    pub keep_capabilities: Keep,
+}
+
+/// What is done about GPUs that others hand out too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OtherPlugins {
+    /// New claims don't get them (taint DRIVER-NAME/handed-out-elsewhere), and a claim that was allocated one before is
+    /// refused while a pod of the other holds it.
+    Taint,
+    /// They are offered and prepared all the same; events say what is wrong.
+    Warn,
+    /// Nobody is asked, and nothing is said.
+    Ignore,
 }
 
 /// What becomes of what is left of claims that are gone.

@@ -1,5 +1,5 @@
 //! Ways in for the fuzzer to what reads foreign bytes and is nobody else's business.
-use crate::{claim::Record, edits, sharing::guard};
+use crate::{claim::Record, doctor, edits, sharing::guard};
 
 /// A record, whose checksum is made to fit: what is behind it is read all the same.
 ///
@@ -25,4 +25,14 @@ pub fn procfs(text: &str) {
     }
     guard::fuzzing::start_in(text);
     edits::fuzzing::major(text);
+}
+
+/// Configuration files of containerd and CRI-O, with zeros between them; the first line is what the Node tells of the
+/// runtime.
+///
+/// # Panics
+/// Where CDI that is wrong has no fix.
+pub fn runtime_config(text: &str) {
+    let (told, files) = text.split_once('\n').unwrap_or((text, ""));
+    doctor::fuzzing::runtime_config(told, files);
 }

@@ -6,6 +6,7 @@
 //! files ┘    policy ──────────┐  │     └──── holdings ────────┐
 //!                             └──┴───────┐                    │
 //! kubelet ─gRPC─> dra_plugin ─> claim: plan ─> book (intent) ─┴> sharing, edits ─> CDI spec ─> book (prepared) ─> answer
+//! kubelet, slices of others ─> others ─> offering (taints), claim (refusals)
 //! kubelet, API server ─> sweep: what is provably stale ─> claim: unprepare
 //! runtime ─> aliquot-hook ─socket─> sharing::limits ─> book (what was promised) ─> NVML ─> the container starts, or doesn't
 //! ```
@@ -22,16 +23,21 @@ pub mod discovery;
 mod doctor;
 mod edits;
 mod events;
-mod fault;
+#[doc(hidden)]
+pub mod fault;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod health;
 mod hook;
 mod inspect;
+mod instance;
 mod notices;
 pub mod offer;
 mod offering;
+mod others;
 mod podresources;
 mod policy;
+pub mod privileges;
 pub mod roots;
 mod run;
 pub mod sharing;

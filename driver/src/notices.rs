@@ -25,6 +25,7 @@ pub struct Notice {
 enum Subject {
     Node,
     Users { claim: ClaimRef, pods: Vec<PodRef> },
+    Container { namespace: String, pod: PodRef, name: Option<String> },
 }
 
 #[cfg(test)]
@@ -50,6 +51,20 @@ impl Notices {
     pub(crate) fn warn_users(&self, claim: &ClaimRef, pods: &[PodRef], reason: &str, note: String) {
         let subject = Subject::Users { claim: claim.clone(), pods: pods.to_vec() };
         self.send(subject, event(EventType::Warning, reason, "Prepare", note));
+    }
+
+    /// Warns the users of one container, which may be known by its pod's name and UID only.
+    pub(crate) fn warn_container(
+        &self,
+        namespace: &str,
+        (pod, uid): (&str, &str),
+        name: Option<&str>,
+        reason: &str,
+        note: String,
+    ) {
+        let pod = PodRef { name: pod.to_owned(), uid: uid.to_owned() };
+        let subject = Subject::Container { namespace: namespace.to_owned(), pod, name: name.map(ToOwned::to_owned) };
+        self.send(subject, event(EventType::Warning, reason, "Start", note));
     }
 
     /// Warns the node's administrators.
@@ -156,6 +171,11 @@ fn regarding(subject: &Subject, node: &str) -> Vec<ObjectReference> {
     match subject {
         // As the kubelet refers to its node: kubectl finds events by the name in place of the UID.
         Subject::Node => vec![object("v1", "Node", None, node, node)],
+        Subject::Container { namespace, pod, name } => {
+            let pod = object("v1", "Pod", Some(namespace), &pod.name, &pod.uid);
+            // As the kubelet refers to a container.
+            vec![ObjectReference { field_path: name.as_ref().map(|name| format!("spec.containers{{{name}}}")), ..pod }]
+        }
         Subject::Users { claim, pods } if pods.is_empty() => {
             let (namespace, name, uid) = (claim.namespace(), claim.name(), claim.uid().as_str());
             vec![object("resource.k8s.io/v1", "ResourceClaim", Some(namespace), name, uid)]
@@ -180,6 +200,17 @@ mod tests {
         };
         assert_eq!(told(pods), [("Pod".to_owned(), "pod".to_owned())]);
         assert_eq!(told(vec![]), [("ResourceClaim".to_owned(), "claim".to_owned())]);
+    }
+
+    #[test]
+    fn a_container_is_told_of_on_its_pod_by_its_name_there() {
+        let pod = PodRef { name: "pod".into(), uid: "p1".into() };
+        let subject = Subject::Container { namespace: "ns".into(), pod, name: Some("main".into()) };
+        let told = regarding(&subject, "node").remove(0);
+        assert_eq!(
+            (told.kind.unwrap(), told.field_path.unwrap()),
+            ("Pod".to_owned(), "spec.containers{main}".to_owned())
+        );
     }
 
     #[test]

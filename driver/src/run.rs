@@ -7,7 +7,7 @@ use dra_plugin::{
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::watch,
+    sync::{mpsc, watch},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -17,11 +17,15 @@ use crate::{
     discovery::{self, View},
     edits::Edits,
     events,
-    hook::Hook,
+    fault::{self, Point},
+    health::{self, Chart, Health},
+    hook, instance,
     notices::{self, Notices},
     offer,
     offering::Offering,
+    others::{self, Others},
     policy::{self, InForce},
+    privileges,
     roots::Roots,
     sharing::{
         guard::{self, Procfs, Turn, Usage},
@@ -29,7 +33,7 @@ use crate::{
         limits::{self, Limits},
     },
     sweep::{self, report::Report},
-    telemetry::{self, metrics},
+    telemetry::{self, health::Readiness, metrics},
 };
 
 /// Why the driver can't run on.
@@ -38,6 +42,9 @@ pub(crate) enum Error {
     /// The log filter.
     #[error(transparent)]
     Logs(#[from] telemetry::BadFilter),
+    /// What the process may do can't be made less.
+    #[error(transparent)]
+    Privileges(#[from] privileges::Error),
     /// The system refuses the runtime or its signals.
     #[error("the runtime can't be started")]
     Runtime(#[source] std::io::Error),
@@ -64,6 +71,9 @@ pub(crate) enum Error {
     /// The CDI kind of claims.
     #[error("--driver-name can't be a CDI vendor")]
     Kind(#[from] cdi_spec::InvalidName),
+    /// Another driver.
+    #[error(transparent)]
+    Instance(#[from] instance::Error),
     /// Claims.
     #[error(transparent)]
     Claims(#[from] claim::Error),
@@ -87,6 +97,7 @@ pub(crate) enum Error {
 /// Runs until SIGTERM or SIGINT, or until something fails that a restart may mend.
 pub(crate) fn run(args: RunArgs) -> Result<(), Error> {
     telemetry::start(&args.logs)?;
+    args.keep_capabilities.alone()?;
     // One thread serves: all work is short or waits, and NVML has a thread of its own.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
     let result = runtime.block_on(serve(args));
@@ -95,6 +106,7 @@ pub(crate) fn run(args: RunArgs) -> Result<(), Error> {
     result
 }
 
+#[allow(clippy::too_many_lines, reason = "all parts and how they are joined, to be read in one go")]
 async fn serve(args: RunArgs) -> Result<(), Error> {
     // Destructured in full, so that a flag that nothing uses doesn't compile.
     let RunArgs {
@@ -110,10 +122,14 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
         guard_interval,
         sweep,
         hook,
+        other_plugins,
+        hook_root,
         cgroup_root,
+        keep_capabilities: _,
     } = args;
     let stop = stop_on_signals()?;
     let roots = Roots::new(&places, &identity.driver_name);
+    let _sole = instance::alone(&roots.run, pod_uid.as_deref())?;
     let boot_id = roots.boot_id().map_err(|source| Error::BootId { proc: roots.proc.clone(), source })?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -124,8 +140,9 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
 
     let (views, view) = watch::channel(View::Searching);
     let (questions, asked) = watch::channel(None);
-    let findings = discovery::Findings { views, questions };
-    let hook = crate::hook::begin(&roots, hook.as_deref());
+    let (happened, happenings) = mpsc::unbounded_channel();
+    let findings = discovery::Findings { views, questions, events: happened };
+    let hook = hook::begin(&roots, hook.as_deref(), &hook_root.join(&identity.driver_name));
     let procfs = Procfs::open(&roots.proc, cgroup_root.as_deref());
     let limits = Limits::begin(&roots, hook.is_some(), procfs.kubepods().clone());
     let settings = discovery::Settings {
@@ -141,6 +158,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     let pool = offer::pool_name(&driver, &node)?;
     let client = client().await?;
     let (publisher, publishing) = Publisher::new(client.clone(), driver.clone(), node.clone());
+    let slices = publishing.status();
     let publisher = tokio::spawn(publisher.run(stop.clone()));
     let (healths, health) = watch::channel(Vec::new());
     let (policies, in_force) = watch::channel(InForce::default());
@@ -149,14 +167,30 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     let (notices, told) = Notices::new();
     let writing =
         tokio::spawn(notices::write(client.clone(), driver.to_string(), node.to_string(), told, stop.clone()));
-    let telling = tokio::spawn(events::tell(notices.clone(), view.clone(), in_force.clone(), stop.clone()));
+    let (wards, ward) = watch::channel(Health::default());
+    let sources = health::Sources { view: view.clone(), events: happenings, notices: notices.clone() };
+    let chart = Chart::open(&roots.run, boot_id.clone())?;
+    let nursing = tokio::spawn(health::follow(chart, sources, wards, stop.clone()));
+    let telling = tokio::spawn(tell(roots.clone(), notices.clone(), view.clone(), in_force.clone(), stop.clone()));
 
-    let around = claim::Around { view: view.clone(), policy: in_force.clone(), notices: notices.clone() };
+    let others = Others::new(&roots.kubelet, &identity, other_plugins);
+    let around =
+        claim::Around { view: view.clone(), policy: in_force.clone(), notices: notices.clone(), gate: others.gate() };
     let claims = open_claims(&roots, &identity.driver_name, pool.to_string(), boot_id, hook, around)?;
     let in_cluster = sweep::Asker { client: client.clone(), driver: driver.to_string(), pool: pool.to_string() };
+    let (mark, known) = (others.mark(), others.latest());
     let offering =
-        Offering { client: client.clone(), driver, node, pool, publishing, healths, notices: notices.clone() };
-    let offering = tokio::spawn(offering.run(view.clone(), in_force.clone(), Arc::clone(&claims), stop.clone()));
+        Offering { client: client.clone(), driver, node, pool, publishing, healths, notices: notices.clone(), mark };
+    let offering =
+        tokio::spawn(offering.run(view.clone(), in_force.clone(), known.clone(), Arc::clone(&claims), stop.clone()));
+    let around = others::Sources {
+        client: client.clone(),
+        view: view.clone(),
+        policy: in_force.clone(),
+        notices: notices.clone(),
+        claims: Arc::clone(&claims),
+    };
+    let watching = tokio::spawn(others.follow(around, stop.clone()));
     let (usages, usage) = watch::channel(Usage::default());
     let library = limits::Library::new(asked.clone(), nvml_deadline);
     let limiting = tokio::spawn(answer_hooks(limits, Arc::clone(&claims), library, stop.clone()));
@@ -176,25 +210,29 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
         notices: notices.clone(),
     };
     let guarding = tokio::spawn(guarding::run(sources, settings, client.clone(), usages, stop.clone()));
-    let (reports, report) = watch::channel(Report::default());
-    let sources =
-        metrics::Sources { view: view.clone(), policy: in_force.clone(), usage, claims: Arc::clone(&claims), report };
-    let metrics = metrics::serve(metrics_address, sources, stop.clone()).await?;
-    let restoring = tokio::spawn(restore(Arc::clone(&claims), stop.clone()));
     let plugin = Plugin::builder(&identity.driver_name)?
         .kubelet_root(&roots.kubelet)
         .claims(client)
         .health(health)
         .budget(prepare_budget);
     let plugin = beside_others(plugin, pod_uid).build(Arc::clone(&claims))?;
+    let readiness = Readiness { registration: plugin.registration(), slices };
+    let (reports, report) = watch::channel(Report::default());
+    let told = Arc::clone(&claims);
+    let sources = metrics::Sources { view, policy: in_force, usage, others: known, health: ward, claims: told, report };
+    let metrics = metrics::serve(metrics_address, sources, readiness, stop.clone()).await?;
+    let restoring = tokio::spawn(restore(Arc::clone(&claims), stop.clone()));
     let turns = plugin.turns();
     let settings = sweep::Settings { args: sweep, roots, claims, asker: in_cluster, turns, notices, procfs, library };
     let sweeping = tokio::spawn(sweep::run(settings, reports, stop.clone()));
     let result = plugin.run(stop.clone()).await;
     stop.cancel();
-    let tasks =
-        [discovery, publisher, following, offering, telling, writing, guarding, limiting, metrics, restoring, sweeping];
-    futures::future::join_all(tasks).await;
+    for task in [
+        discovery, publisher, following, offering, nursing, telling, writing, watching, guarding, limiting, metrics,
+        restoring, sweeping,
+    ] {
+        let _ = task.await;
+    }
     tracing::info!("stopped; slices and prepared claims stay");
     Ok(result?)
 }
@@ -205,11 +243,11 @@ fn open_claims(
     driver: &str,
     pool: String,
     boot_id: String,
-    hook: Option<Hook>,
+    hook: Option<hook::Hook>,
     around: claim::Around,
 ) -> Result<Arc<Claims>, Error> {
     let site = Site { pool, cdi_kind: cdi_spec::Kind::new(driver, "claim")? };
-    let store = cdi_spec::Store::open(&roots.cdi)?;
+    let store = spec_store(roots)?;
     let edits = Edits::new(roots.clone(), hook);
     Ok(Arc::new(Claims::open(site, boot_id, &roots.run.join("claims"), store, edits, around)?))
 }
@@ -222,10 +260,28 @@ fn beside_others(plugin: Builder, pod_uid: Option<String>) -> Builder {
     }
 }
 
+/// Of GPUs, the policy, and containers that the hook refused, until `stop`.
+async fn tell(
+    roots: Roots,
+    notices: Notices,
+    view: watch::Receiver<View>,
+    policy: watch::Receiver<InForce>,
+    stop: CancellationToken,
+) {
+    let refusals = hook::refusals::tell(roots, notices.clone(), stop.clone());
+    tokio::join!(events::tell(notices, view, policy, stop), refusals);
+}
+
 /// From the claims' records, until `stop`.
 async fn answer_hooks(limits: Limits, claims: Arc<Claims>, library: limits::Library, stop: CancellationToken) {
     let records = |uid: &str| claims.record(uid).map_err(|error| crate::report(&error));
     limits.serve(records, library, stop).await;
+}
+
+fn spec_store(roots: &Roots) -> Result<cdi_spec::Store, cdi_spec::StoreError> {
+    let dir = owned_dir::Dir::open(&roots.cdi)?.watched(fault::specs);
+    fault::point(Point::CdiDirMade);
+    Ok(cdi_spec::Store::within(dir))
 }
 
 /// The specs of claims that were prepared before.

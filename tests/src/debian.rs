@@ -24,6 +24,8 @@ const BUSYBOX: &str = "usr/bin/busybox";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// Debian's address for those who named none, <https://www.debian.org/mirror/list>.
 const MIRROR: &str = "http://deb.debian.org/debian/";
+/// Security updates, which few mirrors have.
+const SECURITY: &str = "http://deb.debian.org/debian-security/";
 
 /// Why there is no toolbox; a reason to skip, not to fail.
 #[derive(Debug, thiserror::Error)]
@@ -108,7 +110,7 @@ impl Packages {
             return Ok(Toolbox { dir });
         }
         let scratch = tempfile::tempdir_in(&home).map_err(within(&home))?;
-        let archives = download(scratch.path())?;
+        let archives = download(scratch.path(), Source::Unstable, &PACKAGES)?;
         let root = scratch.path().join("root");
         for archive in entries(&archives)?.iter().filter(|path| has_extension(path, "deb")) {
             run(Command::new("dpkg-deb").arg("-x").arg(archive).arg(&root))?;
@@ -128,13 +130,35 @@ fn stamp(home: &Path) -> String {
     format!("toolbox-{}", &digest[..12])
 }
 
-/// Downloads the packages and what they depend on, and returns the directory that they are in.
-fn download(scratch: &Path) -> Result<PathBuf, Unavailable> {
+/// One of Debian's releases.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Source {
+    /// The newest of everything.
+    Unstable,
+    /// A stable one by its name, with its security updates.
+    Stable(&'static str),
+}
+
+impl Source {
+    /// As apt's sources.list(5) has it.
+    fn list(self) -> String {
+        let mirror = mirror();
+        match self {
+            Self::Unstable => format!("deb [signed-by={KEYRING}] {mirror} sid main\n"),
+            Self::Stable(name) => format!(
+                "deb [signed-by={KEYRING}] {mirror} {name} main\ndeb [signed-by={KEYRING}] {SECURITY} {name}-security main\n"
+            ),
+        }
+    }
+}
+
+/// Downloads packages and what they depend on, and returns the directory that they are in.
+pub(crate) fn download(scratch: &Path, source: Source, packages: &[&str]) -> Result<PathBuf, Unavailable> {
     let write = |name: &str, text: &str| fs::write(scratch.join(name), text).map_err(within(scratch));
     for dir in ["state/lists/partial", "cache/archives/partial"] {
         fs::create_dir_all(scratch.join(dir)).map_err(within(scratch))?;
     }
-    write("sources.list", &format!("deb [signed-by={KEYRING}] {} sid main\n", mirror()))?;
+    write("sources.list", &source.list())?;
     // An empty list of what is installed: every dependency is downloaded, whatever the machine has.
     write("state/status", "")?;
     write("apt.conf", &configuration(scratch))?;
@@ -144,7 +168,7 @@ fn download(scratch: &Path) -> Result<PathBuf, Unavailable> {
         command
     };
     run(apt().arg("update"))?;
-    run(apt().args(["install", "--yes", "--download-only"]).args(PACKAGES))?;
+    run(apt().args(["install", "--yes", "--download-only"]).args(packages))?;
     Ok(scratch.join("cache/archives"))
 }
 
@@ -232,25 +256,25 @@ pub(crate) fn loader(lib: &Path) -> Result<PathBuf, Unavailable> {
     Ok(name.into())
 }
 
-fn entries(dir: &Path) -> Result<Vec<PathBuf>, Unavailable> {
+pub(crate) fn entries(dir: &Path) -> Result<Vec<PathBuf>, Unavailable> {
     let list = fs::read_dir(dir).and_then(|list| list.map(|entry| Ok(entry?.path())).collect());
     list.map_err(within(dir))
 }
 
-fn has_extension(path: &Path, extension: &str) -> bool {
+pub(crate) fn has_extension(path: &Path, extension: &str) -> bool {
     path.extension() == Some(OsStr::new(extension))
 }
 
-fn within(path: &Path) -> impl FnOnce(io::Error) -> Unavailable {
+pub(crate) fn within(path: &Path) -> impl FnOnce(io::Error) -> Unavailable {
     let path = path.to_owned();
     |source| Unavailable::Io { path, source }
 }
 
-fn run(command: &mut Command) -> Result<(), Unavailable> {
+pub(crate) fn run(command: &mut Command) -> Result<(), Unavailable> {
     output(command).map(drop)
 }
 
-fn output(command: &mut Command) -> Result<String, Unavailable> {
+pub(crate) fn output(command: &mut Command) -> Result<String, Unavailable> {
     let program = PathBuf::from(command.get_program());
     let output = command.stdin(Stdio::null()).output();
     let output = output.map_err(|source| Unavailable::Start { program, source })?;

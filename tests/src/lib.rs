@@ -1,5 +1,8 @@
 //! Testbed, suites, playground and xtask.
 pub mod bench;
+pub mod conformance;
+pub mod controllers;
+pub mod crash;
 pub mod debian;
 mod digest;
 pub mod holds;
@@ -15,3 +18,4 @@ pub mod runtime;
 pub mod skip;
 pub mod tasks;
 pub mod testbed;
+mod told;

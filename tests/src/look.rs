@@ -1,6 +1,7 @@
 //! What a suite sees of a testbed from outside: CDI specs, records, events, metrics and what was ever published.
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -35,7 +36,8 @@ impl Testbed {
     /// What the records on the node say, without their checksums. One that goes while they are read isn't told.
     pub fn told_by_records(&self) -> Result<Vec<Value>> {
         let mut told = Vec::new();
-        for path in self.records()? {
+        let is_finished = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "json");
+        for path in self.records()?.into_iter().filter(is_finished) {
             let text = match std::fs::read_to_string(&path) {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
                 text => text?,
@@ -85,12 +87,18 @@ impl Testbed {
 
     /// All metrics of the driver that was started last.
     pub async fn metrics(&self) -> Result<String> {
+        self.get("/metrics").await
+    }
+
+    /// What the driver that was started last answers over HTTP, with the status line and headers.
+    pub async fn get(&self, path: &str) -> Result<String> {
         let log = self.log();
         let line = log.lines().rev().find(|line| line.contains("serving metrics")).ok_or("no metrics are served")?;
         let plain: String = without_colours(line);
         let address = plain.split("address=").nth(1).and_then(|rest| rest.split_whitespace().next());
         let mut stream = TcpStream::connect(address.ok_or("the log names no address")?).await?;
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").await?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
         let mut text = String::new();
         stream.read_to_string(&mut text).await?;
         Ok(text)

@@ -26,7 +26,8 @@ const CONTROL: &str = "nvml-control.json";
 const CGROUPS: &str = "sys/fs/cgroup";
 
 /// What cargo builds for a node.
-const NAMES: [&str; 5] = ["aliquot-driver", "aliquot-hook", "isolation-probe", "libfake_nvml.so", "nvidia-smi"];
+const NAMES: [&str; 6] =
+    ["aliquot-controller", "aliquot-driver", "aliquot-hook", "isolation-probe", "libfake_nvml.so", "nvidia-smi"];
 
 /// What cargo built and a node is made from.
 #[derive(Debug, Clone)]
@@ -44,7 +45,7 @@ impl Artifacts {
         let dir = exe.ancestors().skip(1).find(has_all).map(Path::to_path_buf);
         let dir = dir.ok_or_else(|| {
             io::Error::other(
-                "the driver and the simulated GPUs are not built: run cargo xtask test, or cargo build --workspace first",
+                "the driver, the controller and the simulated GPUs are not built: run cargo xtask test, or cargo build --workspace first",
             )
         })?;
         Ok(Self { dir })
@@ -53,6 +54,11 @@ impl Artifacts {
     /// The driver's binary.
     pub fn driver(&self) -> PathBuf {
         self.dir.join("aliquot-driver")
+    }
+
+    /// The controller's binary.
+    pub fn controller(&self) -> PathBuf {
+        self.dir.join("aliquot-controller")
     }
 
     /// The container hook's binary.
@@ -126,12 +132,18 @@ impl Node {
         self.root.join(below)
     }
 
-    /// Gives the node another boot id, and takes away what a reboot does.
+    /// Gives the node another boot id, and takes away what a reboot does: files below /run, and the GPUs' time slices.
     pub fn reboot(&self) -> io::Result<()> {
         fs::write(self.path("proc/sys/kernel/random/boot_id"), format!("{}\n", uuid::Uuid::new_v4()))?;
         for dir in ["run", "cdi"] {
             fs::remove_dir_all(self.path(dir))?;
             fs::create_dir(self.path(dir))?;
+        }
+        for file in ["fake-timeslices.json", "fake-timeslices.log"] {
+            match fs::remove_file(self.library_dir().join(file)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
         }
         Ok(())
     }
@@ -226,6 +238,7 @@ impl Node {
             ("ALIQUOT_KUBELET_ROOT", "kubelet"),
             ("ALIQUOT_CDI_ROOT", "cdi"),
             ("ALIQUOT_RUN_ROOT", "run"),
+            ("ALIQUOT_HOOK_ROOT", "hook"),
             ("ALIQUOT_DEV_ROOT", "dev"),
             ("ALIQUOT_SYS_ROOT", "sys"),
             ("ALIQUOT_PROC_ROOT", "proc"),

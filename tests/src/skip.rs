@@ -1,5 +1,10 @@
 //! What a suite cannot do on this machine: said by name and reason, or a failure where nothing may be skipped.
-use std::{fs::File, io::Write as _, path::Path, sync::LazyLock};
+use std::{
+    fs::File,
+    io::Write as _,
+    path::{Path, PathBuf},
+    sync::LazyLock,
+};
 
 use crate::debian::{Packages, Toolbox};
 
@@ -41,6 +46,25 @@ pub fn toolbox() -> Option<&'static Toolbox> {
 #[allow(clippy::panic, reason = "a suite that may not be skipped fails")]
 pub fn skip(why: &str) {
     assert!(std::env::var_os(NO_SKIP).is_none(), "this suite may not be skipped, but it cannot run: {why}");
+    tell(why);
+}
+
+/// Where the kubeconfig of a real cluster is named, in which tests may make and delete objects.
+const CLUSTER: &str = "ALIQUOT_TEST_KUBECONFIG";
+
+/// The kubeconfig of a real cluster; `None` where no such cluster was named, after saying so.
+///
+/// `KUBECONFIG` would be that of whoever runs the tests. Nowhere is a cluster there by itself, so this is no failure even
+/// where nothing may be skipped.
+pub fn cluster() -> Option<PathBuf> {
+    let path = std::env::var_os(CLUSTER).map(PathBuf::from);
+    if path.is_none() {
+        tell(&format!("{CLUSTER} names no cluster"));
+    }
+    path
+}
+
+fn tell(why: &str) {
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
     eprintln!("SKIPPED {test}: {why}");
     if let Some(path) = std::env::var_os(REASONS)

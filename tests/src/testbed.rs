@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use fake_apiserver::{Builder, Server};
+use fake_apiserver::{Builder, Rule, Server};
 use fake_kubelet::{Kubelet, RunningPod, allocator::Scheduler};
 use fake_nvml::Profile;
 use k8s_openapi::api::{core::v1::Pod, resource::v1::Device};
@@ -28,8 +28,10 @@ pub const DRIVER: &str = "gpu.aliquot.dev";
 pub const NODE_DEVICE: &str = "gpu.aliquot.dev/driver=node";
 /// The node's name.
 pub const NODE: &str = "node1";
+/// The token of the driver's account, which may do what `deploy/base/rbac.yaml` says.
+pub const ACCOUNT: &str = "aliquot-driver";
 /// How long something may take before a suite gives up on it.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What can go wrong around a suite.
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
@@ -66,6 +68,8 @@ impl Testbed {
         let node = Node::lay_out(&dir.path().join("n"), profile, &Artifacts::find()?)?;
         let api = api.start().await?;
         std::fs::write(dir.path().join("kubeconfig"), api.kubeconfig())?;
+        std::fs::write(dir.path().join("account"), api.kubeconfig_with(ACCOUNT))?;
+        api.permit(ACCOUNT, rules(include_str!("../../deploy/base/rbac.yaml"), "aliquot-driver")?);
         let mut config = Config::new(api.url().parse()?);
         config.default_retry = false;
         let client = Client::try_from(config)?;
@@ -112,10 +116,11 @@ impl Testbed {
         Ok(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()?)
     }
 
-    /// The driver's command line on this node, with its API server.
+    /// The driver's command line on this node, with its API server: as its own account where it serves, else as anybody.
     pub fn driver_command(&self, subcommand: &str) -> Command {
         let mut command = self.node.driver(subcommand);
-        command.env("KUBECONFIG", self.kubeconfig());
+        let account = if subcommand == "run" { self.dir.path().join("account") } else { self.kubeconfig() };
+        command.env("KUBECONFIG", account);
         command
     }
 
@@ -166,7 +171,7 @@ impl Testbed {
         std::fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
-    fn log_path(&self) -> PathBuf {
+    pub(crate) fn log_path(&self) -> PathBuf {
         self.dir.path().join("driver.log")
     }
 
@@ -304,7 +309,8 @@ impl Testbed {
     /// The paths, in containers, of the device nodes that CDI ids stand for, in order.
     pub fn nodes_of(&self, ids: &[String]) -> Result<Vec<String>> {
         let mut nodes = Vec::new();
-        for path in self.specs()? {
+        let is_finished = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "json");
+        for path in self.specs()?.into_iter().filter(is_finished) {
             let spec: Value = serde_json::from_slice(&std::fs::read(&path)?)?;
             let kind = spec["kind"].as_str().unwrap_or_default();
             for device in spec["devices"].as_array().into_iter().flatten() {
@@ -350,7 +356,7 @@ pub fn end(child: &Child) -> io::Result<()> {
     Ok(rustix::process::kill_process(pid, rustix::process::Signal::TERM)?)
 }
 
-fn files(dir: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn files(dir: &Path) -> Result<Vec<PathBuf>> {
     if !dir.exists() {
         return Ok(Vec::new());
     }
@@ -363,6 +369,18 @@ fn files(dir: &Path) -> Result<Vec<PathBuf>> {
 pub fn documents<T: DeserializeOwned>(text: &str) -> Result<Vec<T>> {
     let parts = text.split("\n---\n").filter(|part| !part.trim().is_empty());
     parts.map(|part| serde_saphyr::from_str(part).map_err(Into::into)).collect()
+}
+
+/// The rules of the `Role`s and `ClusterRole`s of this name in a YAML file.
+pub fn rules(text: &str, role: &str) -> Result<Vec<Rule>> {
+    let mut rules = Vec::new();
+    for object in documents::<Value>(text)? {
+        let is_role = object["kind"].as_str().is_some_and(|kind| kind.ends_with("Role"));
+        if is_role && object["metadata"]["name"] == role {
+            rules.extend(serde_json::from_value::<Vec<Rule>>(object["rules"].clone())?);
+        }
+    }
+    if rules.is_empty() { Err(format!("there is no role {role}").into()) } else { Ok(rules) }
 }
 
 /// The pods that objects stand for, and the other objects: a Deployment's are made as its controllers make them.
@@ -394,7 +412,8 @@ pub async fn apply(client: &Client, objects: &[Value]) -> Result<Vec<DynamicObje
         let object: DynamicObject = serde_json::from_value(object.clone())?;
         let types = object.types.clone().ok_or("an object without apiVersion and kind")?;
         let kind = ApiResource::from_gvk(&GroupVersionKind::try_from(&types)?);
-        let is_global = ["Node", "Namespace", "DeviceClass", "ResourceSlice"].contains(&types.kind.as_str());
+        let is_global =
+            ["Node", "Namespace", "DeviceClass", "ResourceSlice", "RuntimeClass"].contains(&types.kind.as_str());
         let api: Api<DynamicObject> = if is_global {
             Api::all_with(client.clone(), &kind)
         } else {

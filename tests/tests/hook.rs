@@ -52,12 +52,20 @@ impl Bundle {
 
     /// Runs a shell in a mount namespace of its own and in the bundle; `hook` is the hook with the state as its input.
     fn run(&self, script: &str) -> Ended {
+        self.run_in(&["--mount"], script)
+    }
+
+    fn run_in(&self, namespaces: &[&str], script: &str) -> Ended {
         let state = json!({"ociVersion": "1.0.2", "id": "c1", "status": "creating", "bundle": self.dir.path()});
         fs::write(self.path("state"), state.to_string()).unwrap();
         let script =
             format!("hook() {{ env -i \"$0\" prepare-container --log \"$PWD/log\" \"$@\" < state; }}\n{script}");
         let mut shell = Command::new("unshare");
-        shell.args(["--mount", "sh", "-euc", &script]).arg(Artifacts::find().unwrap().hook()).current_dir(&self.dir);
+        shell
+            .args(namespaces)
+            .args(["sh", "-euc", &script])
+            .arg(Artifacts::find().unwrap().hook())
+            .current_dir(&self.dir);
         let output = shell.stdin(Stdio::null()).output().unwrap();
         let output_text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
         Ended { is_success: output.status.success(), output: output_text }
@@ -97,6 +105,23 @@ fn a_container_sees_the_masked_parameters_and_cannot_change_them() {
     assert_eq!(output.lines().last().map(str::trim), Some("1"), "one mount and no more: {output}");
     assert_eq!(fs::read_to_string(bundle.path("masked")).unwrap(), "ModifyDeviceFiles: 0\n");
     assert_eq!(fs::read_to_string(bundle.path("rootfs/proc/driver/nvidia/params")).unwrap(), "ModifyDeviceFiles: 1\n");
+}
+
+#[test]
+fn in_a_user_namespace_the_parameters_are_masked_and_the_cache_merged_as_elsewhere() {
+    let Some(bundle) = Bundle::new(&["usr/lib/multi"]) else { return };
+    bundle.write("rootfs/proc/driver/nvidia/params", "ModifyDeviceFiles: 1\n");
+    bundle.write("masked", "ModifyDeviceFiles: 0\n");
+    let script = format!(
+        "hook --params $PWD/masked {LIBRARIES}; hook --params $PWD/masked {LIBRARIES}
+         cat rootfs/proc/driver/nvidia/params
+         ! echo x 2>&1 > rootfs/proc/driver/nvidia/params"
+    );
+    // The mounts of the host are locked as they are, which is what could be in the way.
+    let output = bundle.run_in(&["--user", "--map-root-user", "--mount"], &script).well();
+    assert!(output.contains("ModifyDeviceFiles: 0") && output.contains("Read-only file system"), "{output}");
+    assert_eq!(fs::read_to_string(bundle.path("masked")).unwrap(), "ModifyDeviceFiles: 0\n");
+    assert!(bundle.path("rootfs/etc/ld.so.cache").is_file());
 }
 
 #[test]
@@ -141,7 +166,12 @@ fn where_nothing_can_be_written_the_path_and_the_reason_are_told_also_in_the_log
     bundle.run(&all).badly(&["/usr/lib/multi/libcuda.so.1", "Read-only file system"]);
     let log = fs::read_to_string(bundle.path("log")).unwrap();
     let lines: Vec<&str> = log.lines().collect();
-    assert!(lines.len() == 2 && lines[1].contains(" c1 /usr/lib/multi/libcuda.so.1 in the container"), "{log}");
+    assert!(
+        lines.len() == 2
+            && lines[1].contains(r#""id":"c1""#)
+            && lines[1].contains("/usr/lib/multi/libcuda.so.1 in the container"),
+        "{log}"
+    );
 }
 
 #[test]

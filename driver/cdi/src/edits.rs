@@ -44,6 +44,9 @@ pub struct DeviceNode {
     /// The device's number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub minor: Option<i64>,
+    /// Who may open it (permission bits). crun makes a node that nobody may open in a user namespace if there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_mode: Option<u32>,
     /// What the device cgroup allows: of `r`, `w` and `m`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub permissions: Option<String>,
@@ -68,6 +71,10 @@ pub struct Mount {
     pub host_path: String,
     /// Where.
     pub container_path: String,
+    /// `bind` (0.4.0), which runtimes know from the options as well: but crun up to 1.28 ends with a segmentation fault in
+    /// a pod's user namespace if there is none (containers/crun pull request 2210).
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
     /// As `mount` takes them, for example `ro`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub options: Vec<String>,

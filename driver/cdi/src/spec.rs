@@ -9,7 +9,7 @@ pub enum Version {
     /// The oldest that runtimes still read.
     #[serde(rename = "0.3.0")]
     V0_3,
-    /// Device names may begin with a digit; device nodes have a host path.
+    /// Device names may begin with a digit; device nodes have a host path, and mounts a type (from 0.4.0 on).
     #[serde(rename = "0.5.0")]
     V0_5,
 }
@@ -42,8 +42,11 @@ impl Spec {
     /// A spec of the lowest version that can say it.
     pub fn new(kind: Kind, devices: Vec<Device>, common: ContainerEdits) -> Self {
         let digit = |device: &Device| device.name.as_str().starts_with(|c: char| c.is_ascii_digit());
-        let on_host = |edits: &ContainerEdits| edits.device_nodes.iter().any(|node| node.host_path.is_some());
-        let newer = on_host(&common) || devices.iter().any(|device| digit(device) || on_host(&device.container_edits));
+        let needs = |edits: &ContainerEdits| {
+            edits.device_nodes.iter().any(|node| node.host_path.is_some())
+                || edits.mounts.iter().any(|mount| mount.kind.is_some())
+        };
+        let newer = needs(&common) || devices.iter().any(|device| digit(device) || needs(&device.container_edits));
         let cdi_version = if newer { Version::V0_5 } else { Version::V0_3 };
         Self { cdi_version, kind, devices, container_edits: common }
     }
@@ -67,6 +70,7 @@ mod tests {
             kind: Some(NodeType::Character),
             major: Some(195),
             minor: Some(0),
+            file_mode: Some(0o666),
             permissions: Some("rw".into()),
         };
         let device = Device {
@@ -87,7 +91,7 @@ mod tests {
     fn fields_are_spelled_as_the_specification_spells_them() {
         let json = serde_json::to_value(spec("4f", Some("/host/nvidia0"))).unwrap();
         let node = serde_json::json!({"path": "/dev/nvidia0", "hostPath": "/host/nvidia0", "type": "c", "major": 195, "minor": 0,
-            "permissions": "rw"});
+            "fileMode": 438, "permissions": "rw"});
         let expected = serde_json::json!({"cdiVersion": "0.5.0", "kind": "gpu.example.com/claim",
             "devices": [{"name": "4f", "containerEdits": {"deviceNodes": [node]}}]});
         assert_eq!(json, expected);

@@ -49,7 +49,12 @@ pub struct Stored {
 impl Store {
     /// Opens the directory, and makes it if need be; one that others may write is refused.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
-        Ok(Self { dir: Dir::open(dir)? })
+        Ok(Self::within(Dir::open(dir)?))
+    }
+
+    /// A store in a directory that is open already.
+    pub fn within(dir: Dir) -> Self {
+        Self { dir }
     }
 
     /// Writes a spec as `<vendor>-<class>_<id>.json`; a file that says the same already is left as it is.

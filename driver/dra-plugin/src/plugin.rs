@@ -25,7 +25,7 @@ use crate::{
     registration::{Registration, RegistrationService},
     runner::{Runner, Turns},
     service::Service,
-    socket::{Socket, SocketError, SocketPaths},
+    socket::{Socket, SocketError, SocketPaths, orphans},
 };
 
 /// Where the kubelet keeps its files unless it was told otherwise.
@@ -211,6 +211,7 @@ impl<D: Driver> Plugin<D> {
         let result = tokio::select! {
             biased;
             () = shutdown.cancelled() => Ok(()),
+            () = orphans::remove(self.paths.clone(), self.name.to_string()) => Ok(()),
             ended = &mut dra => Err(premature("DRA", ended)),
             ended = &mut registrar => Err(premature("registration", ended)),
         };

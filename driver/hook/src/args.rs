@@ -5,15 +5,16 @@ use crate::container::{Job, Link, Named};
 
 /// What to do, and where to write why it wasn't done.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Order {
-    pub(crate) command: Command,
-    /// On the host.
-    pub(crate) log: Option<PathBuf>,
+pub struct Order {
+    /// What to do.
+    pub command: Command,
+    /// Where refusals are written, on the host.
+    pub log: Option<PathBuf>,
 }
 
 /// What to do.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Command {
+pub enum Command {
     /// `prepare-container`
     Prepare(Job),
     /// `limit-memory`
@@ -22,19 +23,19 @@ pub(crate) enum Command {
 
 /// What `limit-memory` needs to know.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Limit {
+pub struct Limit {
     /// The driver's.
-    pub(crate) socket: PathBuf,
+    pub socket: PathBuf,
     /// The claim's UID.
-    pub(crate) claim: String,
+    pub claim: String,
     /// The device's name in the claim's CDI spec.
-    pub(crate) device: String,
+    pub device: String,
 }
 
 /// Why a command line is none.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}; usage: aliquot-hook {USAGE}, with an OCI state as input")]
-pub(crate) struct Error(String);
+pub struct Error(String);
 
 const USAGE: &str = "prepare-container [--params FILE] [--driver-version VERSION] [--link TARGET::PATH]... \
                      [--library-dir PATH]... [--library NAME=FILE]... | limit-memory --socket PATH --claim UID --device NAME, \
@@ -43,7 +44,8 @@ const USAGE: &str = "prepare-container [--params FILE] [--driver-version VERSION
 const MOST: usize = 1024;
 
 impl Order {
-    pub(crate) fn parse(words: impl Iterator<Item = OsString>) -> Result<Self, Error> {
+    /// Reads the words behind the program's name.
+    pub fn parse(words: impl Iterator<Item = OsString>) -> Result<Self, Error> {
         let mut words =
             words.map(|word| word.into_string().map_err(|word| Error(format!("{} is no text", word.display()))));
         let command = words.next().transpose()?.unwrap_or_default();

@@ -17,31 +17,35 @@ const CONFIG: &str = "/etc/ld.so.conf.d/00-aliquot.conf";
 
 /// What to do.
 #[derive(Debug, PartialEq, Eq, Default)]
-pub(crate) struct Job {
+pub struct Job {
     /// Links by the path at which they are to be.
-    pub(crate) links: Vec<Link>,
+    pub links: Vec<Link>,
     /// Where the driver's libraries are mounted, and then other directories in which loaders look by themselves.
-    pub(crate) library_dirs: Vec<String>,
+    pub library_dirs: Vec<String>,
     /// The names by which they are to be found, and their files.
-    pub(crate) libraries: Vec<Named>,
+    pub libraries: Vec<Named>,
     /// The host's driver, to which an image's own libraries are compared.
-    pub(crate) driver_version: Option<String>,
+    pub driver_version: Option<String>,
     /// The parameters that the container is to see, in a file of the host.
-    pub(crate) params: Option<PathBuf>,
+    pub params: Option<PathBuf>,
 }
 
 /// A symbolic link.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Link {
-    pub(crate) path: String,
-    pub(crate) target: String,
+pub struct Link {
+    /// Where it is.
+    pub path: String,
+    /// Where it leads.
+    pub target: String,
 }
 
 /// A name for a file in the first of the library directories.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Named {
-    pub(crate) name: String,
-    pub(crate) file: String,
+pub struct Named {
+    /// The name.
+    pub name: String,
+    /// The file's name.
+    pub file: String,
 }
 
 /// Why a container can't be made ready.

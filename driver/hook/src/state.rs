@@ -8,6 +8,8 @@ use std::{
 
 use serde_json::Value;
 
+use crate::subject::Subject;
+
 /// Annotations are the bulk of a state, and Kubernetes holds those of a pod to a quarter of this.
 const LARGEST: u64 = 1 << 20;
 /// A bundle's configuration lists every mount, and seccomp's rules.
@@ -15,25 +17,36 @@ const LARGEST_CONFIG: u64 = 16 << 20;
 
 /// Why a state is none.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub enum Error {
+    /// Standard input broke off.
     #[error("the container's state can't be read from standard input: {0}")]
     Read(#[from] io::Error),
+    /// More than a runtime writes.
     #[error("the container's state on standard input is larger than {LARGEST} bytes")]
     Large,
+    /// Something else.
     #[error("the container's state on standard input is no JSON: {0}")]
     Json(#[from] serde_json::Error),
+    /// A field that is missing, or isn't what it must be.
     #[error("the container's state on standard input has no {0}")]
     Lacks(&'static str),
+    /// The bundle's configuration.
     #[error("the container's bundle has no configuration with a root: {}: {reason}", path.display())]
-    Config { path: PathBuf, reason: String },
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
 }
 
 /// What a runtime says of a container.
 #[derive(Debug)]
-pub(crate) struct State(Value);
+pub struct State(Value);
 
 impl State {
-    pub(crate) fn read(input: impl Read) -> Result<Self, Error> {
+    /// Reads one, and nothing behind it that is too much.
+    pub fn read(input: impl Read) -> Result<Self, Error> {
         let mut bytes = Vec::new();
         if input.take(LARGEST + 1).read_to_end(&mut bytes)? as u64 > LARGEST {
             return Err(Error::Large);
@@ -41,33 +54,39 @@ impl State {
         Ok(Self(serde_json::from_slice(&bytes)?))
     }
 
-    /// The container's id, as the runtime names it; for people.
-    pub(crate) fn id(&self) -> &str {
-        self.0.get("id").and_then(Value::as_str).unwrap_or("?")
+    /// The container, and the pod that it is of; for people.
+    pub fn subject(&self) -> Subject {
+        let id = self.0.get("id").and_then(Value::as_str).unwrap_or_default();
+        Subject::new(id, self.0.get("annotations").and_then(Value::as_object))
     }
 
     /// The pid of the container's first process, as the host counts.
-    pub(crate) fn pid(&self) -> Result<NonZeroI32, Error> {
+    pub fn pid(&self) -> Result<NonZeroI32, Error> {
         let pid = self.0.get("pid").and_then(Value::as_i64).and_then(|pid| i32::try_from(pid).ok());
         pid.filter(|pid| *pid > 0).and_then(NonZeroI32::new).ok_or(Error::Lacks("pid"))
     }
 
-    /// The container's root as the host names it: `root.path` of the bundle's configuration.
-    pub(crate) fn rootfs(&self) -> Result<PathBuf, Error> {
+    /// Where the runtime keeps the container's configuration: an absolute path.
+    pub fn bundle(&self) -> Result<&Path, Error> {
         let bundle = self.0.get("bundle").and_then(Value::as_str).map(Path::new);
-        let bundle = bundle.filter(|bundle| bundle.is_absolute()).ok_or(Error::Lacks("bundle"))?;
+        bundle.filter(|bundle| bundle.is_absolute()).ok_or(Error::Lacks("bundle"))
+    }
+
+    /// The container's root as the host names it: `root.path` of the bundle's configuration.
+    pub fn rootfs(&self) -> Result<PathBuf, Error> {
+        let bundle = self.bundle()?;
         let path = bundle.join("config.json");
-        let root = root(&path).map_err(|reason| Error::Config { path, reason })?;
-        Ok(bundle.join(root))
+        let read = File::open(&path).map_err(|error| error.to_string()).and_then(|file| root(bundle, file));
+        read.map_err(|reason| Error::Config { path, reason })
     }
 }
 
-fn root(config: &Path) -> Result<String, String> {
-    let file = File::open(config).map_err(|error| error.to_string())?;
+/// The root that a bundle's configuration names: an absolute path, or one below the bundle.
+pub fn root(bundle: &Path, config: impl Read) -> Result<PathBuf, String> {
     let config: Value =
-        serde_json::from_reader(io::BufReader::new(file.take(LARGEST_CONFIG))).map_err(|error| error.to_string())?;
+        serde_json::from_reader(io::BufReader::new(config.take(LARGEST_CONFIG))).map_err(|error| error.to_string())?;
     let root = config.pointer("/root/path").and_then(Value::as_str).filter(|root| !root.is_empty());
-    root.map(str::to_owned).ok_or_else(|| "it has no root.path".to_owned())
+    root.map(|root| bundle.join(root)).ok_or_else(|| "it has no root.path".to_owned())
 }
 
 #[cfg(test)]

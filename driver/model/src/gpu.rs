@@ -1,7 +1,7 @@
 //! One GPU, and all that a node has of them.
 use serde::{Deserialize, Serialize};
 
-use crate::{DeviceName, GpuUuid, Memory, Part, PciAddress};
+use crate::{DeviceName, GpuUuid, Memory, Part, PciAddress, Remedy};
 
 /// CUDA compute capability (`nvmlDeviceGetCudaComputeCapability`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -50,6 +50,10 @@ pub struct Gpu {
     /// Whether NVIDIA's driver can hold a container to its part of the memory (`nvmlDeviceSetMemoryLimits_v1`), and this
     /// node has what it takes to have that done.
     pub hard_limits: bool,
+    /// What NVIDIA's driver says has to be done before anybody uses it (`NVML_FI_DEV_GET_GPU_RECOVERY_ACTION`); none where
+    /// it doesn't say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub needs: Option<Remedy>,
 }
 
 /// A device node of the kernel's Direct Rendering Manager.

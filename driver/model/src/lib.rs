@@ -13,9 +13,11 @@ mod pci;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod version;
+mod xid;
 
 pub use gpu::{BrokenGpu, ComputeCapability, DrmNode, Gpu, Inventory};
 pub use memory::{InvalidMemory, Memory};
 pub use name::{DeviceName, GpuUuid, InvalidDeviceName, InvalidGpuUuid, Part, SHARED};
 pub use pci::{InvalidPciAddress, PciAddress};
 pub use version::semver;
+pub use xid::{Remedy, Xid};

@@ -21,5 +21,6 @@ pub fn gpu(bus: u8) -> Gpu {
         drm: vec![],
         process_memory: true,
         hard_limits: false,
+        needs: None,
     }
 }

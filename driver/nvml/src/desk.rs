@@ -7,8 +7,12 @@ use std::{
 
 use aliquot_model::{GpuUuid, Memory};
 use nvml_wrapper::{Device, Nvml as Library, error::NvmlError};
+use tokio::sync::mpsc;
 
-use crate::{Error, GpuProcesses, MemoryLimits, Reading, Session, limits, processes, progress::Progress, reading};
+use crate::{
+    Error, GpuEvent, GpuProcesses, MemoryLimits, Reading, Session, events::Watch, limits, processes,
+    progress::Progress, reading,
+};
 
 /// The thread's own; the library is open from the first question on.
 pub(crate) struct Desk {
@@ -17,26 +21,46 @@ pub(crate) struct Desk {
     progress: Arc<Progress>,
     /// From the last reading, so that a question that hangs can be laid at its GPU's door without asking for the index.
     indices: BTreeMap<GpuUuid, u32>,
+    /// Who is told what GPUs report by themselves, if anybody, and the thread that tells.
+    told: Option<mpsc::UnboundedSender<GpuEvent>>,
+    watch: Option<Watch>,
 }
 
 impl Desk {
-    pub(crate) fn new(path: PathBuf, progress: Arc<Progress>) -> Self {
-        Self { path, open: None, progress, indices: BTreeMap::new() }
+    pub(crate) fn new(path: PathBuf, progress: Arc<Progress>, told: Option<mpsc::UnboundedSender<GpuEvent>>) -> Self {
+        Self { path, open: None, progress, indices: BTreeMap::new(), told, watch: None }
     }
 
     /// All GPUs. After a failure, the next question begins another session.
     pub(crate) fn read(&mut self, session: Session) -> Result<Reading, Error> {
         if session == Session::Renew {
-            self.open = None;
+            self.close();
         }
         let result = self.try_read();
         match &result {
             Ok(reading) => {
                 self.indices = reading.gpus.iter().flatten().map(|gpu| (gpu.uuid.clone(), gpu.index)).collect();
+                self.watch();
             }
-            Err(_) => self.open = None,
+            Err(_) => self.close(),
         }
         result
+    }
+
+    /// Ends every session, since the library begins anew only when none is left.
+    fn close(&mut self) {
+        self.watch = None;
+        self.open = None;
+    }
+
+    /// Has the GPUs that answer watched.
+    fn watch(&mut self) {
+        let Some(told) = &self.told else { return };
+        let gpus: Vec<GpuUuid> = self.indices.keys().cloned().collect();
+        if self.watch.as_ref().is_none_or(|watch| watch.is_over(&gpus)) {
+            self.watch = None;
+            self.watch = (!gpus.is_empty()).then(|| Watch::begin(self.path.clone(), gpus, told.clone()));
+        }
     }
 
     fn try_read(&mut self) -> Result<Reading, Error> {
@@ -99,7 +123,8 @@ fn opened<'a>(open: &'a mut Option<Library>, path: &Path) -> Result<&'a Library,
     }
 }
 
-fn start(path: &Path) -> Result<Library, Error> {
+/// Begins a session.
+pub(crate) fn start(path: &Path) -> Result<Library, Error> {
     let library = Library::builder().lib_path(path.as_os_str()).init();
     let library = library.map_err(|source| Error::Start { path: path.to_owned(), source })?;
     if library.lib().nvmlShutdown.is_err() {

@@ -3,23 +3,27 @@
 //! ```text
 //! Nvml::read ──request──> thread: open, init, ask every GPU ──Reading──> caller, or an error after the deadline
 //! Questions::… ─request──> the same thread and session: ask these GPUs ──> caller, or an error after the deadline
+//! Nvml::watching ────────> a second thread: wait for events ──GpuEvent──> whoever is told
 //! ```
 //! NVML blocks for as long as the kernel driver does, for minutes when a GPU hangs. So nothing asynchronous ever calls it,
 //! and a call that is overdue costs its answer and nothing else.
 
 mod desk;
 mod error;
+mod events;
 mod limits;
 mod names;
 mod processes;
 mod progress;
 mod questions;
 mod reading;
+mod recovery;
 mod worker;
 
 use std::path::{Path, PathBuf};
 
 pub use error::Error;
+pub use events::{EventKind, GpuEvent};
 pub use limits::MemoryLimits;
 pub use processes::{GpuProcess, GpuProcesses};
 pub use questions::Questions;

@@ -1,10 +1,10 @@
 //! One reading of all GPUs: each answers for itself, and one that fails is named and left out.
 use std::path::Path;
 
-use aliquot_model::{BrokenGpu, ComputeCapability, GpuUuid, Memory, PciAddress};
+use aliquot_model::{BrokenGpu, ComputeCapability, GpuUuid, Memory, PciAddress, Remedy};
 use nvml_wrapper::{Device, Nvml as Library, cuda_driver_version_major, cuda_driver_version_minor, error::NvmlError};
 
-use crate::{limits, names, progress::Progress};
+use crate::{limits, names, progress::Progress, recovery};
 
 /// All that one reading found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +42,8 @@ pub struct GpuReading {
     pub process_memory: bool,
     /// Whether `nvmlDeviceSetMemoryLimits_v1` can limit a cgroup's memory on it.
     pub memory_limits: bool,
+    /// What it needs before it is used (`NVML_FI_DEV_GET_GPU_RECOVERY_ACTION`), if the driver says so.
+    pub needs: Option<Remedy>,
 }
 
 /// Asks for everything once; the reading is in `progress` afterwards.
@@ -88,6 +90,7 @@ fn read_gpu(library: &Library, path: &Path, index: u32) -> Result<GpuReading, Br
         // A GPU that keeps this to itself is offered nevertheless.
         process_memory: device.running_compute_processes_count().is_ok(),
         memory_limits: limits::are_known(path, &device),
+        needs: recovery::needed(&device),
     })
 }
 

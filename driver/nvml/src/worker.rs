@@ -5,9 +5,9 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc as events, oneshot};
 
-use crate::{Error, Questions, Reading, desk::Desk, progress::Progress};
+use crate::{Error, GpuEvent, Questions, Reading, desk::Desk, progress::Progress};
 
 /// Whether a reading may use NVML as an earlier reading left it.
 ///
@@ -39,10 +39,19 @@ pub struct Nvml {
 impl Nvml {
     /// For the library at `path`; nothing is opened yet.
     pub fn new(path: PathBuf) -> Result<Self, Error> {
+        Self::open(path, None)
+    }
+
+    /// The same; what the GPUs report by themselves is told from the first reading on.
+    pub fn watching(path: PathBuf, told: events::UnboundedSender<GpuEvent>) -> Result<Self, Error> {
+        Self::open(path, Some(told))
+    }
+
+    fn open(path: PathBuf, told: Option<events::UnboundedSender<GpuEvent>>) -> Result<Self, Error> {
         let (inbox, questions) = mpsc::channel();
         let inbox = Arc::new(inbox);
         let progress = Arc::new(Progress::default());
-        let desk = Desk::new(path.clone(), Arc::clone(&progress));
+        let desk = Desk::new(path.clone(), Arc::clone(&progress), told);
         std::thread::Builder::new()
             .name("nvml".to_owned())
             .spawn(move || serve(desk, questions))

@@ -1,64 +1,27 @@
 //! Readings and further questions through one thread, against the simulated library. The library is told by a file
 //! beside it, so that each test has a node of its own.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+mod node;
+
 use std::{
     collections::BTreeMap,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command},
     time::{Duration, Instant},
 };
 
 use aliquot_model::{GpuUuid, Memory};
 use aliquot_nvml::{Error, GpuProcess, Nvml, Session};
-use fake_nvml::{Control, Limits, Process, Profile, built_library};
+use fake_nvml::{Control, Limits, Process};
+use node::Node;
 
 const LONG: Duration = Duration::from_secs(20);
 const SHORT: Duration = Duration::from_millis(100);
 const GIB: u64 = 1 << 30;
 const COMPUTE: &str = "nvmlDeviceGetComputeRunningProcesses_v3";
 
-struct Node {
-    dir: tempfile::TempDir,
-    profile: Profile,
-}
-
-impl Node {
-    fn new() -> Self {
-        let mut profile = Profile::named("mixed").unwrap();
-        profile.gpus[0].memory_limits = true;
-        let node = Self { dir: tempfile::tempdir().unwrap(), profile };
-        std::fs::write(node.library(), node.profile.append_to(&std::fs::read(built_library().unwrap()).unwrap()))
-            .unwrap();
-        for name in ["nvidiactl", "nvidia0", "nvidia1", "nvidia2"] {
-            std::fs::write(node.dir.path().join(name), "").unwrap();
-        }
-        let (dev, control) = (node.dir.path().display(), node.control_file());
-        let settings = format!("FAKE_NVML_DEV={dev}\nFAKE_NVML_CONTROL={}\n", control.display());
-        std::fs::write(node.dir.path().join(fake_nvml::SETTINGS), settings).unwrap();
-        node
-    }
-
-    fn library(&self) -> PathBuf {
-        self.dir.path().join("libnvidia-ml.so.1")
-    }
-
-    fn control_file(&self) -> PathBuf {
-        self.dir.path().join("control.json")
-    }
-
-    fn control(&self, control: &Control) {
-        let fresh = self.dir.path().join("control.new");
-        std::fs::write(&fresh, serde_json::to_vec(control).unwrap()).unwrap();
-        std::fs::rename(fresh, self.control_file()).unwrap();
-    }
-
-    fn nvml(&self) -> Nvml {
-        Nvml::new(self.library()).unwrap()
-    }
-
-    fn uuid(&self, index: usize) -> GpuUuid {
-        self.profile.gpus[index].uuid.parse().unwrap()
-    }
+fn nvml(node: &Node) -> Nvml {
+    Nvml::new(node.library()).unwrap()
 }
 
 struct Sleeper(Child);
@@ -86,7 +49,7 @@ async fn a_process_that_computes_and_draws_is_one_with_the_larger_figure() {
     let processes = vec![both.with(Some(GIB), false), silent.with(None, false), both.with(Some(3 * GIB), true)];
     node.control(&Control { processes: [(node.uuid(0).to_string(), processes)].into(), ..Control::default() });
     // Nobody has opened the library before.
-    let nvml = node.nvml();
+    let nvml = nvml(&node);
     let answer = nvml.questions().processes(vec![node.uuid(1), node.uuid(0)], LONG).await.unwrap();
     assert_eq!(answer[0].processes, Ok(vec![]));
     assert_eq!(answer[1].gpu, node.uuid(0));
@@ -104,7 +67,7 @@ async fn a_gpu_that_fails_says_why_and_costs_no_other_its_answer() {
     let on_both = [0, 1].map(|index| (node.uuid(index).to_string(), vec![sleeper.with(Some(GIB), false)]));
     let errors = [(node.uuid(0).to_string(), [(COMPUTE.to_owned(), 999)].into())].into();
     node.control(&Control { processes: on_both.into(), errors, ..Control::default() });
-    let nvml = node.nvml();
+    let nvml = nvml(&node);
     let unknown: GpuUuid = "GPU-1-2-3".parse().unwrap();
     let gpus = vec![node.uuid(0), node.uuid(1), unknown];
     let answer = nvml.questions().processes(gpus, LONG).await.unwrap();
@@ -119,7 +82,7 @@ async fn a_reading_tells_which_gpus_answer_for_processes_and_know_limits() {
     let node = Node::new();
     let errors = [(node.uuid(1).to_string(), [(COMPUTE.to_owned(), 3)].into())].into();
     node.control(&Control { errors, ..Control::default() });
-    let mut nvml = node.nvml();
+    let mut nvml = nvml(&node);
     let reading = nvml.read(Session::Keep, LONG).await.unwrap();
     let gpus: Vec<_> = reading.gpus.into_iter().flatten().map(|gpu| (gpu.process_memory, gpu.memory_limits)).collect();
     // Limits are asked about for the driver's own cgroup, of which a machine without the unified hierarchy has none.
@@ -132,7 +95,7 @@ async fn a_reading_tells_which_gpus_answer_for_processes_and_know_limits() {
 #[tokio::test]
 async fn a_question_that_hangs_names_its_gpu_to_all_who_wait_and_none_queues_behind_it() {
     let node = Node::new();
-    let mut nvml = node.nvml();
+    let mut nvml = nvml(&node);
     nvml.read(Session::Keep, LONG).await.unwrap();
     let questions = nvml.questions();
     let hang: BTreeMap<_, _> = [(COMPUTE.to_owned(), 3000)].into();
@@ -161,7 +124,7 @@ async fn a_question_that_hangs_names_its_gpu_to_all_who_wait_and_none_queues_beh
 #[tokio::test]
 async fn limits_that_are_set_are_told_until_they_are_taken_away() {
     let node = Node::new();
-    let nvml = node.nvml();
+    let nvml = nvml(&node);
     let questions = nvml.questions();
     let (gpu, cgroup) = (node.uuid(0), node.dir.path().join("cgroup"));
     std::fs::create_dir(&cgroup).unwrap();
@@ -188,7 +151,7 @@ async fn limits_that_are_set_are_told_until_they_are_taken_away() {
 #[tokio::test]
 async fn a_cgroup_that_is_gone_and_a_gpu_without_limits_are_errors() {
     let node = Node::new();
-    let nvml = node.nvml();
+    let nvml = nvml(&node);
     let questions = nvml.questions();
     let cgroup = node.dir.path().join("cgroup");
     let set = |gpu, cgroup: &Path| questions.set_limits(gpu, cgroup.to_owned(), Memory::from_bytes(0), None, LONG);
@@ -212,7 +175,7 @@ async fn a_cgroup_that_is_gone_and_a_gpu_without_limits_are_errors() {
 #[tokio::test]
 async fn questions_end_with_the_library_that_they_were_for() {
     let node = Node::new();
-    let nvml = node.nvml();
+    let nvml = nvml(&node);
     let questions = nvml.questions();
     questions.processes(vec![node.uuid(0)], LONG).await.unwrap();
     drop(nvml);

@@ -21,7 +21,28 @@ use rustix::{
 pub struct Dir {
     fd: OwnedFd,
     path: PathBuf,
+    #[cfg(debug_assertions)]
+    watcher: Option<Watcher>,
 }
+
+/// What has just been done to a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// The temporary file is there, and empty.
+    Begun,
+    /// It has all its bytes.
+    Written,
+    /// It has its name.
+    Placed,
+    /// What a killed writer left is gone.
+    LeftoverRemoved,
+    /// The file is gone.
+    Removed,
+}
+
+/// Is told of each step with the file's name, and can make it fail, or end the process, so that tests of whoever uses the
+/// directory can. Only debug builds call it.
+pub type Watcher = fn(Step, &str) -> io::Result<()>;
 
 /// Why a directory can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -105,7 +126,35 @@ impl Dir {
             let mode = stat.st_mode & 0o7777;
             return Err(Error::Foreign { path: path.to_owned(), owner: stat.st_uid, mode, us });
         }
-        Ok(Self { fd, path: path.to_owned() })
+        Ok(Self {
+            fd,
+            path: path.to_owned(),
+            #[cfg(debug_assertions)]
+            watcher: None,
+        })
+    }
+
+    /// With somebody who is told of each step in debug builds.
+    #[cfg_attr(not(debug_assertions), allow(unused_mut, reason = "nothing is set in release builds"))]
+    pub fn watched(mut self, watcher: Watcher) -> Self {
+        #[cfg(debug_assertions)]
+        {
+            self.watcher = Some(watcher);
+        }
+        #[cfg(not(debug_assertions))]
+        let _ = watcher;
+        self
+    }
+
+    #[cfg(debug_assertions)]
+    fn step(&self, step: Step, name: &str) -> io::Result<()> {
+        self.watcher.map_or(Ok(()), |watcher| watcher(step, name))
+    }
+
+    #[cfg(not(debug_assertions))]
+    #[allow(clippy::unused_self, clippy::unnecessary_wraps, reason = "the twin of the one in debug builds")]
+    fn step(&self, _step: Step, _name: &str) -> io::Result<()> {
+        Ok(())
     }
 
     /// Where it is, for messages.
@@ -136,9 +185,14 @@ impl Dir {
     fn replace(&self, name: &str, access: Access, fill: impl FnOnce(&File) -> io::Result<()>) -> Result<(), Error> {
         let temporary = temporary(name);
         let write = || -> io::Result<()> {
-            // Closed before it has its name, as a program that is open for writing can't be started.
-            fill(&self.create(&temporary, access)?)?;
-            Ok(rustix::fs::renameat(&self.fd, &temporary, &self.fd, name)?)
+            let fresh = self.create(&temporary, access)?;
+            self.step(Step::Begun, name)?;
+            fill(&fresh)?;
+            // Before it has its name, as a program that is open for writing can't be started.
+            drop(fresh);
+            self.step(Step::Written, name)?;
+            rustix::fs::renameat(&self.fd, &temporary, &self.fd, name)?;
+            self.step(Step::Placed, name)
         };
         write().map_err(|error| {
             let _ = rustix::fs::unlinkat(&self.fd, &temporary, AtFlags::empty());
@@ -198,11 +252,13 @@ impl Dir {
 
     /// Removes a file and what a killed writer left of it; one that isn't there counts as removed.
     pub fn remove(&self, name: &str) -> Result<(), Error> {
-        for name in [&temporary(name), name] {
-            match rustix::fs::unlinkat(&self.fd, name, AtFlags::empty()) {
-                Ok(()) | Err(Errno::NOENT) => {}
-                Err(errno) => return Err(self.failed(name)(errno.into())),
-            }
+        for (file, step) in [(temporary(name).as_str(), Step::LeftoverRemoved), (name, Step::Removed)] {
+            let removed = match rustix::fs::unlinkat(&self.fd, file, AtFlags::empty()) {
+                Ok(()) => self.step(step, name),
+                Err(Errno::NOENT) => Ok(()),
+                Err(errno) => Err(errno.into()),
+            };
+            removed.map_err(self.failed(file))?;
         }
         Ok(())
     }
@@ -294,6 +350,26 @@ mod tests {
         std::fs::create_dir(parent.path().join("records/d")).unwrap();
         assert!(dir.read("d", 10).is_err());
         assert!(dir.read("missing", 10).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_watcher_hears_of_each_step_and_a_step_that_it_fails_leaves_nothing_half_done() {
+        fn refuse(step: Step, name: &str) -> io::Result<()> {
+            match (step, name) {
+                (Step::Begun, "a") | (Step::Written, "b") | (Step::Removed, "c") => Err(Errno::NOSPC.into()),
+                _ => Ok(()),
+            }
+        }
+        let parent = tempfile::tempdir().unwrap();
+        let dir = Dir::open(&parent.path().join("records")).unwrap().watched(refuse);
+        for name in ["a", "b"] {
+            let error = dir.write(name, b"x", Access::Private).unwrap_err().to_string();
+            assert!(error.contains("No space left") && error.contains(name), "{error}");
+        }
+        assert!(dir.names().unwrap().is_empty());
+        dir.write("c", b"x", Access::Private).unwrap();
+        assert!(dir.remove("c").is_err());
+        dir.remove("c").unwrap();
     }
 
     #[test]

@@ -21,6 +21,11 @@ impl Fault {
     pub fn path(&self) -> &str {
         &self.path
     }
+
+    /// What is wrong with it, without the path.
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
 }
 
 impl fmt::Display for Fault {

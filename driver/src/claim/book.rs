@@ -19,13 +19,16 @@ use dra_plugin::ClaimUid;
 
 use owned_dir::{Access, Dir};
 
-use crate::offer::Holding;
+use crate::{
+    fault::{self, Point},
+    offer::Holding,
+};
 
 use super::{
     file::{self, Bad, file_name, uid_of},
     hold::{self, Clash},
     quarantine::Quarantined,
-    record::{self, Glimpse, Record, Room, State},
+    record::{self, Glimpse, Held, Record, Room, State},
 };
 
 const LOCK: &str = "lock";
@@ -68,6 +71,9 @@ pub enum Error {
         /// How many.
         bytes: usize,
     },
+    /// The CDI spec that goes with a record.
+    #[error(transparent)]
+    Spec(#[from] cdi_spec::StoreError),
     /// A record can't be written as JSON.
     #[error("a record can't be written")]
     Encode(#[from] serde_json::Error),
@@ -93,18 +99,23 @@ pub(super) struct Change {
 impl Book {
     #[cfg(test)]
     pub(super) fn open(path: &Path, boot_id: String) -> Result<Self, Error> {
-        Self::open_and_clean(path, boot_id).map(|(book, _)| book)
+        Self::open_and_clean(path, boot_id, |_| Ok(()))
     }
 
-    /// Opens the records; those of another boot are removed, since all that they describe has ended with it. Also says
-    /// whose these were.
-    pub(super) fn open_and_clean(path: &Path, boot_id: String) -> Result<(Self, Vec<ClaimUid>), Error> {
-        let dir = Dir::open(path)?;
+    /// Opens the records; those of another boot are removed once `first` is done for them, since all that they describe has
+    /// ended with it.
+    pub(super) fn open_and_clean(
+        path: &Path,
+        boot_id: String,
+        first: impl Fn(&ClaimUid) -> Result<(), cdi_spec::StoreError>,
+    ) -> Result<Self, Error> {
+        let dir = Dir::open(path)?.watched(fault::records);
+        fault::point(Point::RecordsDirMade);
         let lock = dir.lock_file(LOCK)?;
         let (records, quarantined, users) = (HashMap::new(), BTreeMap::new(), BTreeMap::new());
         let mut book = Self { dir, lock, boot_id, seen: None, records, quarantined, users };
-        let removed = book.locked(|book, _| book.clean())?;
-        Ok((book, removed))
+        book.locked(|book, _| book.clean(first))?;
+        Ok(book)
     }
 
     /// The claim's record.
@@ -155,14 +166,17 @@ impl Book {
 
     /// Writes the record unless what other claims hold is in its way.
     ///
-    /// Checking and writing happen under one lock, so of two claims (and of two driver instances) one wins.
+    /// Checking and writing happen under one lock, so of two claims (and of two driver instances) one wins. A claim that
+    /// another instance has prepared meanwhile stays prepared: its user may have been told.
     pub(super) fn reserve(&mut self, record: &Arc<Record>) -> Result<Reservation, Error> {
         self.locked(|book, change| {
             if let Some(clash) = hold::clash(record, &book.beside(record)) {
                 return Ok(Reservation::Clashes(clash));
             }
-            change.announce()?;
-            book.put(Arc::clone(record))?;
+            if !book.is_prepared(record.claim.uid(), &record.devices) {
+                change.announce()?;
+                book.put(Arc::clone(record))?;
+            }
             Ok(Reservation::Held)
         })
     }
@@ -181,14 +195,58 @@ impl Book {
         })
     }
 
-    /// Forgets a claim; one that isn't known counts as forgotten.
-    pub(super) fn release(&mut self, uid: &ClaimUid) -> Result<(), Error> {
+    /// Forgets a claim once `first` is done; one that isn't known counts as forgotten.
+    pub(super) fn release(
+        &mut self,
+        uid: &ClaimUid,
+        first: impl FnOnce() -> Result<(), cdi_spec::StoreError>,
+    ) -> Result<(), Error> {
         self.locked(|book, change| {
-            change.announce()?;
-            book.dir.remove(&file_name(uid))?;
-            book.forget(uid);
-            Ok(())
+            first()?;
+            book.strike(uid, change)
         })
+    }
+
+    /// The same for a record whose devices were not prepared after all; false if another instance has prepared them.
+    pub(super) fn abandon(
+        &mut self,
+        record: &Record,
+        first: impl FnOnce() -> Result<(), cdi_spec::StoreError>,
+    ) -> Result<bool, Error> {
+        let uid = record.claim.uid();
+        self.locked(|book, change| {
+            if book.is_prepared(uid, &record.devices) {
+                return Ok(false);
+            }
+            first()?;
+            book.strike(uid, change).map(|()| true)
+        })
+    }
+
+    /// The same for a claim that was judged by this record, or by a file that is none; false if that has changed since.
+    pub(super) fn release_if_still(
+        &mut self,
+        uid: &ClaimUid,
+        judged: Option<&Record>,
+        first: impl FnOnce() -> Result<(), cdi_spec::StoreError>,
+    ) -> Result<bool, Error> {
+        self.locked(|book, change| {
+            if book.records.get(uid).map(Arc::as_ref) != judged {
+                return Ok(false);
+            }
+            first()?;
+            book.strike(uid, change).map(|()| true)
+        })
+    }
+
+    /// Does something that no other instance is to do at the same time.
+    pub(super) fn alone<T>(&mut self, act: impl FnOnce(&Self) -> Result<T, Error>) -> Result<T, Error> {
+        self.locked(|book, _| act(book))
+    }
+
+    /// Whether these are the claim's devices, and prepared.
+    fn is_prepared(&self, uid: &ClaimUid, devices: &[Held]) -> bool {
+        self.records.get(uid).is_some_and(|record| record.state == State::Prepared && record.devices == devices)
     }
 
     /// What the time slices of these GPUs are to be without the record, and with it.
@@ -233,6 +291,13 @@ impl Book {
         self.dir.write(&file_name(record.claim.uid()), &bytes, Access::Private)?;
         self.forget(record.claim.uid());
         self.index(record);
+        Ok(())
+    }
+
+    fn strike(&mut self, uid: &ClaimUid, change: &mut Operation) -> Result<(), Error> {
+        change.announce()?;
+        self.dir.remove(&file_name(uid))?;
+        self.forget(uid);
         Ok(())
     }
 
@@ -301,19 +366,20 @@ impl Book {
         file::read(&self.dir, name, uid)
     }
 
-    /// Removes records of other boots and what a killed process left half-written; whose records they were.
-    fn clean(&mut self) -> Result<Vec<ClaimUid>, Error> {
-        let mut removed = Vec::new();
+    /// Removes records of other boots and what a killed process left half-written.
+    fn clean(&mut self, first: impl Fn(&ClaimUid) -> Result<(), cdi_spec::StoreError>) -> Result<(), Error> {
         for name in self.dir.names()? {
             let ended = uid_of(&name)
                 .filter(|uid| matches!(self.read(&name, uid), Ok(Some(record)) if record.boot_id != self.boot_id));
+            if let Some(uid) = &ended {
+                first(uid)?;
+            }
             if ended.is_some() || owned_dir::unfinished(&name).is_some() {
                 self.dir.remove(&name)?;
                 tracing::info!(file = name, "removed: it is of an earlier boot or was never finished");
             }
-            removed.extend(ended);
         }
-        Ok(removed)
+        Ok(())
     }
 }
 
@@ -330,6 +396,7 @@ impl Operation<'_> {
         let count = self.count.wrapping_add(1);
         self.lock
             .write_all_at(&count.to_le_bytes(), 0)
+            .and_then(|()| fault::step(Point::ChangeAnnounced))
             .map_err(|source| Error::Lock { path: self.path.to_owned(), source })?;
         self.count = count;
         Ok(())
@@ -384,7 +451,7 @@ mod tests {
             matches!(taken, Reservation::Clashes(Clash::Held { device, by, .. }) if device.as_str() == "gpu-0" && by.uid().as_str() == "u1")
         );
         assert!(book.find(&uid("u2")).unwrap().is_none());
-        book.release(&uid("u1")).unwrap();
+        book.release(&uid("u1"), || Ok(())).unwrap();
         assert_eq!(book.reserve(&record("u2", &["gpu-1", "gpu-0"]).into()).unwrap(), Reservation::Held);
     }
 
@@ -394,7 +461,7 @@ mod tests {
         let (mut old, mut new) = (open(&dir), open(&dir));
         old.reserve(&record("u1", &["gpu-0"]).into()).unwrap();
         assert!(matches!(new.reserve(&record("u2", &["gpu-0"]).into()).unwrap(), Reservation::Clashes(_)));
-        new.release(&uid("u1")).unwrap();
+        new.release(&uid("u1"), || Ok(())).unwrap();
         assert!(old.find(&uid("u1")).unwrap().is_none());
         assert_eq!(old.reserve(&record("u3", &["gpu-0"]).into()).unwrap(), Reservation::Held);
         assert!(old.commit(&uid("u3")).unwrap());
@@ -410,7 +477,7 @@ mod tests {
         }
         let more = Arc::new(share("u10", "gpu-0", 1, 8));
         assert!(matches!(book.reserve(&more).unwrap(), Reservation::Clashes(Clash::Full { .. })));
-        book.release(&uid("u3")).unwrap();
+        book.release(&uid("u3"), || Ok(())).unwrap();
         assert_eq!(open(&dir).reserve(&more).unwrap(), Reservation::Held);
     }
 
@@ -427,6 +494,25 @@ mod tests {
         let held: Vec<_> =
             book.holdings().unwrap().into_iter().map(|held| (held.shares, held.memory.bytes() >> 30)).collect();
         assert_eq!(held, [(3, 13), (0, 0)]);
+    }
+
+    #[test]
+    fn what_one_instance_has_prepared_another_neither_takes_back_nor_abandons() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut slow, mut new) = (open(&dir), open(&dir));
+        let claim = Arc::new(record("u1", &["gpu-0"]));
+        slow.reserve(&claim).unwrap();
+        new.reserve(&claim).unwrap();
+        assert!(new.commit(&uid("u1")).unwrap());
+        slow.reserve(&claim).unwrap();
+        assert_eq!(new.find(&uid("u1")).unwrap().unwrap().state, State::Prepared);
+        assert!(!slow.abandon(&claim, || panic!("the spec is another's")).unwrap());
+        // Allocated anew, it has another's devices no more.
+        let anew = Arc::new(record("u1", &["gpu-1"]));
+        slow.reserve(&anew).unwrap();
+        assert_eq!(new.find(&uid("u1")).unwrap().unwrap().state, State::Preparing);
+        assert!(slow.abandon(&anew, || Ok(())).unwrap());
+        assert!(new.find(&uid("u1")).unwrap().is_none());
     }
 
     #[test]
@@ -459,7 +545,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut book = open(&dir);
         std::fs::write(dir.path().join("claims/u1.json"), "garbage").unwrap();
-        book.release(&uid("u1")).unwrap();
+        book.release(&uid("u1"), || Ok(())).unwrap();
         assert!(!dir.path().join("claims/u1.json").exists());
     }
 }

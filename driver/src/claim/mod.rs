@@ -32,9 +32,10 @@ use tokio::sync::watch;
 use crate::{
     discovery::{Found, View},
     edits::{Base, Edits},
-    fault,
+    fault::{self, Point},
     notices::Notices,
     offer::Holding,
+    others::Gate,
     policy::InForce,
 };
 use book::{Book, Reservation};
@@ -53,6 +54,9 @@ pub(crate) use upkeep::Kept;
 /// stays.
 const OTHER_SLICE: Duration = Duration::from_secs(5);
 
+/// How long what has no deadline of its own waits for the first reading of the GPUs; the kubelet gives up after 45 s.
+const FIRST_READING: Duration = Duration::from_secs(10);
+
 /// The claims of this node.
 pub struct Claims {
     site: Site,
@@ -63,6 +67,7 @@ pub struct Claims {
     view: watch::Receiver<View>,
     policy: watch::Receiver<InForce>,
     notices: Notices,
+    gate: Gate,
     slices: TimeSlices,
     store: cdi_spec::Store,
     edits: Edits,
@@ -82,6 +87,8 @@ pub struct Around {
     pub policy: watch::Receiver<InForce>,
     /// Where users are told.
     pub notices: Notices,
+    /// Who else may have given the GPUs away.
+    pub gate: Gate,
 }
 
 /// Why the claims of this node can't be served.
@@ -89,13 +96,22 @@ pub struct Around {
 pub enum Error {
     /// The records.
     #[error("the records of prepared claims can't be used")]
-    Book(#[from] book::Error),
+    Book(#[source] book::Error),
     /// The CDI directory.
     #[error("the directory of CDI specs can't be used")]
     Store(#[from] cdi_spec::StoreError),
     /// The driver's name.
     #[error(transparent)]
     Name(#[from] cdi_spec::InvalidName),
+}
+
+impl From<book::Error> for Error {
+    fn from(error: book::Error) -> Self {
+        match error {
+            book::Error::Spec(error) => Self::Store(error),
+            other => Self::Book(other),
+        }
+    }
 }
 
 impl Claims {
@@ -108,16 +124,29 @@ impl Claims {
         edits: Edits,
         around: Around,
     ) -> Result<Self, Error> {
-        let Around { view, policy, notices } = around;
-        let (book, of_earlier_boots) = Book::open_and_clean(records, boot_id.clone())?;
-        for uid in of_earlier_boots {
-            store.remove(&site.cdi_kind, uid.as_str())?;
-        }
+        let Around { view, policy, notices, gate } = around;
+        // The spec first, as ever: of what is left when this is broken off, there is still a record.
+        let first = |uid: &ClaimUid| store.remove(&site.cdi_kind, uid.as_str());
+        let book = Book::open_and_clean(records, boot_id.clone(), first)?;
         let (changed, slices, base) = (watch::Sender::new(()), TimeSlices::default(), Base::of(&site.cdi_kind)?);
         let (asked, known) = (upkeep::Asked::default(), quarantine::Known::default());
         let book = Mutex::new(book);
-        let claims =
-            Self { site, boot_id, book, changed, view, policy, notices, slices, store, edits, base, asked, known };
+        let claims = Self {
+            site,
+            boot_id,
+            book,
+            changed,
+            view,
+            policy,
+            notices,
+            gate,
+            slices,
+            store,
+            edits,
+            base,
+            asked,
+            known,
+        };
         let quarantined = claims.book().quarantined()?;
         claims.tell_quarantined(&quarantined);
         Ok(claims)
@@ -192,6 +221,16 @@ impl Claims {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The last reading of the node's GPUs, waiting a while for the first one; none if they can't be read.
+    async fn first_reading(&self) -> Option<Arc<Found>> {
+        let mut view = self.view.clone();
+        let first = tokio::time::timeout(FIRST_READING, view.wait_for(|view| *view != View::Searching)).await;
+        match first.ok()?.as_deref() {
+            Ok(View::Ready(found)) => Some(Arc::clone(found)),
+            _ => None,
+        }
+    }
+
     /// The last reading of the node's GPUs, waiting for the first one.
     async fn found(&self, call: &Call) -> Result<Arc<Found>, Failure> {
         let mut view = self.view.clone();
@@ -251,9 +290,25 @@ impl Claims {
     fn write_spec(&self, record: &Record, found: &Found) -> Result<(), Failure> {
         // Before what needs it; one that says the same already isn't written again.
         let base = self.edits.base(&self.base, found).map_err(|error| broken(&error))?;
-        self.store.write(Base::FILE, &base).map_err(|error| broken(&error))?;
         let spec = self.edits.spec(&self.site.cdi_kind, record, found).map_err(|error| broken(&error))?;
-        self.store.write(record.claim.uid().as_str(), &spec).map_err(|error| broken(&error))?;
+        // Two writers of one file would have each other's halves.
+        let written = self.book().alone(|_| {
+            self.store.write(Base::FILE, &base)?;
+            Ok(self.store.write(record.claim.uid().as_str(), &spec)?)
+        });
+        written.map_err(|error| broken(&error))
+    }
+
+    /// Refuses what a pod of somebody else holds. Whoever only looks at a GPU takes nothing from that pod.
+    async fn pass(&self, record: &Record, found: &Found, call: &Call) -> Result<(), Failure> {
+        let taken = record.devices.iter().filter(|held| !held.admin_access);
+        let taken: Vec<_> = taken.map(|held| (held.device.to_string(), &held.gpu)).collect();
+        let Some(in_use) = self.gate.in_use(&record.claim, &taken, &found.inventory, call).await else { return Ok(()) };
+        let note = in_use.note();
+        if in_use.is_refused {
+            return Err(Failure::Permanent(note));
+        }
+        self.notices.warn_users(&record.claim, &record.pods, "GPUContested", note);
         Ok(())
     }
 
@@ -273,10 +328,21 @@ impl Claims {
         }
     }
 
-    /// Undoes a reservation whose side effects failed, so that a device isn't held for nothing.
+    /// Undoes a reservation whose side effects failed, so that a device isn't held for nothing. What another instance has
+    /// prepared meanwhile is its own.
     async fn undo(&self, record: &Record) {
         let claim = &record.claim;
-        if let Err(error) = self.remove(claim, Some(record)).await {
+        let now = self.book().find(claim.uid());
+        let undone = match now {
+            Ok(Some(now)) if now.state == State::Prepared && now.devices == record.devices => return,
+            Ok(_) => {
+                self.restore_time_slices(record).await;
+                self.book().abandon(record, || self.store.remove(&self.site.cdi_kind, claim.uid().as_str()))
+            }
+            Err(error) => Err(error),
+        };
+        self.changed.send_replace(());
+        if let Err(error) = undone {
             tracing::error!(claim = %claim, claim.uid = %claim.uid(), error = %crate::report(&error),
                 "a failed prepare can't be undone yet; the kubelet's unprepare does it");
         }
@@ -284,19 +350,15 @@ impl Claims {
 
     /// The spec first: a record without a spec is still found by the next call, a spec without a record is not.
     ///
-    /// The time slice before both: what it is to be follows from the records. `made` is what was made without a record, if
-    /// there is none.
-    async fn remove(&self, claim: &ClaimRef, made: Option<&Record>) -> Result<(), Error> {
-        fault::point("unprepare.begin");
+    /// The time slice before both: what it is to be follows from the records.
+    async fn remove(&self, claim: &ClaimRef) -> Result<(), Error> {
+        fault::point(Point::UnprepareBegun);
         let record = self.book().find(claim.uid())?;
-        if let Some(record) = record.as_deref().or(made) {
-            self.restore_time_slices(record).await;
-            fault::point("unprepare.time-slice-restored");
+        if let Some(record) = record {
+            self.restore_time_slices(&record).await;
         }
-        self.store.remove(&self.site.cdi_kind, claim.uid().as_str())?;
-        fault::point("unprepare.spec-removed");
-        self.book().release(claim.uid())?;
-        fault::point("unprepare.released");
+        self.book().release(claim.uid(), || self.store.remove(&self.site.cdi_kind, claim.uid().as_str()))?;
+        fault::point(Point::Released);
         self.changed.send_replace(());
         Ok(())
     }
@@ -311,9 +373,7 @@ impl Driver for Claims {
         };
         if !self.has_spec(&record) {
             // Somebody emptied the directory. Without a reading of the GPUs the claim is prepared from the beginning.
-            let View::Ready(found) = self.view.borrow().clone() else {
-                return None;
-            };
+            let found = self.first_reading().await?;
             if let Err(failure) = self.restore_spec(&record, &found) {
                 return Some(Err(failure));
             }
@@ -334,7 +394,8 @@ impl Driver for Claims {
             devices,
             pods: claim.reserved_for.clone(),
         });
-        fault::point("prepare.begin");
+        self.pass(&record, &found, call).await?;
+        fault::point(Point::PrepareBegun);
         // Whatever an earlier try has done or not is done again.
         let earlier = self.book().find(record.claim.uid()).map_err(|error| broken(&error))?;
         if let Some(earlier) = earlier.filter(|earlier| earlier.devices != record.devices) {
@@ -342,7 +403,7 @@ impl Driver for Claims {
             self.restore_time_slices(&earlier).await;
         }
         self.reserve(&record, call).await?;
-        fault::point("prepare.reserved");
+        fault::point(Point::Reserved);
         let made = match self.set_time_slices(&record, &found, call).await {
             Ok(()) => self.write_spec(&record, &found),
             Err(failure) => Err(failure),
@@ -351,13 +412,12 @@ impl Driver for Claims {
             self.undo(&record).await;
             return Err(failure);
         }
-        fault::point("prepare.spec-written");
         if !self.book().commit(record.claim.uid()).map_err(|error| broken(&error))? {
             // Another driver instance unprepared it meanwhile, and knew nothing of what was made here since.
             self.undo(&record).await;
             return Err(Failure::Transient("the claim was unprepared while it was being prepared".to_owned()));
         }
-        fault::point("prepare.committed");
+        fault::point(Point::Committed);
         self.asked.note(record.claim.uid());
         self.changed.send_replace(());
         tracing::info!(devices = %names(&record), "prepared");
@@ -366,7 +426,7 @@ impl Driver for Claims {
     }
 
     async fn unprepare(&self, claim: &ClaimRef) -> Result<(), Failure> {
-        self.remove(claim, None).await.map_err(|error| broken(&error))?;
+        self.remove(claim).await.map_err(|error| broken(&error))?;
         tracing::info!("unprepared");
         Ok(())
     }

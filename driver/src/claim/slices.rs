@@ -6,7 +6,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use aliquot_model::GpuUuid;
@@ -16,13 +15,10 @@ use tokio::sync::Mutex as AsyncMutex;
 
 use super::{Claims, Record, book::Change, broken, hold};
 use crate::{
-    discovery::{Found, View},
-    fault,
+    discovery::Found,
+    fault::{self, Point},
     sharing::time_slice,
 };
-
-/// How long an unprepare waits for the first reading of the GPUs; the kubelet gives up after 45 s.
-const FIRST_READING: Duration = Duration::from_secs(10);
 
 /// One turn for each GPU, and in it what was last set there; none where that isn't known. These are the only locks held
 /// while something outside is asked.
@@ -99,8 +95,8 @@ impl Claims {
             self.notices.warn_users(&record.claim, &record.pods, "TimeSliceNotSet", note);
         } else {
             tracing::info!(%gpu, %slice, "time slice set");
+            fault::point(Point::TimeSliceSet);
         }
-        fault::point("prepare.time-slice-set");
         Ok(())
     }
 
@@ -115,9 +111,7 @@ impl Claims {
             return;
         }
         // Right after the start the GPUs haven't been read yet.
-        let mut view = self.view.clone();
-        let first = tokio::time::timeout(FIRST_READING, view.wait_for(|view| *view != View::Searching)).await;
-        let Ok(Ok(View::Ready(found))) = first.map(|first| first.map(|view| view.clone())) else {
+        let Some(found) = self.first_reading().await else {
             for gpu in gpus {
                 self.owe(gpu, "the GPUs can't be read");
             }
@@ -136,7 +130,10 @@ impl Claims {
             return;
         }
         match self.slices.set(&gpu, slice, &mut known, found).await {
-            Ok(()) => tracing::info!(%gpu, %slice, "time slice restored"),
+            Ok(()) => {
+                tracing::info!(%gpu, %slice, "time slice restored");
+                fault::point(Point::TimeSliceRestored);
+            }
             Err(error) => self.owe(gpu, &crate::report(&error)),
         }
     }

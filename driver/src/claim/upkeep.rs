@@ -8,7 +8,10 @@ use std::{
 use dra_plugin::{ClaimRef, ClaimUid};
 
 use super::{Claims, Error, Quarantined, Record, State};
-use crate::discovery::View;
+use crate::{
+    discovery::View,
+    fault::{self, Point},
+};
 
 /// Everything of this driver's on the node that stands for a claim.
 #[derive(Debug, Default)]
@@ -85,17 +88,28 @@ impl Claims {
         self.asked.lock().get(uid).copied() != asked || !is_as_seen()
     }
 
-    /// Undoes a claim as the kubelet's unprepare does. To be called in the claim's turn.
-    pub(crate) async fn remove_stale(&self, claim: &ClaimRef) -> Result<(), Error> {
-        self.remove(claim, None).await
+    /// Undoes a claim as the kubelet's unprepare does; false if its record isn't the one that was judged any more. To be
+    /// called in the claim's turn.
+    pub(crate) async fn remove_stale(&self, claim: &ClaimRef, judged: Option<&Record>) -> Result<bool, Error> {
+        fault::point(Point::UnprepareBegun);
+        if let Some(record) = judged {
+            self.restore_time_slices(record).await;
+        }
+        let spec = || self.store.remove(&self.site.cdi_kind, claim.uid().as_str());
+        let is_removed = self.book().release_if_still(claim.uid(), judged, spec)?;
+        fault::point(Point::Released);
+        self.changed.send_replace(());
+        Ok(is_removed)
     }
 
-    /// Removes a spec that no record stands behind; false if one does by now. To be called in the claim's turn.
+    /// Removes a spec that no record stands behind; false if one does by now.
     pub(crate) fn remove_spec(&self, uid: &ClaimUid) -> Result<bool, Error> {
-        if self.book().mentions(uid) {
-            return Ok(false);
-        }
-        self.store.remove(&self.site.cdi_kind, uid.as_str())?;
-        Ok(true)
+        Ok(self.book().alone(|book| {
+            let is_orphan = !book.mentions(uid);
+            if is_orphan {
+                self.store.remove(&self.site.cdi_kind, uid.as_str())?;
+            }
+            Ok(is_orphan)
+        })?)
     }
 }

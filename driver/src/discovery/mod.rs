@@ -13,8 +13,8 @@ use std::{
 };
 
 use aliquot_model::{BrokenGpu, Gpu, Inventory};
-use aliquot_nvml::{GpuReading, Nvml, Questions, Reading, Session};
-use tokio::sync::watch;
+use aliquot_nvml::{EventKind, GpuEvent, GpuReading, Nvml, Questions, Reading, Session};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::roots::Roots;
@@ -84,8 +84,17 @@ pub enum Trouble {
     Nvml(#[from] aliquot_nvml::Error),
 }
 
+/// The driver's library, once it is there.
+#[derive(Debug, Default)]
+pub struct Library {
+    nvml: Option<Nvml>,
+    /// Who is told what GPUs report by themselves.
+    told: Option<mpsc::UnboundedSender<GpuEvent>>,
+}
+
 /// Reads once.
-pub async fn read(nvml: &mut Option<Nvml>, session: Session, settings: &Settings) -> Result<Found, Trouble> {
+pub async fn read(library: &mut Library, session: Session, settings: &Settings) -> Result<Found, Trouble> {
+    let Library { nvml, told } = library;
     let root = &settings.roots.driver;
     let searched = aliquot_nvml::candidates(root);
     let Some(path) = searched.iter().find(|path| path.is_file()) else {
@@ -95,7 +104,10 @@ pub async fn read(nvml: &mut Option<Nvml>, session: Session, settings: &Settings
     };
     let library = match nvml {
         Some(open) if open.path() == path => open,
-        _ => nvml.insert(Nvml::new(path.clone())?),
+        _ => nvml.insert(match told {
+            Some(told) => Nvml::watching(path.clone(), told.clone())?,
+            None => Nvml::new(path.clone())?,
+        }),
     };
     match library.read(session, settings.deadline).await {
         Ok(reading) => Ok(found(reading, settings)),
@@ -115,23 +127,26 @@ pub struct Findings {
     pub views: watch::Sender<View>,
     /// The library, for those who ask more of it: a second session would hide new GPUs from this one.
     pub questions: watch::Sender<Option<Questions>>,
+    /// What GPUs report by themselves.
+    pub events: mpsc::UnboundedSender<GpuEvent>,
 }
 
 /// Follows the node until `stop`.
 pub async fn follow(settings: Settings, findings: Findings, stop: CancellationToken) {
-    let Findings { views, questions } = findings;
-    let mut nvml = None;
+    let Findings { views, questions, events } = findings;
+    let (told, mut heard) = mpsc::unbounded_channel();
+    let mut library = Library { nvml: None, told: Some(told) };
     let mut session = Session::Keep;
-    let mut waker = wake::Waker::new(&settings.roots);
+    let mut waker = wake::Waker::of_driver(&settings.roots);
     loop {
         let reading = tokio::select! {
             () = stop.cancelled() => return,
-            reading = read(&mut nvml, session, &settings) => reading,
+            reading = read(&mut library, session, &settings) => reading,
         };
         questions.send_if_modified(|last| {
             let is_over = last.as_ref().is_none_or(Questions::are_over);
             if is_over {
-                *last = nvml.as_ref().map(Nvml::questions);
+                *last = library.nvml.as_ref().map(Nvml::questions);
             }
             is_over
         });
@@ -145,11 +160,23 @@ pub async fn follow(settings: Settings, findings: Findings, stop: CancellationTo
             }
             changed
         });
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = waker.woken() => session = Session::Renew,
-            () = tokio::time::sleep(settings.interval) => session = if troubled { Session::Renew } else { Session::Keep },
-        }
+        let due = tokio::time::sleep(settings.interval);
+        tokio::pin!(due);
+        session = loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = waker.woken() => break Session::Renew,
+                () = &mut due => break if troubled { Session::Renew } else { Session::Keep },
+                Some(event) = heard.recv() => {
+                    let tells_all = matches!(event.kind, EventKind::Xid(_));
+                    // Nobody may care for the GPUs' health.
+                    let _ = events.send(event);
+                    if !tells_all {
+                        break Session::Keep;
+                    }
+                }
+            }
+        };
     }
 }
 
@@ -217,6 +244,7 @@ fn placed(gpu: GpuReading, driver_version: &str, cuda_driver_version: &str, sys:
         drm: place.drm,
         process_memory: gpu.process_memory,
         hard_limits: gpu.memory_limits,
+        needs: gpu.needs,
     }
 }
 
@@ -294,6 +322,7 @@ mod tests {
             memory: gpu.memory,
             process_memory: true,
             memory_limits,
+            needs: gpu.needs,
         }
     }
 
@@ -365,7 +394,7 @@ mod tests {
     async fn a_missing_driver_says_where_it_was_searched_and_what_to_do() {
         let dir = tempfile::tempdir().unwrap();
         let settings = settings(dir.path().join("root").to_str().unwrap());
-        let reason = read(&mut None, Session::Keep, &settings).await.unwrap_err().to_string();
+        let reason = read(&mut Library::default(), Session::Keep, &settings).await.unwrap_err().to_string();
         assert!(reason.contains("--driver-root") && reason.contains("root/usr/lib64/libnvidia-ml.so.1"), "{reason}");
     }
 }

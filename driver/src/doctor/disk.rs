@@ -50,7 +50,9 @@ pub(super) struct Disk {
 /// Reads everything once.
 pub(super) fn look(args: &DoctorArgs, roots: &Roots, reading: &Result<Found, Trouble>) -> Disk {
     let inventory = reading.as_ref().ok().map(|found| &found.inventory);
-    let kubelet = [roots.kubelet.clone(), roots.kubelet.join("plugins"), roots.kubelet.join("plugins_registry")];
+    // In a pod only the driver's own may be there to be written.
+    let plugins = if roots.plugin.is_dir() { roots.plugin.clone() } else { roots.kubelet.join("plugins") };
+    let kubelet = [roots.kubelet.clone(), plugins, roots.kubelet.join("plugins_registry")];
     Disk {
         files: installed(roots, reading),
         devices: read(&roots.proc.join("devices")),

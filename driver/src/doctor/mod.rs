@@ -34,8 +34,42 @@ use self::{
 use crate::{
     args::{DoctorArgs, ReportForm},
     discovery::{self, Found, Trouble},
-    inspect, streams,
+    inspect,
+    others::{Kubelet, Plugins},
+    streams,
 };
+
+/// A way in for the fuzzer.
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing {
+    use std::path::{Path, PathBuf};
+
+    use super::{check::Verdict, runtime};
+
+    /// What is wrong comes with a fix, and what is imported is an absolute path.
+    pub(crate) fn runtime_config(told: &str, files: &str) {
+        let source = |(at, text): (usize, &str)| runtime::Source {
+            path: PathBuf::from(format!("/etc/runtime/{at}.toml")),
+            text: Ok(text.to_owned()),
+        };
+        let files: Vec<runtime::Source> = files.split('\0').enumerate().map(source).collect();
+        for file in &files {
+            let imports = runtime::imports(&file.path, file.text.as_deref().unwrap_or_default());
+            assert!(imports.iter().all(|path| path.is_absolute()));
+        }
+        let (drop_ins, main) =
+            files.split_last().map_or((&[][..], &[][..]), |(last, main)| (std::slice::from_ref(last), main));
+        let sources = runtime::Sources {
+            containerd: main.to_vec(),
+            containerd_drop_ins: drop_ins.to_vec(),
+            crio: if told.starts_with("cri-o") { files.clone() } else { Vec::new() },
+        };
+        let told = Some(told).filter(|told| !told.is_empty());
+        let check = runtime::judge(told, &sources, Path::new("/var/run/cdi"));
+        assert_eq!(check.fix.is_some(), matches!(check.verdict, Verdict::Failed | Verdict::Warning));
+        assert!(!check.found.is_empty());
+    }
+}
 
 /// A file system that gives no answer for so long hangs.
 const FILES: Duration = Duration::from_secs(10);
@@ -80,13 +114,15 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode, Error> {
 }
 
 async fn checks(args: &DoctorArgs, driver: &DriverName, node: &NodeName) -> Vec<Check> {
-    let (settings, mut nvml) = (inspect::once(&args.node), None);
+    let (settings, mut library) = (inspect::once(&args.node), discovery::Library::default());
     let asking = async {
         let asking = Asking::begin(args.api_deadline).await?;
         let answers = Box::pin(asking.all(node)).await?;
         Ok((asking, answers))
     };
-    let (reading, asked) = tokio::join!(discovery::read(&mut nvml, aliquot_nvml::Session::Keep, &settings), asking);
+    let kubelet = Kubelet::new(&args.node.places.kubelet_root);
+    let reading = discovery::read(&mut library, aliquot_nvml::Session::Keep, &settings);
+    let (reading, asked, plugins) = tokio::join!(reading, asking, kubelet.ask());
     let reading = Arc::new(reading);
     let looking = tokio::task::spawn_blocking({
         let (args, roots, reading) = (args.clone(), settings.roots.clone(), Arc::clone(&reading));
@@ -112,7 +148,7 @@ async fn checks(args: &DoctorArgs, driver: &DriverName, node: &NodeName) -> Vec<
         }
         (Ok((asking, _)), Some(inventory), None) => asking.rehearse(driver, node, inventory, &Policy::default()).await,
     };
-    checks.extend(in_cluster(args, &asked.map(|(_, answers)| answers), &rehearsed, inventory));
+    checks.extend(in_cluster(args, &asked.map(|(_, answers)| answers), &rehearsed, inventory, plugins.ok()));
     checks
 }
 
@@ -143,6 +179,7 @@ fn in_cluster(
     answers: &Answer<Answers>,
     rehearsed: &Rehearsed,
     inventory: Option<&Inventory>,
+    plugins: Option<Plugins>,
 ) -> Vec<Check> {
     let (driver, node) = (&args.node.driver_name, &args.node.node_name);
     let unasked;
@@ -160,6 +197,13 @@ fn in_cluster(
         features::judge(rehearsed),
         access::judge(&answers.user, &answers.refused),
         others::classes(driver, &answers.classes),
-        others::drivers(driver, &answers.node, &answers.slices, inventory),
+        others::drivers(others::Sources {
+            driver,
+            node,
+            plugins,
+            object: &answers.node,
+            slices: &answers.slices,
+            inventory,
+        }),
     ]
 }

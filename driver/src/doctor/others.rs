@@ -1,5 +1,5 @@
 //! Checks `device-classes` and `other-drivers`: claims can find these GPUs, and nobody else hands them out.
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use aliquot_model::Inventory;
 use k8s_openapi::api::{
@@ -11,6 +11,7 @@ use super::{
     api::Answer,
     check::{Check, some},
 };
+use crate::others::{Heard, Other, Plugins, Published, judge};
 
 const CLASSES: &str = "device-classes";
 const OTHERS: &str = "other-drivers";
@@ -19,7 +20,6 @@ const OTHERS: &str = "other-drivers";
 const NVIDIAS: &str = "gpu.nvidia.com";
 /// Of everything that NVIDIA's device plugin counts.
 const PLUGINS: &str = "nvidia.com/";
-const PCI: &str = "resource.kubernetes.io/pciBusID";
 
 pub(super) fn classes(driver: &str, classes: &Answer<Vec<DeviceClass>>) -> Check {
     let classes = match classes {
@@ -43,57 +43,68 @@ pub(super) fn classes(driver: &str, classes: &Answer<Vec<DeviceClass>>) -> Check
     Check::ok(CLASSES, some(&ours))
 }
 
-pub(super) fn drivers(
-    driver: &str,
-    node: &Answer<Option<Node>>,
-    slices: &Answer<Vec<ResourceSlice>>,
-    inventory: Option<&Inventory>,
-) -> Check {
-    let (node, slices) = match (node, slices) {
-        (Ok(node), Ok(slices)) => (node, slices),
-        (Err(error), _) | (_, Err(error)) => return Check::skipped(OTHERS, error.reason.clone()),
-    };
-    let counted = node.as_ref().map(counted).unwrap_or_default();
-    if !counted.is_empty() {
-        return Check::warning(
-            OTHERS,
-            format!("a device plugin hands out GPUs of this node too: {}", some(&counted)),
-            "keep it off this node (with the GPU operator: kubectl label node NODE nvidia.com/gpu.deploy.device-plugin=false \
-             --overwrite), then restart the kubelet if the resources stay; pods that ask for nvidia.com/gpu are served by \
-             deploy/overlays/extended-resource",
-        );
+/// What is asked of the node and the cluster; `plugins` is none where the kubelet can't be asked.
+pub(super) struct Sources<'a> {
+    pub(super) driver: &'a str,
+    pub(super) node: &'a str,
+    pub(super) plugins: Option<Plugins>,
+    pub(super) object: &'a Answer<Option<Node>>,
+    pub(super) slices: &'a Answer<Vec<ResourceSlice>>,
+    pub(super) inventory: Option<&'a Inventory>,
+}
+
+pub(super) fn drivers(sources: Sources<'_>) -> Check {
+    let Sources { driver, node, plugins, object, slices, inventory } = sources;
+    let published = slices.as_ref().map(|slices| Published::of(driver, slices)).unwrap_or_default();
+    let is_asked = plugins.is_some();
+    let heard = Heard { plugins: plugins.unwrap_or_default(), published };
+    let elsewhere = inventory.map(|inventory| judge(inventory, &heard)).unwrap_or_default();
+    let mut others: BTreeMap<Other, Option<usize>> =
+        elsewhere.unplaced.into_iter().map(|other| (other, None)).collect();
+    for other in elsewhere.gpus.into_values().flat_map(|others| others.by) {
+        *others.entry(other).or_default().get_or_insert_default() += 1;
     }
-    let others = publishers(driver, slices, inventory);
+    // Known for GPUs, wherever they are.
+    let known = slices.iter().flatten().any(|slice| slice.spec.driver == NVIDIAS && driver != NVIDIAS);
+    others.extend(
+        known
+            .then(|| Other::Driver(NVIDIAS.to_owned()))
+            .filter(|other| !others.contains_key(other))
+            .map(|other| (other, None)),
+    );
+    // The node's figures stand where it can't be seen which GPUs they are of.
+    if !is_asked || inventory.is_none() {
+        let resources = object.iter().flatten().flat_map(counted);
+        others.extend(resources.map(|(resource, amount)| (Other::Plugin(resource), Some(amount))));
+    }
+    let found: Vec<String> = others
+        .iter()
+        .map(|(other, count)| match count {
+            Some(count) => format!("{other} ({count})"),
+            None => other.to_string(),
+        })
+        .collect();
     if !others.is_empty() {
-        return Check::warning(
-            OTHERS,
-            format!("another DRA driver publishes GPUs of this node: {}", some(&others)),
-            "keep it off this node, or its GPUs off it: NVIDIA's chart has kubeletPlugin.affinity and resources.gpus.enabled",
+        let mut remedies: Vec<String> = others.keys().map(|other| other.remedy(node)).collect();
+        remedies.dedup();
+        let fix = format!(
+            "{}; or leave GPUs to them by a rule with offer: [] in the policy file. If resources stay after a plugin has gone, \
+             restart the kubelet. Pods that ask for nvidia.com/gpu are served by deploy/overlays/extended-resource",
+            remedies.join("; ")
         );
+        return Check::warning(OTHERS, format!("others hand out GPUs of this node too: {}", some(&found)), fix);
     }
-    Check::ok(OTHERS, "nobody else publishes GPUs of this node")
+    match (object, slices) {
+        (Err(error), _) | (_, Err(error)) => Check::skipped(OTHERS, error.reason.clone()),
+        (Ok(_), Ok(_)) => Check::ok(OTHERS, "nobody else hands out GPUs of this node"),
+    }
 }
 
 /// What a device plugin has for pods on the node.
-fn counted(node: &Node) -> Vec<String> {
+fn counted(node: &Node) -> Vec<(String, usize)> {
     let all = node.status.iter().flat_map(|status| status.allocatable.iter().flatten());
     let some = all.filter(|(name, amount)| name.starts_with(PLUGINS) && amount.0 != "0");
-    some.map(|(name, amount)| format!("{name}: {}", amount.0)).collect()
-}
-
-/// Other drivers whose slices have these GPUs by their place on the PCI bus, or that are known for GPUs.
-fn publishers(driver: &str, slices: &[ResourceSlice], inventory: Option<&Inventory>) -> Vec<String> {
-    let ours: BTreeSet<String> =
-        inventory.iter().flat_map(|inventory| inventory.gpus()).map(|gpu| gpu.pci.to_string()).collect();
-    let is_ours = |slice: &ResourceSlice| {
-        slice.spec.devices.iter().flatten().any(|device| {
-            let place = device.attributes.as_ref().and_then(|all| all.get(PCI)?.string.as_ref());
-            place.is_some_and(|place| ours.contains(place))
-        })
-    };
-    let others = slices.iter().filter(|slice| slice.spec.driver != driver);
-    let others = others.filter(|slice| slice.spec.driver == NVIDIAS || is_ours(slice));
-    others.map(|slice| slice.spec.driver.clone()).collect::<BTreeSet<_>>().into_iter().collect()
+    some.map(|(name, amount)| (name.clone(), amount.0.parse().unwrap_or_default())).collect()
 }
 
 #[cfg(test)]
@@ -104,6 +115,7 @@ mod tests {
     use crate::{
         doctor::{api::Unanswered, check::Verdict},
         offer::tests::gpu,
+        others::testing::slice,
     };
 
     const DRIVER: &str = "gpu.aliquot.dev";
@@ -111,13 +123,6 @@ mod tests {
     #[allow(clippy::unnecessary_wraps, reason = "it is judged as what may fail")]
     fn node(allocatable: &Value) -> Answer<Option<Node>> {
         Ok(Some(serde_json::from_value(json!({"metadata": {}, "status": {"allocatable": allocatable}})).unwrap()))
-    }
-
-    fn slice(driver: &str, pci: &str) -> ResourceSlice {
-        let device = json!({"name": "x", "attributes": {PCI: {"string": pci}}});
-        let pool = json!({"name": "p", "generation": 1, "resourceSliceCount": 1});
-        let spec = json!({"driver": driver, "pool": pool, "devices": [device]});
-        serde_json::from_value(json!({"metadata": {}, "spec": spec})).unwrap()
     }
 
     fn class(name: &str, expression: &str) -> DeviceClass {
@@ -136,29 +141,48 @@ mod tests {
         assert_eq!(classes(DRIVER, &Err(forbidden)).verdict, Verdict::Skipped);
     }
 
+    fn found(
+        driver: &str,
+        plugins: Option<Plugins>,
+        object: &Answer<Option<Node>>,
+        slices: &Answer<Vec<ResourceSlice>>,
+        inventory: Option<&Inventory>,
+    ) -> Check {
+        drivers(Sources { driver, node: "node1", plugins, object, slices, inventory })
+    }
+
     #[test]
-    fn a_device_plugin_that_counts_gpus_is_told() {
-        let check = drivers(DRIVER, &node(&json!({"cpu": "8", "nvidia.com/gpu": "8"})), &Ok(vec![]), None);
+    fn a_device_plugin_is_told_by_its_devices_and_else_by_what_the_node_counts() {
+        let counts = node(&json!({"cpu": "8", "nvidia.com/gpu": "8"}));
+        let check = found(DRIVER, None, &counts, &Ok(vec![]), None);
         assert_eq!(check.verdict, Verdict::Warning);
-        assert!(check.found.contains("nvidia.com/gpu: 8") && check.fix.unwrap().contains("device-plugin=false"));
+        assert!(check.found.contains("the device plugin of nvidia.com/gpu (8)"), "{}", check.found);
+        assert!(check.fix.unwrap().contains("kubectl label node node1 nvidia.com/gpu.deploy.device-plugin=false"));
         let gone = node(&json!({"nvidia.com/gpu": "0"}));
-        assert_eq!(drivers(DRIVER, &gone, &Ok(vec![]), None).verdict, Verdict::Ok);
+        assert_eq!(found(DRIVER, None, &gone, &Ok(vec![]), None).verdict, Verdict::Ok);
+        let inventory = Inventory::new(vec![gpu(0x41)], vec![]);
+        let asked = |plugins| found(DRIVER, Some(plugins), &counts, &Ok(vec![]), Some(&inventory));
+        assert_eq!(asked(Plugins::default()).verdict, Verdict::Ok, "it hands out others' GPUs");
+        let check = asked(Plugins::of_gpu("example.com/renamed", &gpu(0x41)));
+        assert!(check.found.contains("the device plugin of example.com/renamed (1)"), "{}", check.found);
     }
 
     #[test]
     fn another_driver_is_told_by_its_name_or_by_the_gpus_place() {
         let none = node(&json!({}));
         let inventory = Inventory::new(vec![gpu(0x41)], vec![]);
-        let found = |driver: &str, pci: &str| {
-            drivers(DRIVER, &none, &Ok(vec![slice(driver, pci), slice(DRIVER, "0000:41:00.0")]), Some(&inventory))
-                .verdict
+        let verdict = |ours: &str, driver: &str, pci: &str| {
+            let slices = Ok(vec![slice("a", driver, pci), slice("b", ours, "0000:41:00.0")]);
+            found(ours, None, &none, &slices, Some(&inventory)).verdict
         };
-        assert_eq!(found("gpu.nvidia.com", "0000:99:00.0"), Verdict::Warning);
-        assert_eq!(found("gpu.example.com", "0000:41:00.0"), Verdict::Warning);
-        assert_eq!(found("nic.example.com", "0000:99:00.0"), Verdict::Ok);
-        let own =
-            drivers("gpu.nvidia.com", &none, &Ok(vec![slice("gpu.nvidia.com", "0000:41:00.0")]), Some(&inventory));
-        assert_eq!(own.verdict, Verdict::Ok);
-        assert_eq!(drivers(DRIVER, &none, &Err(Unanswered::away("no")), None).verdict, Verdict::Skipped);
+        assert_eq!(verdict(DRIVER, "gpu.nvidia.com", "0000:99:00.0"), Verdict::Warning);
+        assert_eq!(verdict(DRIVER, "gpu.example.com", "0000:41:00.0"), Verdict::Warning);
+        assert_eq!(verdict(DRIVER, "nic.example.com", "0000:99:00.0"), Verdict::Ok);
+        assert_eq!(verdict("gpu.nvidia.com", "gpu.nvidia.com", "0000:41:00.0"), Verdict::Ok);
+        let away = Err(Unanswered::away("no"));
+        assert_eq!(found(DRIVER, Some(Plugins::default()), &none, &away, None).verdict, Verdict::Skipped);
+        let plugins = Plugins::of_gpu("nvidia.com/gpu", &gpu(0x41));
+        let check = found(DRIVER, Some(plugins), &none, &away, Some(&inventory));
+        assert_eq!(check.verdict, Verdict::Warning, "what the kubelet says needs no API server");
     }
 }

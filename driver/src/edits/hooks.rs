@@ -87,7 +87,7 @@ pub(super) fn limit(roots: &Roots, record: &Record, device: &DeviceName) -> Opti
         [("--socket", socket.as_str()), ("--claim", record.claim.uid().as_str()), ("--device", device.as_str())];
     let words = flags.iter().flat_map(|(flag, value)| [(*flag).to_owned(), (*value).to_owned()]).collect();
     // Also where no hook could be installed this time: what a claim was promised fails rather than being forgotten.
-    let installed = Installed { path: roots.plugin.join(hook::NAME), params: None };
+    let installed = Installed::of_plugin(roots);
     // The container's first process is in its cgroup then, and nothing of the container runs yet.
     Some(Hook { hook_name: HookName::CreateRuntime, ..run(&installed, "limit-memory", words) })
 }
@@ -97,7 +97,7 @@ fn run(installed: &Installed, command: &str, words: Vec<String>) -> Hook {
     Hook {
         hook_name: HookName::CreateContainer,
         path: installed.path.to_string_lossy().into_owned(),
-        args: [hook::NAME, command, "--log", &installed.log().to_string_lossy()]
+        args: [hook::NAME, command, "--log", &installed.log.to_string_lossy()]
             .map(str::to_owned)
             .into_iter()
             .chain(words)

@@ -3,6 +3,8 @@
 //! Two specs meet in a container. The node's holds what everybody needs who uses any GPU: the driver's files, its control
 //! nodes, and the hook that makes them known in the image. A claim's holds its devices' own nodes, and is small, since each
 //! claim has one. Both follow from the record and the driver's installation alone.
+#[cfg(test)]
+mod golden;
 mod hooks;
 mod mounts;
 pub(crate) mod nodes;

@@ -52,6 +52,7 @@ fn mount(roots: &Roots, file: &Path, container_path: String, options: &[&str]) -
     Mount {
         host_path: roots.on_host(file).to_string_lossy().into_owned(),
         container_path,
+        kind: Some("bind".to_owned()),
         options: options.iter().map(|option| (*option).to_owned()).collect(),
     }
 }

@@ -54,6 +54,8 @@ fn node(roots: &Roots, name: &str, major: i64, minor: i64) -> DeviceNode {
         kind: Some(NodeType::Character),
         major: Some(major),
         minor: Some(minor),
+        // As NVIDIA's driver makes them, and runtimes where nothing is said.
+        file_mode: Some(0o666),
         // Making nodes is the runtime's work, not the container's.
         permissions: Some("rw".to_owned()),
     }

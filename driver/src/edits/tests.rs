@@ -37,7 +37,7 @@ fn edits(hook: Option<Hook>) -> (Edits, tempfile::TempDir) {
 }
 
 fn hook() -> Hook {
-    Hook { path: "/plugin/aliquot-hook".into(), params: Some("/plugin/params".into()) }
+    Hook { path: "/plugin/aliquot-hook".into(), params: Some("/plugin/params".into()), log: "/plugin/hook.log".into() }
 }
 
 fn base(hook: Option<Hook>) -> serde_json::Value {

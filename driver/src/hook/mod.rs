@@ -1,6 +1,9 @@
 //! The container hook on the host: where the runtime finds it, and what it shows containers of the kernel module.
 mod install;
+mod log;
 mod params;
+mod place;
+pub(crate) mod refusals;
 
 use std::{
     io,
@@ -10,7 +13,10 @@ use std::{
 
 use owned_dir::{Access, Dir};
 
-use crate::roots::Roots;
+use crate::{
+    fault::{self, Point},
+    roots::Roots,
+};
 
 /// Its name, beside the driver and in the plugin's directory.
 pub(crate) const NAME: &str = "aliquot-hook";
@@ -31,6 +37,9 @@ pub(crate) enum Lacking {
     /// The plugin's directory.
     #[error("the hook's directory can't be used")]
     Dir(#[from] owned_dir::Error),
+    /// The directory for containers in user namespaces.
+    #[error(transparent)]
+    Place(#[from] place::Unfit),
     /// The kubelet's root isn't there.
     #[error("the directory {} can't be made", path.display())]
     Missing {
@@ -48,28 +57,45 @@ pub struct Hook {
     pub path: PathBuf,
     /// The parameters that containers are shown; none where the module has none.
     pub params: Option<PathBuf>,
+    /// Where it writes why a container wasn't started.
+    pub log: PathBuf,
 }
 
 impl Hook {
-    /// Where the hook writes why a container wasn't started.
-    pub(crate) fn log(&self) -> PathBuf {
-        self.path.with_file_name(LOG)
+    /// The one in the plugin's directory, which runtimes start on the host's behalf.
+    pub(crate) fn of_plugin(roots: &Roots) -> Self {
+        Self { path: roots.plugin.join(NAME), params: None, log: log_path(roots) }
     }
 }
 
-/// Puts the hook in its place, and beside it the parameters that containers are shown; one that stays away is told of.
-pub(crate) fn begin(roots: &Roots, from: Option<&Path>) -> Option<Hook> {
+/// Where the hook writes why a container wasn't started.
+pub(crate) fn log_path(roots: &Roots) -> PathBuf {
+    roots.plugin.join(LOG)
+}
+
+/// Puts the hook in its places, and beside it the parameters that containers are shown; one that stays away is told of.
+///
+/// `from` is the shipped one. `open_to_all` is a directory for containers in user namespaces as well.
+pub(crate) fn begin(roots: &Roots, from: Option<&Path>, open_to_all: &Path) -> Option<Hook> {
+    // Given by the kubelet to every container.
+    let in_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
     let begun = source(from).and_then(|from| {
-        let dir = directory(roots)?;
-        install::install(&from, &dir)?;
-        let params = match params::masked(&roots.proc) {
-            Some(masked) => {
-                dir.write(PARAMS, masked.as_bytes(), Access::Public)?;
-                Some(roots.plugin.join(PARAMS))
+        let params = params::masked(&roots.proc);
+        let put = |dir: &Dir| -> Result<Hook, Lacking> {
+            install::install(&from, dir)?;
+            if let Some(params) = &params {
+                dir.write(PARAMS, params.as_bytes(), Access::Public)?;
             }
-            None => None,
+            let params = params.as_ref().map(|_| dir.path().join(PARAMS));
+            Ok(Hook { path: dir.path().join(NAME), params, log: log_path(roots) })
         };
-        Ok(Hook { path: roots.plugin.join(NAME), params })
+        let of_plugin = put(&directory(roots)?)?;
+        let open = place::open(open_to_all, in_pod).map_err(Lacking::from).and_then(|dir| put(&dir));
+        Ok(open.unwrap_or_else(|unfit| {
+            tracing::warn!(reason = %crate::report(&unfit), hook = %of_plugin.path.display(), "containers of pods with user \
+                namespaces (hostUsers: false) can't start the hook, and so not with a GPU; see --hook-root");
+            of_plugin
+        }))
     });
     match begun {
         Ok(hook) => Some(hook),
@@ -109,5 +135,7 @@ pub(crate) fn directory(roots: &Roots) -> Result<Dir, Lacking> {
         return Err(missing(io::ErrorKind::NotFound.into()));
     }
     std::fs::DirBuilder::new().recursive(true).mode(0o750).create(&roots.plugin).map_err(missing)?;
-    Ok(Dir::open(&roots.plugin)?)
+    let dir = Dir::open(&roots.plugin)?.watched(fault::plugin);
+    fault::point(Point::PluginDirMade);
+    Ok(dir)
 }

@@ -1,4 +1,4 @@
-//! Keeps what is published at what inventory, policy, holdings and the API server together allow.
+//! Keeps what is published at what inventory, policy, holdings, others and the API server together allow.
 mod server;
 
 use std::{sync::Arc, time::SystemTime};
@@ -21,6 +21,7 @@ use crate::{
     discovery::View,
     notices::Notices,
     offer::{self, Holding, Layout, Offered},
+    others::{Elsewhere, Latest, Mark, Storage},
     policy::InForce,
 };
 
@@ -39,11 +40,13 @@ pub(crate) struct Offering {
     pub(crate) publishing: Handle,
     pub(crate) healths: watch::Sender<Vec<DeviceHealth>>,
     pub(crate) notices: Notices,
+    pub(crate) mark: Mark,
 }
 
 /// What has come of it so far.
 struct State {
     server: Server,
+    taints: Storage,
     /// What was told of GPUs that the policy doesn't fit.
     faults: Vec<String>,
     /// What was told of records that can't be read.
@@ -53,7 +56,13 @@ struct State {
 
 impl State {
     fn new() -> Self {
-        Self { server: Server::new(Instant::now()), faults: Vec::new(), unread: None, pauses: fresh() }
+        Self {
+            server: Server::new(Instant::now()),
+            taints: Storage::default(),
+            faults: Vec::new(),
+            unread: None,
+            pauses: fresh(),
+        }
     }
 }
 
@@ -67,6 +76,7 @@ impl Offering {
         self,
         mut view: watch::Receiver<View>,
         mut policy: watch::Receiver<InForce>,
+        mut others: Latest,
         claims: Arc<Claims>,
         stop: CancellationToken,
     ) {
@@ -76,19 +86,20 @@ impl Offering {
         loop {
             let now = view.borrow_and_update().clone();
             let in_force = policy.borrow_and_update().policy();
+            let known = others.borrow_and_update().clone();
             holders.borrow_and_update();
             contested.borrow_and_update();
             let publishing = async {
-                match (now, in_force) {
+                match (now, in_force.zip(known)) {
                     (View::Unavailable(_), _) => {
                         self.publish(Offered::default());
                         self.healths.send_replace(Vec::new());
                         None
                     }
-                    (View::Ready(found), Some(policy)) => match claims.holdings() {
+                    (View::Ready(found), Some((policy, known))) => match claims.holdings() {
                         Ok(holdings) => {
                             (state.unread, state.pauses) = (None, fresh());
-                            self.offer(&found.inventory, &policy, &holdings, &mut state).await
+                            self.offer(&found.inventory, &policy, &holdings, &known.elsewhere, &mut state).await
                         }
                         Err(error) => {
                             let error = crate::report(&error);
@@ -107,11 +118,13 @@ impl Offering {
                 () = stop.cancelled() => return,
                 changed = view.changed() => if changed.is_err() { return },
                 Ok(()) = policy.changed() => state.server.doubt(Instant::now()),
+                Ok(()) = others.changed() => {}
                 Ok(()) = holders.changed() => tokio::time::sleep(SETTLE).await,
                 // Another instance of the driver may know of claims of which nobody told this one.
                 Ok(()) = contested.changed() => {}
                 Ok(()) = status.changed() => {
                     if let PublishStatus::Published { dropped, .. } = &*status.borrow_and_update() {
+                        state.taints.learn(dropped);
                         self.tell(state.server.learn(dropped, Instant::now()));
                     }
                 }
@@ -126,6 +139,7 @@ impl Offering {
         inventory: &Inventory,
         policy: &Policy,
         holdings: &[Holding],
+        elsewhere: &Elsewhere,
         state: &mut State,
     ) -> Option<Instant> {
         // Asked for all that the policy wants: what is offered meanwhile, around those who hold something, may need less.
@@ -142,14 +156,20 @@ impl Offering {
                 None => return again,
             };
         }
-        let offered = offer::offered(inventory, policy, holdings, layout);
+        let mut offered = offer::offered(inventory, policy, holdings, layout);
+        if elsewhere.gpus.is_empty() {
+            state.taints = Storage::default();
+        }
+        self.mark.put(&mut offered, inventory, elsewhere, state.taints);
         let faults: Vec<String> = offered.faults.iter().map(ToString::to_string).collect();
         for fault in faults.iter().filter(|fault| !state.faults.contains(fault)) {
             tracing::error!(fault, "the policy doesn't fit a GPU, which is not offered");
             self.notices.warn_node("PolicyDoesNotFit", format!("a GPU is not offered: {fault}"));
         }
         state.faults = faults;
-        self.healths.send_replace(offer::health(inventory, &offered, holdings, &self.pool, SystemTime::now()));
+        #[allow(clippy::disallowed_methods, reason = "the kubelet is told the time, and nothing is decided by it")]
+        let now = SystemTime::now();
+        self.healths.send_replace(offer::health(inventory, &offered, holdings, &self.pool, now));
         let look = (!offered.waiting.is_empty()).then(|| Instant::now() + LOOK);
         self.publish(offered);
         again.into_iter().chain(look).min()

@@ -12,14 +12,16 @@ use super::{
     uses::Uses,
 };
 use crate::{
-    claim::Claims,
-    podresources,
+    claim::{Claims, Record},
+    podresources::{self, Asking},
     sharing::{
         guard::{Processes as _, Procfs},
         guarding::Library,
     },
 };
 
+/// How long the kubelet may take: nobody waits for the sweep.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// How many claims are removed with one more look at the kubelet.
 const BATCH: usize = 64;
 /// How many claims are asked for and removed at a time.
@@ -49,7 +51,8 @@ pub(crate) enum Outcome {
 impl Hands {
     /// What containers use now.
     pub(crate) async fn uses(&self) -> Result<Uses, String> {
-        let pods = podresources::list(&self.kubelet).await.map_err(|error| crate::report(&error))?;
+        let listing = async { Asking::begin(&self.kubelet).await?.pods().await };
+        let pods = podresources::within(PATIENCE, listing).await.map_err(|error| crate::report(&error))?;
         Ok(Uses::of(&pods, &self.asker.driver, &self.claims.cdi_kind()))
     }
 
@@ -106,12 +109,13 @@ impl Hands {
         if moved() {
             return Outcome::Spared("the kubelet has asked for it meanwhile".to_owned());
         }
-        self.record(claim, reason).await
+        self.record(claim, item.record().map(AsRef::as_ref), reason).await
     }
 
-    async fn record(&self, claim: &ClaimRef, reason: Reason) -> Outcome {
-        match self.claims.remove_stale(claim).await {
-            Ok(()) => Outcome::Removed(reason),
+    async fn record(&self, claim: &ClaimRef, judged: Option<&Record>, reason: Reason) -> Outcome {
+        match self.claims.remove_stale(claim, judged).await {
+            Ok(true) => Outcome::Removed(reason),
+            Ok(false) => Outcome::Spared("its record has changed meanwhile".to_owned()),
             Err(error) => Outcome::Failed(crate::report(&error)),
         }
     }

@@ -1,4 +1,5 @@
 //! `/metrics` in the text format of `OpenMetrics`: read from what the rest of the driver knows, at the time of a scrape.
+//! Beside it `/healthz` and `/readyz`, for the kubelet's probes.
 mod collect;
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc};
@@ -16,7 +17,11 @@ use prometheus_client::{encoding::text::encode, registry::Registry};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::Duration};
 use tokio_util::sync::CancellationToken;
 
-use crate::{claim::Claims, discovery::View, policy::InForce, sharing::guard::Usage, sweep::report::Report};
+use super::health::Readiness;
+use crate::{
+    args::Address, claim::Claims, discovery::View, health::Health, others, policy::InForce, sharing::guard::Usage,
+    sweep::report::Report,
+};
 
 /// A client that doesn't send its request within this is let go.
 const SLOWEST: Duration = Duration::from_secs(10);
@@ -30,6 +35,8 @@ pub(crate) struct Sources {
     pub(crate) view: watch::Receiver<View>,
     pub(crate) policy: watch::Receiver<InForce>,
     pub(crate) usage: watch::Receiver<Usage>,
+    pub(crate) others: others::Latest,
+    pub(crate) health: watch::Receiver<Health>,
     pub(crate) claims: Arc<Claims>,
     pub(crate) report: watch::Receiver<Report>,
 }
@@ -42,10 +49,11 @@ pub(crate) struct BindError {
     source: std::io::Error,
 }
 
-/// Serves until `stop`, if there is an address to serve at.
+/// Serves until `stop`; nothing without an address.
 pub(crate) async fn serve(
-    address: Option<SocketAddr>,
+    address: Address,
     sources: Sources,
+    readiness: Readiness,
     stop: CancellationToken,
 ) -> Result<JoinHandle<()>, BindError> {
     let Some(address) = address else { return Ok(tokio::spawn(async {})) };
@@ -57,11 +65,11 @@ pub(crate) async fn serve(
     registry.register_collector(Box::new(collect::Collector(sources)));
     let registry = Arc::new(registry);
     Ok(tokio::spawn(async move {
-        stop.run_until_cancelled(accept(&listener, &registry)).await;
+        stop.run_until_cancelled(accept(&listener, &registry, &readiness)).await;
     }))
 }
 
-async fn accept(listener: &TcpListener, registry: &Arc<Registry>) {
+async fn accept(listener: &TcpListener, registry: &Arc<Registry>, readiness: &Readiness) {
     let places = Arc::new(tokio::sync::Semaphore::new(MOST_CLIENTS));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
@@ -70,11 +78,11 @@ async fn accept(listener: &TcpListener, registry: &Arc<Registry>) {
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let registry = Arc::clone(registry);
+        let (registry, readiness) = (Arc::clone(registry), readiness.clone());
         tokio::spawn(async move {
             let _place = place;
             let service = service_fn(|request| {
-                let answer = answer(&request, &registry);
+                let answer = answer(&request, &registry, &readiness);
                 async move { Ok::<_, Infallible>(answer) }
             });
             let connection = http1::Builder::new()
@@ -88,7 +96,7 @@ async fn accept(listener: &TcpListener, registry: &Arc<Registry>) {
     }
 }
 
-fn answer(request: &Request<Incoming>, registry: &Registry) -> Response<Full<Bytes>> {
+fn answer(request: &Request<Incoming>, registry: &Registry, readiness: &Readiness) -> Response<Full<Bytes>> {
     let (status, kind, body) = match (request.method(), request.uri().path()) {
         (&Method::GET | &Method::HEAD, "/metrics") => {
             let mut text = String::new();
@@ -99,8 +107,16 @@ fn answer(request: &Request<Incoming>, registry: &Registry) -> Response<Full<Byt
                 }
             }
         }
-        (_, "/metrics") => (StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET\n".to_owned()),
-        _ => (StatusCode::NOT_FOUND, "text/plain", "there is /metrics\n".to_owned()),
+        // One thread serves everything: who gets this answer knows that it doesn't hang.
+        (&Method::GET | &Method::HEAD, "/healthz") => (StatusCode::OK, "text/plain", "ok\n".to_owned()),
+        (&Method::GET | &Method::HEAD, "/readyz") => match readiness.missing() {
+            missing if missing.is_empty() => (StatusCode::OK, "text/plain", "ok\n".to_owned()),
+            missing => (StatusCode::SERVICE_UNAVAILABLE, "text/plain", missing.join("\n") + "\n"),
+        },
+        (_, "/metrics" | "/healthz" | "/readyz") => {
+            (StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET\n".to_owned())
+        }
+        _ => (StatusCode::NOT_FOUND, "text/plain", "there are /metrics, /healthz and /readyz\n".to_owned()),
     };
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;

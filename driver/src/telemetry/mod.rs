@@ -1,4 +1,5 @@
-//! What the driver tells of itself: logs to standard error, metrics over HTTP.
+//! What the driver tells of itself: logs to standard error, metrics and health over HTTP.
+pub(crate) mod health;
 pub(crate) mod metrics;
 
 use std::io::IsTerminal as _;

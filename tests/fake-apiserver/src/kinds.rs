@@ -24,14 +24,23 @@ const fn kind(
     Kind { group, version: "v1", resource, camel, namespaced, status }
 }
 
-pub(crate) const KINDS: [Kind; 13] = [
+pub(crate) const KINDS: [Kind; 16] = [
     kind("", "namespaces", "Namespace", false, true),
     kind("", "nodes", "Node", false, true),
     kind("", "pods", "Pod", true, true),
     kind("", "configmaps", "ConfigMap", true, false),
+    kind("", "secrets", "Secret", true, false),
     kind("", "serviceaccounts", "ServiceAccount", true, false),
     kind("events.k8s.io", "events", "Event", true, false),
+    kind(
+        "admissionregistration.k8s.io",
+        "validatingwebhookconfigurations",
+        "ValidatingWebhookConfiguration",
+        false,
+        false,
+    ),
     kind("coordination.k8s.io", "leases", "Lease", true, false),
+    kind("node.k8s.io", "runtimeclasses", "RuntimeClass", false, false),
     kind("resource.k8s.io", "deviceclasses", "DeviceClass", false, false),
     kind("resource.k8s.io", "resourceclaims", "ResourceClaim", true, true),
     kind("resource.k8s.io", "resourceclaimtemplates", "ResourceClaimTemplate", true, false),

@@ -1,17 +1,19 @@
 //! A small stand-in for the Kubernetes API server, in memory and over plain HTTP.
 //!
 //! ```text
-//! request ──> faults (injected trouble) ──> routes ──> store ──log──> watches
-//!                                             └─> apply, selectors, table: how it is written, chosen, shown
+//! request ──> permissions ──> faults (injected trouble) ──> routes ──> store ──log──> watches
+//!                                                             └─> apply, selectors, table: how it is written, chosen, shown
 //! ```
 //! It does what clients of this project rely on, as the real one does it: resource versions and conflicts, the status
 //! subresource, server-side apply, selectors, paging, watches with bookmarks and expiry, tables for kubectl, fields that
 //! are dropped when a feature is off. It knows no schemas or admission, and no `OpenAPI`: `kubectl apply` needs
-//! `--validate=false`. It refuses nobody; permissions that are missing are only told to those who review theirs.
+//! `--validate=false`. It refuses only those whose token was given rules; permissions that a test denies otherwise are only
+//! told to those who review theirs.
 mod apply;
 mod discovery;
 mod faults;
 mod kinds;
+mod permissions;
 mod reviews;
 mod routes;
 mod selectors;
@@ -22,4 +24,5 @@ mod table;
 mod watch;
 
 pub use faults::{Fault, Trouble};
+pub use permissions::{Asked, Rule};
 pub use server::{Builder, Server, StartError};

@@ -12,8 +12,16 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
-    apply, discovery, faults::Trouble, kinds::Kind, reviews, selectors::Selector, server::Shared, status::Failure,
-    store::Part, table, watch,
+    apply, discovery,
+    faults::Trouble,
+    kinds::Kind,
+    permissions::Asked,
+    reviews,
+    selectors::Selector,
+    server::Shared,
+    status::Failure,
+    store::{After, Part},
+    table, watch,
 };
 
 /// The query of any request.
@@ -46,6 +54,22 @@ impl Target {
     /// What it is called where requests are counted and faults are injected.
     fn counted(&self) -> &'static str {
         if self.part == Part::Eviction { "pods/eviction" } else { self.kind.resource }
+    }
+
+    /// What is asked for, as rules of RBAC have it.
+    fn asked(&self, verb: &str, options: &Options) -> Asked {
+        let part = match self.part {
+            Part::All => "",
+            Part::Status => "/status",
+            Part::Eviction => "/eviction",
+        };
+        let selected = || options.field_selector.as_deref()?.strip_prefix("metadata.name=").map(ToOwned::to_owned);
+        Asked {
+            verb: verb.to_owned(),
+            group: self.kind.group.to_owned(),
+            resource: format!("{}{part}", self.kind.resource),
+            name: self.name.clone().or_else(selected),
+        }
     }
 }
 
@@ -89,6 +113,10 @@ async fn handle(
         Err(error) => return Failure::bad_request(error.to_string()).into_response(),
     };
     let verb = verb(&method, &target, &options);
+    let asked = target.asked(verb, &options);
+    if !shared.permissions().allow(token(&headers), &asked) {
+        return Failure::forbidden(&asked).into_response();
+    }
     let counted = if options.dry_run.is_some() { "dry-run" } else { verb };
     match shared.enter(counted, target.counted()) {
         Some(Trouble::Error(code, retry_after)) => return Failure::injected(code, retry_after).into_response(),
@@ -105,6 +133,10 @@ async fn handle(
         _ => change(&shared, &method, &target, &options, &headers, &body),
     };
     answer.unwrap_or_else(IntoResponse::into_response)
+}
+
+fn token(headers: &HeaderMap) -> Option<&str> {
+    headers.get(header::AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ")
 }
 
 fn target(path: &[&str]) -> Option<Target> {
@@ -175,20 +207,21 @@ pub(crate) fn shown(kind: &Kind, object: &Value, form: Form) -> Value {
 fn list(shared: &Shared, target: &Target, options: &Options, form: Form) -> Result<Response, Failure> {
     let (kind, selector) = (target.kind, selector(options)?);
     let store = shared.store();
-    let all = store.list(kind, &target.namespace, &selector);
-    let version = store.version().to_string();
-    drop(store);
-    let start: usize = match options.continues.as_deref().filter(|token| !token.is_empty()) {
-        Some(token) => token.parse().map_err(|_| Failure::expired())?,
-        None => 0,
+    let token = options.continues.as_deref().filter(|token| !token.is_empty());
+    let (version, after) = match token {
+        Some(token) => continued(token).ok_or_else(Failure::expired)?,
+        None => (store.version().to_string(), None),
     };
-    let end = options.limit.filter(|limit| *limit > 0).map_or(all.len(), |limit| (start + limit).min(all.len()));
-    let page = all.get(start..end).unwrap_or_default();
+    let limit = options.limit.filter(|limit| *limit > 0).unwrap_or(usize::MAX);
+    let (page, left) = store.page(kind, &target.namespace, &selector, after.as_ref(), limit);
+    drop(store);
     let mut metadata = json!({ "resourceVersion": version });
-    if end < all.len() {
-        metadata["continue"] = json!(end.to_string());
-        metadata["remainingItemCount"] = json!(all.len() - end);
+    if let (Some(last), Some(left)) = (page.last(), left) {
+        let field = |name: &str| last["metadata"][name].as_str().unwrap_or_default();
+        metadata["continue"] = json!(format!("{version}/{left}/{}/{}", field("namespace"), field("name")));
+        metadata["remainingItemCount"] = json!(left);
     }
+    let page = page.as_slice();
     let answer = match form {
         Form::Table => table::table(kind, page, Some(metadata)),
         Form::Object => {
@@ -200,6 +233,14 @@ fn list(shared: &Shared, target: &Target, options: &Options, form: Form) -> Resu
         }
     };
     Ok(Json(answer).into_response())
+}
+
+/// The version of a list's first page, which all of its pages have, so that a watch from there tells what was written in
+/// between; and the last object so far.
+fn continued(token: &str) -> Option<(String, Option<After>)> {
+    let mut parts = token.splitn(4, '/').map(ToOwned::to_owned);
+    let (version, left, namespace, name) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    Some((version, Some(After { namespace, name, left: left.parse().ok()? })))
 }
 
 /// Everything about one object, and the deletion of many.

@@ -12,6 +12,7 @@ use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use crate::{
     discovery::Version,
     faults::{Fault, Trouble},
+    permissions::{Asked, Permissions, Rule},
     routes,
     store::Store,
 };
@@ -50,6 +51,7 @@ impl Builder {
             store: Mutex::new(Store::new(self.dropped)),
             faults: Mutex::default(),
             denied: Mutex::default(),
+            permissions: Mutex::default(),
             counts: Mutex::default(),
             watches: watch::Sender::new(0),
             version: self.version,
@@ -68,6 +70,7 @@ pub(crate) struct Shared {
     store: Mutex<Store>,
     faults: Mutex<Vec<Fault>>,
     denied: Mutex<BTreeSet<(String, String)>>,
+    permissions: Mutex<Permissions>,
     counts: Mutex<BTreeMap<(String, String), usize>>,
     /// A change ends all watches that are open.
     pub(crate) watches: watch::Sender<u64>,
@@ -81,6 +84,10 @@ impl Shared {
 
     pub(crate) fn denied(&self) -> MutexGuard<'_, BTreeSet<(String, String)>> {
         self.denied.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn permissions(&self) -> MutexGuard<'_, Permissions> {
+        self.permissions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts a request, and takes the trouble that is meant for it.
@@ -121,12 +128,31 @@ impl Server {
 
     /// A kubeconfig for kubectl and everything else.
     pub fn kubeconfig(&self) -> String {
+        self.kubeconfig_of("anybody", "{}")
+    }
+
+    /// The same for whoever has a token.
+    pub fn kubeconfig_with(&self, token: &str) -> String {
+        self.kubeconfig_of(token, &format!("{{token: {token}}}"))
+    }
+
+    fn kubeconfig_of(&self, name: &str, user: &str) -> String {
         format!(
             "apiVersion: v1\nkind: Config\ncurrent-context: stand-in\nclusters:\n- name: stand-in\n  cluster: {{server: \
-             \"{}\"}}\ncontexts:\n- name: stand-in\n  context: {{cluster: stand-in, user: anybody}}\nusers:\n- name: \
-             anybody\n  user: {{}}\n",
+             \"{}\"}}\ncontexts:\n- name: stand-in\n  context: {{cluster: stand-in, user: {name}}}\nusers:\n- name: \
+             {name}\n  user: {user}\n",
             self.url()
         )
+    }
+
+    /// From now on whoever has this token may do what these rules say, and nothing else.
+    pub fn permit(&self, token: &str, rules: Vec<Rule>) {
+        self.shared.permissions().set(token, rules);
+    }
+
+    /// All that was asked for with a token that has rules, allowed or not.
+    pub fn asked(&self, token: &str) -> BTreeSet<Asked> {
+        self.shared.permissions().asked(token)
     }
 
     /// How many requests there were, by verb and resource.
@@ -174,6 +200,13 @@ impl Server {
     pub fn expire_watches(&self) {
         self.shared.store().forget();
         self.break_watches();
+    }
+
+    /// Puts objects of a resource there as they are, without requests: what was there long before.
+    pub fn seed(&self, resource: &str, objects: impl IntoIterator<Item = Value>) {
+        let Some(kind) = crate::kinds::KINDS.iter().find(|kind| kind.resource == resource) else { return };
+        let mut store = self.shared.store();
+        objects.into_iter().for_each(|object| store.seed(kind, object));
     }
 
     /// An object as it is stored, without a request.

@@ -6,6 +6,8 @@ use axum::{
 };
 use serde_json::{Value, json};
 
+use crate::permissions::Asked;
+
 /// An answer that is no success.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Failure {
@@ -53,6 +55,17 @@ impl Failure {
         Self::new(422, "Invalid", message)
     }
 
+    /// By the rules of whoever asked.
+    pub(crate) fn forbidden(asked: &Asked) -> Self {
+        let Asked { verb, group, resource, name } = asked;
+        let name = name.as_deref().unwrap_or_default();
+        Self::new(
+            403,
+            "Forbidden",
+            format!("{resource} {name:?} is forbidden: cannot {verb} {resource} in API group {group:?}"),
+        )
+    }
+
     pub(crate) fn expired() -> Self {
         Self::new(410, "Expired", "too old resource version")
     }
@@ -69,10 +82,10 @@ impl Failure {
     }
 
     pub(crate) fn body(&self) -> Value {
-        let mut details = json!({});
-        if let Some([group, resource, name]) = self.about.as_deref() {
-            details = json!({ "name": name, "group": group, "kind": resource });
-        }
+        let mut details = match self.about.as_deref() {
+            Some([group, resource, name]) => json!({"name": name, "group": group, "kind": resource}),
+            None => json!({}),
+        };
         if let Some(seconds) = self.retry_after {
             details = json!({ "retryAfterSeconds": seconds });
         }

@@ -1,5 +1,8 @@
 //! The objects, and the log of their changes that watches follow.
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    ops::Bound,
+};
 
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -11,6 +14,16 @@ const LOG: usize = 20_000;
 
 /// Where an object is: resource with its group, namespace, name.
 type Key = (&'static str, &'static str, String, String);
+
+/// Where a page of a list begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct After {
+    /// Of the last object of the page before.
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    /// How many came after it.
+    pub(crate) left: usize,
+}
 
 /// What happened to an object.
 #[derive(Debug, Clone)]
@@ -108,6 +121,42 @@ impl Store {
         let of_kind = self.objects.iter().filter(|(key, _)| key.0 == kind.group && key.1 == kind.resource);
         let there = of_kind.filter(|(key, _)| namespace.is_empty() || key.2 == namespace);
         there.map(|(_, object)| object).filter(|object| selector.matches(object)).cloned().collect()
+    }
+
+    /// The part of [`Store::list`] after an object, of `limit` objects at most, and how many come after that: none, or as many
+    /// as there were after the page before, since counting costs more than the page.
+    pub(crate) fn page(
+        &self,
+        kind: &'static Kind,
+        namespace: &str,
+        selector: &Selector,
+        after: Option<&After>,
+        limit: usize,
+    ) -> (Vec<Value>, Option<usize>) {
+        let first = match after {
+            Some(After { namespace, name, .. }) => {
+                Bound::Excluded((kind.group, kind.resource, namespace.clone(), name.clone()))
+            }
+            None => Bound::Included((kind.group, kind.resource, namespace.to_owned(), String::new())),
+        };
+        let rest = self.objects.range((first, Bound::Unbounded));
+        let there = rest.take_while(|(key, _)| {
+            key.0 == kind.group && key.1 == kind.resource && (namespace.is_empty() || key.2 == namespace)
+        });
+        let mut chosen = there.map(|(_, object)| object).filter(|object| selector.matches(object));
+        let page: Vec<Value> = chosen.by_ref().take(limit).cloned().collect();
+        let more = chosen.next().map(|_| match after {
+            Some(after) => after.left.saturating_sub(page.len()).max(1),
+            None => 1 + chosen.count(),
+        });
+        (page, more)
+    }
+
+    /// Puts an object there as it is, without its kind's rules.
+    pub(crate) fn seed(&mut self, kind: &'static Kind, object: Value) {
+        let field = |name: &str| object["metadata"][name].as_str().unwrap_or_default().to_owned();
+        let (namespace, name) = (field("namespace"), field("name"));
+        self.put(kind, &namespace, &name, object);
     }
 
     pub(crate) fn create(&mut self, kind: &'static Kind, namespace: &str, mut object: Value) -> Result<Value, Failure> {

@@ -97,13 +97,17 @@ async fn selectors_paging_and_preconditions_choose() {
     let page = slices.list(&on_one.clone().limit(1)).await.unwrap();
     assert_eq!((page.items.len(), page.metadata.remaining_item_count), (1, Some(1)));
     let token = page.metadata.continue_.unwrap();
-    assert_eq!(slices.list(&on_one.clone().limit(1).continue_token(&token)).await.unwrap().items.len(), 1);
+    // Of the pages of one list all have the version of the first, whatever is written in between.
+    slices.create(&PostParams::default(), &slice("n3")).await.unwrap();
+    let next = slices.list(&on_one.clone().limit(1).continue_token(&token)).await.unwrap();
+    assert_eq!((next.items.len(), next.metadata.resource_version), (1, page.metadata.resource_version));
+    assert!(next.items[0].metadata.name > page.items[0].metadata.name && next.metadata.continue_.is_none());
     let preconditions = Some(Preconditions { uid: Some("another".into()), resource_version: None });
     let name = page.items[0].metadata.name.clone().unwrap();
     let refused = slices.delete(&name, &DeleteParams { preconditions, ..DeleteParams::default() }).await.unwrap_err();
     assert!(matches!(refused, kube::Error::Api(status) if status.code == 409));
     slices.delete_collection(&DeleteParams::default(), &on_one).await.unwrap();
-    assert_eq!(slices.list(&ListParams::default()).await.unwrap().items.len(), 1);
+    assert_eq!(slices.list(&ListParams::default()).await.unwrap().items.len(), 2);
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ use crate::{
     checkpoint,
     claim_errors::{PrepareError, UnprepareError},
     claims::Claims,
+    device_plugins::DevicePlugins,
     driver::Driver,
     health::Health,
     plugins::{PluginError, Plugins, Rules},
@@ -118,7 +119,7 @@ impl Builder {
     /// Wipes the node's slices and starts to watch for drivers. Must be called within a tokio runtime.
     pub fn start(self) -> Result<Kubelet, StartError> {
         let pods = Pods::default();
-        let desk = Arc::new(Desk::default());
+        let desk = Arc::new(Desk::new(&self.root));
         let running = RwLock::new(Arc::new(Running::start(&self, &pods, &desk)?));
         Ok(Kubelet { settings: self, running, pods, desk })
     }
@@ -284,7 +285,17 @@ impl Kubelet {
 
     /// How often the pod-resources socket was asked for the list.
     pub fn lists(&self) -> usize {
+        self.desk.lists()
+    }
+
+    /// How often the pod-resources socket was asked for anything.
+    pub fn asked(&self) -> usize {
         self.desk.calls()
+    }
+
+    /// The node's device plugins.
+    pub fn device_plugins(&self) -> &DevicePlugins {
+        &self.desk.plugins
     }
 
     /// What is known of a device's health.

@@ -13,6 +13,7 @@ pub mod allocator;
 mod checkpoint;
 mod claim_errors;
 mod claims;
+mod device_plugins;
 mod dial;
 mod driver;
 mod health;
@@ -26,6 +27,7 @@ mod registration;
 mod registry;
 
 pub use claim_errors::{CallError, PrepareError, UnprepareError};
+pub use device_plugins::DevicePlugins;
 pub use dial::{Connection, DialError, authority_of};
 pub use driver::{Driver, Version};
 pub use health::Health;

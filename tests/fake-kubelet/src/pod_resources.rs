@@ -1,4 +1,4 @@
-//! What containers use, as the kubelet tells it to whoever asks at its pod-resources socket.
+//! The pod-resources socket: what device plugins have, and what containers use (`pkg/kubelet/apis/podresources`).
 use std::{
     fs, io,
     path::Path,
@@ -9,15 +9,16 @@ use std::{
 };
 
 use kubelet_api::podresources::v1::{
-    CdiDevice, ClaimResource, ContainerResources, DynamicResource, GetPodResourcesRequest, GetPodResourcesResponse,
-    ListPodResourcesRequest, ListPodResourcesResponse, PodResources,
+    AllocatableResourcesRequest, AllocatableResourcesResponse, CdiDevice, ClaimResource, ContainerResources,
+    DynamicResource, GetPodResourcesRequest, GetPodResourcesResponse, ListPodResourcesRequest,
+    ListPodResourcesResponse, PodResources,
     pod_resources_lister_server::{PodResourcesLister, PodResourcesListerServer},
 };
 use tokio::{net::UnixListener, task::JoinHandle};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Request, Response, Status, transport::Server};
 
-use crate::{claims::Claims, kubelet::Pods, pod::PodSpec};
+use crate::{claims::Claims, device_plugins::DevicePlugins, kubelet::Pods, pod::PodSpec};
 
 /// Where the kubelet listens, below its root.
 const SOCKET: &str = "pod-resources/kubelet.sock";
@@ -34,18 +35,31 @@ pub enum ListTrouble {
     Silence,
 }
 
-/// What outlives a restart of the kubelet: what tests ask for, and how often it was called.
-#[derive(Debug, Default)]
+/// What outlives a restart of the kubelet: what tests ask for, and how often what was called.
+#[derive(Debug)]
 pub(crate) struct Desk {
     trouble: Mutex<ListTrouble>,
+    lists: AtomicUsize,
     calls: AtomicUsize,
+    pub(crate) plugins: DevicePlugins,
 }
 
 impl Desk {
+    pub(crate) fn new(root: &Path) -> Self {
+        let plugins = DevicePlugins::new(root);
+        Self { trouble: Mutex::default(), lists: AtomicUsize::new(0), calls: AtomicUsize::new(0), plugins }
+    }
+
     pub(crate) fn trouble(&self) -> MutexGuard<'_, ListTrouble> {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How often the list was asked for.
+    pub(crate) fn lists(&self) -> usize {
+        self.lists.load(Ordering::Relaxed)
+    }
+
+    /// How often anything was asked for.
     pub(crate) fn calls(&self) -> usize {
         self.calls.load(Ordering::Relaxed)
     }
@@ -58,6 +72,7 @@ pub(crate) struct Serving {
 
 impl Serving {
     pub(crate) fn start(root: &Path, claims: Arc<Claims>, pods: Pods, desk: Arc<Desk>) -> io::Result<Self> {
+        desk.plugins.begin()?;
         let path = root.join(SOCKET);
         fs::create_dir_all(path.parent().unwrap_or(root))?;
         let _ = fs::remove_file(&path);
@@ -89,24 +104,38 @@ struct Lister {
 #[tonic::async_trait]
 impl PodResourcesLister for Lister {
     async fn list(&self, _: Request<ListPodResourcesRequest>) -> Result<Response<ListPodResourcesResponse>, Status> {
-        self.desk.calls.fetch_add(1, Ordering::Relaxed);
-        let trouble = *self.desk.trouble();
-        match trouble {
-            ListTrouble::None => {}
-            ListTrouble::Refused => return Err(Status::resource_exhausted("rejected by rate limit")),
-            ListTrouble::Silence => std::future::pending::<()>().await,
-        }
+        self.desk.lists.fetch_add(1, Ordering::Relaxed);
+        self.called().await?;
         let pods: Vec<PodSpec> = self.pods.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
-        let pod_resources = pods.iter().map(|pod| self.of(pod)).collect();
+        let pod_resources = pods.iter().map(|pod| self.of(pod)).chain(self.desk.plugins.pods()).collect();
         Ok(Response::new(ListPodResourcesResponse { pod_resources }))
     }
 
+    async fn get_allocatable_resources(
+        &self,
+        _: Request<AllocatableResourcesRequest>,
+    ) -> Result<Response<AllocatableResourcesResponse>, Status> {
+        self.called().await?;
+        Ok(Response::new(AllocatableResourcesResponse { devices: self.desk.plugins.offered(), cpu_ids: vec![] }))
+    }
+
     async fn get(&self, _: Request<GetPodResourcesRequest>) -> Result<Response<GetPodResourcesResponse>, Status> {
-        Err(Status::unimplemented("the stand-in only lists"))
+        Err(Status::unimplemented("nobody asks this stand-in for one pod"))
     }
 }
 
 impl Lister {
+    /// Counts a call, and lets it run into what tests ask for.
+    async fn called(&self) -> Result<(), Status> {
+        self.desk.calls.fetch_add(1, Ordering::Relaxed);
+        let trouble = *self.desk.trouble();
+        match trouble {
+            ListTrouble::None => Ok(()),
+            ListTrouble::Refused => Err(Status::resource_exhausted("rejected by rate limit")),
+            ListTrouble::Silence => std::future::pending().await,
+        }
+    }
+
     /// A claim that the kubelet has not prepared, or has forgotten, is in no list.
     fn of(&self, pod: &PodSpec) -> PodResources {
         let containers = pod.containers.iter().map(|container| {

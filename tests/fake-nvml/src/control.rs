@@ -17,6 +17,22 @@ pub struct Control {
     pub hang: BTreeMap<String, u64>,
     /// By UUID: the processes on a GPU. One that computes and draws has an entry for each.
     pub processes: BTreeMap<String, Vec<Process>>,
+    /// What has happened so far: each set of events gives what came after it was made, once.
+    pub events: Vec<Happening>,
+    /// By UUID: what a GPU needs before it is used (`nvmlDeviceGpuRecoveryAction_t`), and 0 for nothing.
+    pub recovery: BTreeMap<String, u32>,
+}
+
+/// Something that a GPU reports by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Happening {
+    /// The GPU's UUID.
+    pub gpu: String,
+    /// `nvmlEventType…`.
+    pub kind: u64,
+    /// The number of an Xid.
+    pub data: u64,
 }
 
 /// What one process has on one GPU; it is told of for as long as the process lives.

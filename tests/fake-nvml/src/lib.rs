@@ -7,7 +7,7 @@
 //! | variable | |
 //! |---|---|
 //! | `FAKE_NVML_PROFILE` | a profile file; without it, the profile that is appended to the library's own file |
-//! | `FAKE_NVML_CONTROL` | a file that is looked at in each call: GPUs that are gone, errors, calls that hang |
+//! | `FAKE_NVML_CONTROL` | a file that is looked at in each call: GPUs that are gone, errors, calls that hang, events |
 //! | `FAKE_NVML_DEV` | the directory of device nodes, by default `/dev`; plain files in another directory count as nodes |
 //!
 //! A variable that isn't set is looked up in the file `fake-nvml.env` beside the library.
@@ -22,7 +22,7 @@ mod settings;
 mod state;
 
 pub use built::built_library;
-pub use control::{Control, Process};
+pub use control::{Control, Happening, Process};
 pub use limits::{Limit, Limits};
 pub use profile::{GpuProfile, Profile};
 pub use settings::SETTINGS;

@@ -10,7 +10,7 @@ use std::{
 
 use nvml_wrapper_sys::bindings as nvml;
 
-use crate::{Control, GpuProfile, Process, Profile, settings};
+use crate::{Control, GpuProfile, Happening, Process, Profile, settings};
 
 pub(crate) type Code = nvml::nvmlReturn_t;
 
@@ -86,6 +86,16 @@ impl View {
     /// The processes on a GPU that still live.
     pub(crate) fn processes(&self, gpu: &GpuProfile) -> impl Iterator<Item = &Process> {
         self.control.processes.get(&gpu.uuid).into_iter().flatten().filter(|process| lives(process.pid))
+    }
+
+    /// `nvmlDeviceGpuRecoveryAction_t`.
+    pub(crate) fn recovery(&self, gpu: &GpuProfile) -> u32 {
+        self.control.recovery.get(&gpu.uuid).copied().unwrap_or_default()
+    }
+
+    /// What has happened so far.
+    pub(crate) fn events(&self) -> &[Happening] {
+        &self.control.events
     }
 
     /// What `function` is to answer about a GPU instead of the truth.

@@ -1,4 +1,4 @@
-//! What a container's start waits for, the hook, and how large the specs are that the runtime reads for it.
+//! What a container's start waits for: the hook; and the specs of a node with a usual number of libraries.
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -10,7 +10,7 @@ use fake_apiserver::Server;
 use ld_cache::{Library, Machine};
 use serde_json::{Value, json};
 
-use super::{Report, measure};
+use super::{Report, measure, specs};
 use crate::testbed::{Result, Testbed};
 
 const RUNS: usize = 200;
@@ -32,12 +32,7 @@ pub(super) async fn run(report: &mut Report) -> Result<()> {
     testbed.prepare(&claim).await??;
     let node = fs::read(testbed.node.path("cdi/gpu.aliquot.dev-driver_node.json"))?;
     let claim = fs::read(testbed.specs()?.first().ok_or("the claim has no spec")?)?;
-    let whole = joined(&serde_json::from_slice(&node)?, serde_json::from_slice(&claim)?)?;
-    for (name, bytes) in
-        [("spec_node_bytes", node.len()), ("spec_claim_bytes", claim.len()), ("spec_claim_unsplit_bytes", whole)]
-    {
-        report.add(name, "B", f64::from(u32::try_from(bytes)?), None, None);
-    }
+    specs::run(&node, &claim, &testbed.node.path("bench"), report)?;
     let hook = serde_json::from_slice::<Value>(&node)?;
     let times = times(hook.pointer("/devices/0/containerEdits/hooks/0").ok_or("the node's spec has no hook")?)?;
     report.add("hook_p50", "ms", measure::percentile(&times, 50), None, None);
@@ -59,13 +54,6 @@ fn install(testbed: &Testbed) -> Result<()> {
         fs::write(dir.join(format!("libnv{number:02}.so.{version}")), &bytes)?;
     }
     Ok(())
-}
-
-/// How long a claim's spec would be that has the node's in it.
-fn joined(node: &Value, mut claim: Value) -> Result<usize> {
-    let common = node.pointer("/devices/0/containerEdits").ok_or("the node's spec has no edits")?;
-    claim["containerEdits"] = common.clone();
-    Ok(serde_json::to_vec(&claim)?.len())
 }
 
 /// Runs of the hook as the spec has it, each in a container that nobody has prepared yet, sorted.

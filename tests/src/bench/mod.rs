@@ -3,6 +3,7 @@
 //! The floor is what no driver that keeps its promises can do without: one GET of the claim, one record and one CDI spec,
 //! both written whole and renamed into place.
 pub mod claims;
+pub mod controller;
 pub mod embedded;
 mod floor;
 mod hook;
@@ -10,6 +11,7 @@ mod measure;
 mod report;
 mod shares;
 mod socket;
+mod specs;
 
 pub use floor::Floor;
 pub use measure::{Plan, prepare};

@@ -3,8 +3,9 @@ use std::time::{Duration, Instant};
 
 use super::{
     Tally,
-    seen::Own,
-    stage::{How, Scene, container},
+    kinds::{Asks, Kind},
+    lifetime::Life,
+    stage::{How, Scene},
 };
 use crate::{random::Random, runtime::Runtime, testbed::Result};
 
@@ -45,7 +46,7 @@ pub(super) async fn run(
     Ok(())
 }
 
-/// One pod's life, with a container that has no claim beside the one that has.
+/// One pod's life, with a container that has no claim beside the one that has, and in some pods others before and after.
 async fn one(
     scene: &Scene<'_>,
     runtime: Runtime,
@@ -60,11 +61,17 @@ async fn one(
     let places = if random.below(2) == 0 { all.clone() } else { all.get(one).copied().into_iter().collect() };
     let how = if random.below(2) == 0 { How::Whole } else { How::Share };
     let held = scene.hold(how, &places).await?;
-    let name = format!("pod-{number}");
-    let containers = vec![container("own", &held.ids), container("bare", &[])];
-    let pod = scene.run(&name, runtime, containers).await?;
-    scene.judge(&pod, "own", &format!("{name} ({how:?} of {places:?})"), &held.own, tally).await?;
-    scene.judge(&pod, "bare", &format!("{name}, without a claim"), &Own::default(), tally).await?;
-    pod.remove().await?;
+    let pod = scene.run(&format!("pod-{number}"), runtime, vec![]).await?;
+    let (own, none) = (Asks::Claims(&[&held]), Asks::Claims(&[]));
+    let mut life = Life { scene, title: format!("pod-{number} ({how:?} of {places:?})"), pod, tally };
+    if random.below(4) == 0 {
+        life.init("init", if random.below(2) == 0 { &own } else { &none }).await?;
+    }
+    life.start(Kind::Regular, "own", &own).await?;
+    life.start(Kind::Regular, "bare", &none).await?;
+    if random.below(4) == 0 {
+        life.start(Kind::Ephemeral, "debug", &Asks::Ephemeral { target: "own" }).await?;
+    }
+    life.pod.remove().await?;
     scene.release(&held).await
 }

@@ -96,7 +96,7 @@ async fn hostile(scene: &Scene<'_>, runtime: Runtime, tally: &mut Tally) -> Resu
         ContainerSpec { env: env.clone(), ..container("own", &own.ids) },
         ContainerSpec { env: env.clone(), ..container("bare", &[]) },
     ];
-    let pod = PodSpec { name: "hostile".to_owned(), annotations, runtime, containers };
+    let pod = PodSpec { name: "hostile".to_owned(), annotations, runtime, containers, ..PodSpec::default() };
     let pod = scene.run_as(&pod).await?;
     scene.judge(&pod, "own", "a hostile pod's container", &own.own, tally).await?;
     scene.judge(&pod, "bare", "a hostile pod's container without a claim", &Own::default(), tally).await?;

@@ -12,12 +12,15 @@ mod churn;
 mod claims;
 mod host;
 mod images;
+mod kinds;
+mod lifetime;
 mod seen;
 mod stage;
 mod tally;
 
 use std::time::Duration;
 
+pub(crate) use seen::is_usual;
 use stage::Stage;
 pub use tally::Tally;
 
@@ -61,6 +64,7 @@ pub async fn run(toolbox: &Toolbox, plan: &Plan) -> Result<Tally> {
             let name = format!("{} on cgroup v{}", runtime.name(), cgroups.version());
             tally.section(&name);
             claims::run(&scene, *runtime, &mut tally).await?;
+            lifetime::run(&scene, *runtime, &mut tally).await?;
             if !plan.images_once || *cgroups == Cgroups::default() {
                 images::run(&scene, *runtime, &mut tally).await?;
             }

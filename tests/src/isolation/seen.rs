@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::Tally;
 
 /// A major and a minor number.
-pub(super) type Number = (u32, u32);
+pub(crate) type Number = (u32, u32);
 
 /// The probe's output: nodes as (path, kind, major, minor, error of reading, error of writing), and forged ones as (major,
 /// minor, error of making, error of reading, error of writing).
@@ -28,7 +28,7 @@ pub(super) struct Own {
 
 /// The nodes that every container has (OCI runtime specification, "Default Devices"): null, zero, full, random, urandom,
 /// tty, console and ptmx, and terminals.
-fn is_usual((major, minor): Number) -> bool {
+pub(crate) fn is_usual((major, minor): Number) -> bool {
     matches!((major, minor), (1, 3 | 5 | 7 | 8 | 9) | (5, 0..=2) | (136, _))
 }
 

@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::{
     Tally,
     host::Host,
+    kinds::Kind,
     seen::{Number, Own, Seen},
 };
 use crate::{
@@ -179,7 +180,7 @@ impl Scene<'_> {
         self.containerd.run(pod).await
     }
 
-    /// Tries everything in a container, and judges what came of it.
+    /// Tries everything in a container of the usual kind, and judges what came of it.
     pub(super) async fn judge(
         &self,
         pod: &Pod,
@@ -188,7 +189,22 @@ impl Scene<'_> {
         own: &Own,
         tally: &mut Tally,
     ) -> Result<()> {
+        self.judge_as(Kind::Regular, pod, container, what, own, tally).await
+    }
+
+    /// The same in one of another kind.
+    pub(super) async fn judge_as(
+        &self,
+        kind: Kind,
+        pod: &Pod,
+        container: &str,
+        what: &str,
+        own: &Own,
+        tally: &mut Tally,
+    ) -> Result<()> {
+        let before = tally.attempts;
         self.probe(pod, container).await?.judge(what, own, tally);
+        tally.looked(kind, tally.attempts - before);
         Ok(())
     }
 
@@ -205,6 +221,12 @@ impl Scene<'_> {
 }
 
 impl Held {
+    /// One that nobody has prepared.
+    #[cfg(test)]
+    pub(super) fn new(ids: Vec<String>, own: Own) -> Self {
+        Self { claim: Claim::default(), ids, own }
+    }
+
     /// What a container has that uses this claim and another.
     pub(super) fn own_with(&self, other: &Self) -> Own {
         let nodes = self.own.nodes.clone().into_iter().chain(other.own.nodes.clone()).collect();

@@ -1,5 +1,7 @@
 //! What was tried, and what came of it.
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
+
+use super::kinds::Kind;
 
 /// The sum over all containers.
 #[derive(Debug, Default)]
@@ -12,7 +14,15 @@ pub struct Tally {
     pub faults: Vec<String>,
     /// Containers that were looked at.
     pub containers: u64,
+    kinds: BTreeMap<Kind, Looked>,
     lines: Vec<String>,
+}
+
+/// How often containers of one kind were looked at, and what was attempted from them.
+#[derive(Debug, Default)]
+struct Looked {
+    times: u64,
+    attempts: u64,
 }
 
 impl Tally {
@@ -29,6 +39,13 @@ impl Tally {
     /// Tells something.
     pub(super) fn note(&mut self, what: impl fmt::Display) {
         self.lines.push(format!("  {what}"));
+    }
+
+    /// A look into a container of this kind, from which so much was attempted.
+    pub(super) fn looked(&mut self, kind: Kind, attempts: u64) {
+        let looked = self.kinds.entry(kind).or_default();
+        looked.times += 1;
+        looked.attempts += attempts;
     }
 
     /// One attempt, and whether it came to anything.
@@ -51,6 +68,11 @@ impl Tally {
         self.reachable.extend(other.reachable);
         self.faults.extend(other.faults);
         self.lines.extend(other.lines);
+        for (kind, more) in other.kinds {
+            let looked = self.kinds.entry(kind).or_default();
+            looked.times += more.times;
+            looked.attempts += more.attempts;
+        }
     }
 }
 
@@ -58,6 +80,12 @@ impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for line in &self.lines {
             writeln!(f, "{line}")?;
+        }
+        if !self.kinds.is_empty() {
+            writeln!(f, "looks into containers, by what they are in their pods:")?;
+        }
+        for (kind, Looked { times, attempts }) in &self.kinds {
+            writeln!(f, "  {kind}: {times}, {attempts} attempts")?;
         }
         for reached in &self.reachable {
             writeln!(f, "REACHABLE: {reached}")?;
@@ -82,6 +110,11 @@ mod tests {
         tally.attempt("a", false);
         assert!(tally.is_isolated());
         assert_eq!(tally.to_string().lines().last(), Some("attempts 1 reachable 0 containers 2"));
+        let mut more = Tally::default();
+        more.looked(Kind::Init, 3);
+        more.looked(Kind::Init, 4);
+        tally.add(more);
+        assert!(tally.to_string().contains("  init containers: 2, 7 attempts\n"), "{tally}");
         tally.attempt("b", true);
         assert!(!tally.is_isolated() && tally.to_string().contains("REACHABLE: b\n"));
     }

@@ -10,7 +10,7 @@ use crate::image::{REFERENCE, architecture};
 /// The configuration file's text, in containerd's version 3 of it.
 pub(super) fn text(runtimes: &[(Runtime, PathBuf)], dir: &Path, cdi_dir: &Path, socket: &Path) -> String {
     let quote = |path: &Path| toml_string(&path.to_string_lossy());
-    let (root, state, none) = (quote(&dir.join("root")), quote(&dir.join("state")), quote(&dir.join("none")));
+    let (root, state, cni) = (quote(&dir.join("root")), quote(&dir.join("state")), quote(&dir.join("cni")));
     let (socket, cdi) = (quote(socket), quote(cdi_dir));
     let platform = toml_string(&format!("linux/{}", architecture()));
     let image = toml_string(REFERENCE);
@@ -50,7 +50,7 @@ enable_cdi = true
 cdi_spec_dirs = [{cdi}]
 restrict_oom_score_adj = true
 disable_apparmor = true
-cni = {{ bin_dirs = [{none}], conf_dir = {none} }}
+cni = {{ bin_dirs = [{cni}], conf_dir = {cni}, use_internal_loopback = true }}
 
 [plugins.'io.containerd.cri.v1.runtime'.containerd]
 default_runtime_name = 'crun'

@@ -1,7 +1,8 @@
 # The first process of containerd's namespaces: sets them up, runs it, and ends everything when its standard input ends.
-# Arguments: containerd, its configuration, its log, the control group that the pods are in, the version of control groups.
+# Arguments: containerd, its configuration, its log, the control group that the pods are in, the version of control groups,
+# and a directory of device nodes to be seen in /dev, or nothing.
 set -eu
-containerd=$1 config=$2 log=$3 group=$4 version=$5
+containerd=$1 config=$2 log=$3 group=$4 version=$5 nodes=$6
 
 if [ "$version" = 2 ]; then
 	# One hierarchy, writable, however the machine has it: version 2's device filters need no controller.
@@ -18,6 +19,7 @@ groups() {
 }
 # Shims put their sockets below /run, whatever the configuration says.
 mount -t tmpfs tmpfs /run
+[ -z "$nodes" ] || mount -t overlay -o "lowerdir=$nodes:/dev" overlay /dev
 
 "$containerd" --config "$config" >"$log" 2>&1 &
 read -r _ || true

@@ -6,6 +6,7 @@
 mod config;
 mod cri;
 mod kinds;
+mod network;
 mod pod;
 mod unlimited;
 
@@ -102,6 +103,22 @@ impl Containerd {
 
     /// The same on a version of control groups that is [available](Cgroups::available).
     pub async fn start_on(cgroups: Cgroups, toolbox: &Toolbox, dir: &Path, cdi_dir: &Path) -> Result<Self, Error> {
+        Self::start_with(cgroups, toolbox, dir, cdi_dir, None).await
+    }
+
+    /// The same as [`start`](Self::start) with the nodes of a directory in containerd's `/dev`, from which runtimes mount
+    /// them in user namespaces, where none can be made.
+    pub async fn start_over(toolbox: &Toolbox, dir: &Path, cdi_dir: &Path, nodes: &Path) -> Result<Self, Error> {
+        Self::start_with(Cgroups::default(), toolbox, dir, cdi_dir, Some(nodes)).await
+    }
+
+    async fn start_with(
+        cgroups: Cgroups,
+        toolbox: &Toolbox,
+        dir: &Path,
+        cdi_dir: &Path,
+        nodes: Option<&Path>,
+    ) -> Result<Self, Error> {
         if !rustix::process::geteuid().is_root() {
             return Err(Error::NotRoot);
         }
@@ -116,10 +133,11 @@ impl Containerd {
         for runtime in Runtime::ALL {
             runtimes.push((runtime, unlimited::install(&dir, runtime.name()).map_err(io_error(runtime.name()))?));
         }
+        network::install(&dir.join("cni")).map_err(io_error("cni"))?;
         let text = config::text(&runtimes, &dir, &cdi_dir, &socket);
         fs::write(&config, text).map_err(io_error(config.display()))?;
         let group = format!("aliquot-{}", uuid::Uuid::new_v4().simple());
-        let init = spawn_init(toolbox, &config, &log, &group, cgroups)?;
+        let init = spawn_init(toolbox, [&config, &log], &group, cgroups, nodes)?;
         let client = cri::Client::new(&socket);
         let mut containerd = Self { init, client, socket, log, group, toolbox: toolbox.clone(), dir };
         containerd.answers().await?;
@@ -231,7 +249,13 @@ fn directory(dir: &Path) -> Result<PathBuf, Error> {
 }
 
 /// Starts the first process of new namespaces. It holds on to a pipe of ours, and ends with us.
-fn spawn_init(toolbox: &Toolbox, config: &Path, log: &Path, group: &str, cgroups: Cgroups) -> Result<Child, Error> {
+fn spawn_init(
+    toolbox: &Toolbox,
+    [config, log]: [&Path; 2],
+    group: &str,
+    cgroups: Cgroups,
+    nodes: Option<&Path>,
+) -> Result<Child, Error> {
     let errors = fs::File::create(log).map_err(io_error(log.display()))?;
     let mut search = toolbox.bin().into_os_string();
     search.push(":/usr/sbin:/usr/bin:/sbin:/bin");
@@ -241,6 +265,7 @@ fn spawn_init(toolbox: &Toolbox, config: &Path, log: &Path, group: &str, cgroups
         .arg(toolbox.program("containerd"))
         .args([config, log])
         .args([group, cgroups.version()])
+        .arg(nodes.unwrap_or(Path::new("")))
         .env("PATH", search)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())

@@ -7,14 +7,18 @@ use super::{
         Client, answer,
         proto::{
             CdiDevice, ContainerConfig, ContainerMetadata, ContainerState, ContainerStatusRequest,
-            CreateContainerRequest, ExecSyncRequest, ImageSpec, KeyValue, LinuxContainerConfig,
+            CreateContainerRequest, ExecSyncRequest, IdMapping, ImageSpec, KeyValue, LinuxContainerConfig,
             LinuxContainerSecurityContext, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode,
             NamespaceOption, PodSandboxConfig, PodSandboxMetadata, RemovePodSandboxRequest, RunPodSandboxRequest,
-            StartContainerRequest, StopPodSandboxRequest,
+            StartContainerRequest, StopContainerRequest, StopPodSandboxRequest, UserNamespace,
         },
     },
 };
 use crate::image::REFERENCE;
+
+/// Of a pod with a user namespace, on the host: as the kubelet gives the first of them, a pod each.
+const FIRST_USER: u32 = 65_536;
+const USERS: u32 = 65_536;
 
 /// Seconds until a command in a container is given up.
 const EXEC: i64 = 60;
@@ -34,6 +38,8 @@ pub struct ContainerSpec {
     pub annotations: BTreeMap<String, String>,
     /// An image that was imported; [the usual one](REFERENCE) if there is none.
     pub image: Option<String>,
+    /// A container of the pod that was started before, whose processes this one sees, as ephemeral containers do.
+    pub target: Option<String>,
 }
 
 /// A pod.
@@ -45,6 +51,8 @@ pub struct PodSpec {
     pub annotations: BTreeMap<String, String>,
     /// What makes its containers.
     pub runtime: Runtime,
+    /// Whether its users are others on the host (`hostUsers: false`).
+    pub user_namespace: bool,
     /// In the order in which they start.
     pub containers: Vec<ContainerSpec>,
 }
@@ -65,7 +73,16 @@ pub struct Output {
 pub struct Pod {
     client: Client,
     sandbox: String,
-    containers: BTreeMap<String, String>,
+    config: PodSandboxConfig,
+    user_namespace: bool,
+    /// The newest of each name.
+    containers: BTreeMap<String, Started>,
+}
+
+#[derive(Debug)]
+struct Started {
+    id: String,
+    attempt: u32,
 }
 
 impl Pod {
@@ -74,9 +91,10 @@ impl Pod {
         let runtime_handler = spec.runtime.name().to_owned();
         let request = RunPodSandboxRequest { config: Some(config.clone()), runtime_handler };
         let response = answer("RunPodSandbox", client.runtime().run_pod_sandbox(request).await)?;
-        let mut pod = Self { client, sandbox: response.pod_sandbox_id, containers: BTreeMap::new() };
+        let (sandbox, user_namespace) = (response.pod_sandbox_id, spec.user_namespace);
+        let mut pod = Self { client, sandbox, config, user_namespace, containers: BTreeMap::new() };
         for container in &spec.containers {
-            if let Err(error) = pod.start(&config, container).await {
+            if let Err(error) = pod.start(container).await {
                 // The first error is the one that tells; containerd's end removes what is left.
                 let _ = pod.remove().await;
                 return Err(error);
@@ -108,6 +126,12 @@ impl Pod {
         Ok(response.status.is_some_and(|status| status.state() == ContainerState::ContainerRunning))
     }
 
+    /// Ends a container, as SIGKILL does.
+    pub async fn end(&self, container: &str) -> Result<(), Error> {
+        let request = StopContainerRequest { container_id: self.id(container)?.to_owned(), timeout: 0 };
+        answer("StopContainer", self.client.runtime().stop_container(request).await).map(drop)
+    }
+
     /// Ends the pod's containers and removes it.
     pub async fn remove(self) -> Result<(), Error> {
         let mut runtime = self.client.runtime();
@@ -119,30 +143,43 @@ impl Pod {
     }
 
     fn id(&self, container: &str) -> Result<&str, Error> {
-        let id = self.containers.get(container).map(String::as_str);
+        let id = self.containers.get(container).map(|started| started.id.as_str());
         id.ok_or_else(|| Error::NoContainer(container.to_owned()))
     }
 
-    async fn start(&mut self, sandbox: &PodSandboxConfig, spec: &ContainerSpec) -> Result<(), Error> {
+    /// Starts a container in the sandbox, whatever runs there; under a name that one had before, the next attempt of it.
+    pub async fn start(&mut self, spec: &ContainerSpec) -> Result<(), Error> {
         let mut runtime = self.client.runtime();
+        let attempt = self.containers.get(&spec.name).map_or(0, |before| before.attempt + 1);
+        let target = spec.target.as_deref().map(|target| self.id(target)).transpose()?;
         let request = CreateContainerRequest {
             pod_sandbox_id: self.sandbox.clone(),
-            config: Some(container_config(spec)),
-            sandbox_config: Some(sandbox.clone()),
+            config: Some(container_config(spec, attempt, namespaces(self.user_namespace, target))),
+            sandbox_config: Some(self.config.clone()),
         };
-        let container_id = answer("CreateContainer", runtime.create_container(request).await)?.container_id;
-        self.containers.insert(spec.name.clone(), container_id.clone());
-        let request = StartContainerRequest { container_id };
+        let id = answer("CreateContainer", runtime.create_container(request).await)?.container_id;
+        self.containers.insert(spec.name.clone(), Started { id: id.clone(), attempt });
+        let request = StartContainerRequest { container_id: id };
         answer("StartContainer", runtime.start_container(request).await).map(drop)
     }
 }
 
-/// The machine's network, which needs no plugin; process and IPC namespaces of each container's own.
-fn namespaces() -> NamespaceOption {
+/// The machine's network, which needs no plugin; the pod's IPC namespace, and a process namespace of each container's own
+/// or that of another.
+///
+/// A user namespace comes with a network of its own, as only who owns one may mount a sysfs of it.
+fn namespaces(user_namespace: bool, target: Option<&str>) -> NamespaceOption {
+    let range = || vec![IdMapping { host_id: FIRST_USER, container_id: 0, length: USERS }];
     NamespaceOption {
-        network: NamespaceMode::Node.into(),
-        pid: NamespaceMode::Container.into(),
+        userns_options: user_namespace.then(|| UserNamespace {
+            mode: NamespaceMode::Pod.into(),
+            uids: range(),
+            gids: range(),
+        }),
+        network: if user_namespace { NamespaceMode::Pod } else { NamespaceMode::Node }.into(),
+        pid: target.map_or(NamespaceMode::Container, |_| NamespaceMode::Target).into(),
         ipc: NamespaceMode::Pod.into(),
+        target_id: target.unwrap_or_default().to_owned(),
     }
 }
 
@@ -158,21 +195,24 @@ fn sandbox_config(group: &str, spec: &PodSpec) -> PodSandboxConfig {
         annotations: spec.annotations.clone().into_iter().collect(),
         linux: Some(LinuxPodSandboxConfig {
             cgroup_parent: format!("/{group}"),
-            security_context: Some(LinuxSandboxSecurityContext { namespace_options: Some(namespaces()), privileged }),
+            security_context: Some(LinuxSandboxSecurityContext {
+                namespace_options: Some(namespaces(spec.user_namespace, None)),
+                privileged,
+            }),
         }),
     }
 }
 
-fn container_config(spec: &ContainerSpec) -> ContainerConfig {
+fn container_config(spec: &ContainerSpec, attempt: u32, namespaces: NamespaceOption) -> ContainerConfig {
     ContainerConfig {
-        metadata: Some(ContainerMetadata { name: spec.name.clone(), attempt: 0 }),
+        metadata: Some(ContainerMetadata { name: spec.name.clone(), attempt }),
         image: Some(ImageSpec { image: spec.image.clone().unwrap_or_else(|| REFERENCE.to_owned()) }),
         envs: spec.env.iter().map(|(key, value)| KeyValue { key: key.clone(), value: value.clone() }).collect(),
         annotations: spec.annotations.clone().into_iter().collect(),
         linux: Some(LinuxContainerConfig {
             security_context: Some(LinuxContainerSecurityContext {
                 privileged: spec.privileged,
-                namespace_options: Some(namespaces()),
+                namespace_options: Some(namespaces),
             }),
         }),
         cdi_devices: spec.cdi_devices.iter().map(|name| CdiDevice { name: name.clone() }).collect(),

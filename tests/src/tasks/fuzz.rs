@@ -11,12 +11,8 @@ use clap::Args;
 use super::{Error, cargo};
 
 /// In the order in which data comes to the driver.
-const TARGETS: [&str; 8] = ["parameters", "policy", "record", "cdi", "grpc", "names", "procfs", "ld_cache"];
-
-/// As cargo-fuzz has it, without a sanitizer: there is next to no unsafe code to watch, and it works with a stable compiler.
-const INSTRUMENTED: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
-    -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
-    -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1";
+const TARGETS: [&str; 10] =
+    ["parameters", "policy", "record", "cdi", "grpc", "names", "procfs", "runtime_config", "ld_cache", "oci_state"];
 
 /// Options of `cargo xtask fuzz`.
 #[derive(Debug, Args)]
@@ -33,9 +29,13 @@ impl Fuzz {
     /// Builds the targets, runs each for its part of the time from its corpus on, and adds up what they did.
     pub(super) fn run(self) -> Result<(), Error> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz");
-        let (binaries, found) = (build(&root)?, root.join("../target/fuzz/found"));
         let targets: Vec<&str> =
             TARGETS.into_iter().filter(|name| self.target.as_deref().is_none_or(|one| one == *name)).collect();
+        if let Err(error) = compiler() {
+            println!("SKIPPED fuzz: libFuzzer needs a C++ compiler ({error}); on Debian: apt-get install g++");
+            return Ok(());
+        }
+        let (binaries, found) = (build(&root, &targets)?, root.join("../target/fuzz/found"));
         let seconds = (self.seconds / targets.len().max(1) as u64).max(1);
         let (mut executions, mut failed) = (0, Vec::new());
         for target in &targets {
@@ -60,30 +60,30 @@ struct Outcome {
     report: Option<String>,
 }
 
-fn build(root: &Path) -> Result<PathBuf, Error> {
-    let target_dir = root.join("../target/fuzz");
-    let triple = host()?;
-    let text = |path: &Path| path.as_os_str().to_owned();
-    // With a target named, build scripts and macros are built without instrumentation.
-    let arguments = ["build", "--locked", "--release", "--target", &triple];
-    let manifest = root.join("Cargo.toml");
-    let environment: [(&str, OsString); 2] =
-        [("RUSTFLAGS", INSTRUMENTED.into()), ("CARGO_TARGET_DIR", text(&target_dir))];
-    let manifest = ["--manifest-path", manifest.to_str().unwrap_or_default()];
-    cargo(&[arguments.as_slice(), &manifest].concat(), &environment)?;
-    Ok(target_dir.join(triple).join("release"))
+/// Whether the compiler that libFuzzer's build takes can be started.
+fn compiler() -> std::io::Result<()> {
+    let program = std::env::var_os("CXX").unwrap_or_else(|| "c++".into());
+    let mut command = Command::new(&program);
+    let status = command.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    status.map(drop).map_err(|error| std::io::Error::other(format!("{}: {error}", program.display())))
 }
 
-/// The triple for which the compiler builds by itself.
-fn host() -> Result<String, Error> {
-    let start = |source| Error::Start { program: "rustc".to_owned(), source };
-    let output = Command::new("rustc").arg("-vV").output().map_err(start)?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let triple = text.lines().find_map(|line| line.strip_prefix("host: "));
-    triple.map(str::to_owned).ok_or_else(|| Error::Io {
-        what: "find the compiler's host".to_owned(),
-        source: std::io::Error::other("rustc -vV doesn't name it"),
-    })
+/// Compiles this workspace's crates anew, with instrumentation, and all others as tests have them.
+fn build(root: &Path, targets: &[&str]) -> Result<PathBuf, Error> {
+    let names: Vec<String> = targets.iter().map(|target| program(target)).collect();
+    // Of the whole workspace, so that crates of others have the features with which tests have compiled them already.
+    let mut arguments = vec!["build", "--locked", "--workspace", "--features", "fuzz/link"];
+    for name in &names {
+        arguments.extend(["--bin", name]);
+    }
+    let wrapper: (&str, OsString) = ("RUSTC_WORKSPACE_WRAPPER", root.join("instrument.sh").into());
+    cargo(&arguments, &[wrapper])?;
+    Ok(root.join("../target/debug"))
+}
+
+/// What a target's program is called.
+fn program(target: &str) -> String {
+    format!("fuzz-{target}")
 }
 
 fn fuzz(target: &str, binaries: &Path, root: &Path, found: &Path, seconds: u64) -> Result<Outcome, Error> {
@@ -94,7 +94,7 @@ fn fuzz(target: &str, binaries: &Path, root: &Path, found: &Path, seconds: u64) 
     // What is found goes into a directory of its own; what is checked in stays as it is.
     let own = found.join(target);
     fs::create_dir_all(&own).map_err(io("make a directory for what is found"))?;
-    let program = binaries.join(target);
+    let program = binaries.join(program(target));
     let output = Command::new(&program)
         .arg(&own)
         .arg(root.join("corpus").join(target))

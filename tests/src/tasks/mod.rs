@@ -1,6 +1,9 @@
 //! The tasks of `cargo xtask`, one per file.
 mod bench;
+mod conformance;
+mod crash_matrix;
 mod fuzz;
+mod image;
 mod isolation;
 mod node;
 mod playground;
@@ -9,6 +12,8 @@ mod test;
 use std::{ffi::OsString, process::ExitCode};
 
 use clap::{Parser, Subcommand};
+
+use crate::told::told;
 
 /// The workspace's tasks.
 #[derive(Debug, Parser)]
@@ -26,8 +31,14 @@ enum Task {
     Bench(bench::Bench),
     /// Tries to reach, from within real containers, every device that they weren't given; counts what was reachable.
     Isolation(isolation::Isolation),
+    /// Takes the steps of Kubernetes' AI conformance for access to GPUs, on the cluster of KUBECONFIG.
+    Conformance(conformance::Conformance),
+    /// Ends, stops and fails the driver at each point where it changes something; counts what is leaked, lost or held twice.
+    CrashMatrix(crash_matrix::CrashMatrix),
     /// Shows the main job on simulated GPUs, in real containers where root allows.
     Playground(playground::Play),
+    /// Writes the container image, with its bill of materials; needs Debian's packages, no daemon and no root.
+    Image(image::Image),
     /// Fuzzes everything that reads what others wrote; needs a C++ compiler.
     Fuzz(fuzz::Fuzz),
     /// Lays out a simulated GPU node, for trying the driver on a cluster without GPUs.
@@ -83,20 +94,17 @@ pub fn run() -> ExitCode {
         Task::Test(test) => test.run(),
         Task::Bench(bench) => bench.run(),
         Task::Isolation(isolation) => isolation.run(),
+        Task::Conformance(conformance) => conformance.run(),
+        Task::CrashMatrix(matrix) => matrix.run(),
         Task::Playground(play) => play.run(),
+        Task::Image(image) => image.run(),
         Task::Fuzz(fuzz) => fuzz.run(),
         Task::Node(node) => node.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let mut text = error.to_string();
-            let mut cause = std::error::Error::source(&error);
-            while let Some(inner) = cause {
-                text = format!("{text}: {inner}");
-                cause = inner.source();
-            }
-            eprintln!("xtask: {text}");
+            eprintln!("xtask: {}", told(&error));
             ExitCode::FAILURE
         }
     }
@@ -114,9 +122,15 @@ fn build_release() -> Result<(), Error> {
 fn build_with(more: &[&str]) -> Result<(), Error> {
     let mut arguments = vec!["build", "--locked"];
     // Built together with this package, everything has the features that are compiled already.
-    for package in
-        ["aliquot-tests", "aliquot-driver", "aliquot-hook", "fake-nvml", "fake-nvidia-smi", "isolation-probe"]
-    {
+    for package in [
+        "aliquot-tests",
+        "aliquot-driver",
+        "aliquot-controller",
+        "aliquot-hook",
+        "fake-nvml",
+        "fake-nvidia-smi",
+        "isolation-probe",
+    ] {
         arguments.extend(["-p", package]);
     }
     arguments.extend(more);

@@ -104,7 +104,7 @@ async fn others_who_hand_out_the_same_gpus_are_told() -> Result<()> {
             "pool": {"name": NODE, "generation": 1, "resourceSliceCount": 1}}});
     apply(&testbed.client, &[slice]).await?;
     let report = examine(&testbed, &[])?;
-    assert_told(&report, "other-drivers", "warning", "keep it off this node");
+    assert_told(&report, "other-drivers", "warning", "keep that driver off this node");
     assert!(report.1["other-drivers"].1.contains("gpu.example.com"));
     set_status(&testbed, json!({"allocatable": {"nvidia.com/gpu": "8"}})).await?;
     assert_told(&examine(&testbed, &[])?, "other-drivers", "warning", "nvidia.com/gpu.deploy.device-plugin=false");

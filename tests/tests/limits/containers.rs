@@ -2,7 +2,7 @@
 use std::time::Duration;
 
 use aliquot_tests::{
-    runtime::{ContainerSpec, Containerd},
+    runtime::{ContainerSpec, Containerd, PodSpec, Runtime},
     skip::{skip, toolbox},
 };
 use fake_apiserver::Server;
@@ -105,7 +105,8 @@ async fn a_runtime_runs_the_hook_and_starts_no_container_that_it_refuses() -> Re
     let Some(toolbox) = toolbox() else { return Ok(()) };
     let testbed = Testbed::start("limits").await?;
     let dir = tempfile::tempdir()?;
-    let containerd = Containerd::start(toolbox, &dir.path().join("containerd"), &testbed.node.path("cdi")).await?;
+    let (cdi, nodes) = (testbed.node.path("cdi"), testbed.node.path("dev"));
+    let containerd = Containerd::start_over(toolbox, &dir.path().join("containerd"), &cdi, &nodes).await?;
     let claim = prepared(&testbed, "claim", HARD, &[8]).await?;
     let container =
         ContainerSpec { name: "one".to_owned(), cdi_devices: claim.ids.clone(), ..ContainerSpec::default() };
@@ -117,8 +118,18 @@ async fn a_runtime_runs_the_hook_and_starts_no_container_that_it_refuses() -> Re
     for pid in 1..PIDS {
         cgroup = testbed.node.place_container(pid, POD, "one")?;
     }
-    let pod = containerd.run_pod("limited", &[container]).await?;
+    let pod = containerd.run_pod("limited", std::slice::from_ref(&container)).await?;
     assert!(pod.is_running("one").await?);
     assert_eq!(limits(&testbed), [limit(&cgroup, 8)]);
+    // This hook is the host's also where the pod's users are others on the host.
+    for runtime in Runtime::ALL {
+        let other = prepared(&testbed, runtime.name(), HARD, &[4]).await?;
+        let all = vec![ContainerSpec { cdi_devices: other.ids, ..container.clone() }];
+        let name = runtime.name().to_owned();
+        let pod = containerd
+            .run(&PodSpec { name, runtime, user_namespace: true, containers: all, ..PodSpec::default() })
+            .await?;
+        assert!(pod.is_running("one").await?);
+    }
     Ok(())
 }

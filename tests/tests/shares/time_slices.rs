@@ -174,17 +174,16 @@ async fn what_could_not_be_given_back_is_told_and_given_back_with_the_next_claim
 }
 
 /// Everything after which a crash could leave a GPU with the wrong time slice.
-const PREPARE: [&str; 3] = ["prepare.reserved", "prepare.time-slice-set", "prepare.spec-written"];
-const UNPREPARE: [&str; 3] = ["unprepare.time-slice-restored", "unprepare.spec-removed", "unprepare.released"];
+const PREPARE: [&str; 3] = ["reserved", "time-slice-set", "spec-placed"];
+const UNPREPARE: [&str; 3] = ["time-slice-restored", "spec-removed", "released"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_at_any_step_of_a_prepare_the_next_call_sets_it_right() -> Result<()> {
     let mut testbed = Testbed::start("t4x1").await?;
     for point in PREPARE {
-        let name = point.replace('.', "-");
         for again in [true, false] {
-            let claim = wishing(&testbed, &format!("{name}-{again}"), "Medium").await?;
-            testbed.restart_driver(&[("ALIQUOT_FAULT", point)]).await?;
+            let claim = wishing(&testbed, &format!("{point}-{again}"), "Medium").await?;
+            testbed.restart_driver(&[("ALIQUOT_FAULT", &format!("{point}=kill"))]).await?;
             assert!(testbed.prepare(&claim).await.is_err(), "{point}: the driver is to die in the call");
             testbed.driver_ended().await?;
             testbed.restart_driver(&[]).await?;
@@ -204,9 +203,9 @@ async fn killed_at_any_step_of_a_prepare_the_next_call_sets_it_right() -> Result
 async fn killed_at_any_step_of_an_unprepare_the_next_one_gives_it_back() -> Result<()> {
     let mut testbed = Testbed::start("t4x1").await?;
     for point in UNPREPARE {
-        let claim = wishing(&testbed, &point.replace('.', "-"), "Medium").await?;
+        let claim = wishing(&testbed, point, "Medium").await?;
         testbed.prepare(&claim).await?.unwrap();
-        testbed.restart_driver(&[("ALIQUOT_FAULT", point)]).await?;
+        testbed.restart_driver(&[("ALIQUOT_FAULT", &format!("{point}=kill"))]).await?;
         assert!(testbed.unprepare(&claim).await.is_err(), "{point}: the driver is to die in the call");
         testbed.driver_ended().await?;
         testbed.restart_driver(&[]).await?;

@@ -52,7 +52,7 @@ async fn what_is_gone_is_removed_after_the_grace_and_not_before() -> Result<()> 
 async fn a_prepare_that_was_killed_and_never_repeated_goes_too() -> Result<()> {
     let mut testbed = started(&[]).await?;
     let claim = testbed.allocated("half", &[("gpu", ONE)]).await?;
-    testbed.restart_driver(&[&QUICK[..], &[("ALIQUOT_FAULT", "prepare.reserved")]].concat()).await?;
+    testbed.restart_driver(&[&QUICK[..], &[("ALIQUOT_FAULT", "reserved=kill")]].concat()).await?;
     assert!(testbed.prepare(&claim).await.is_err(), "the driver is to die in the call");
     testbed.driver_ended().await?;
     delete(&testbed, "half").await?;
@@ -90,5 +90,25 @@ async fn a_kubelet_that_lost_its_state_leaves_nothing_behind_for_good() -> Resul
     testbed.kubelet.lose_state()?;
     testbed.scheduler.release(&pod).await?;
     swept(&testbed).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweep_that_is_broken_off_at_any_step_is_ended_by_the_next_driver() -> Result<()> {
+    let mut testbed = started(&[]).await?;
+    for step in ["unprepare-begun", "spec-removed", "change-announced", "record-removed", "released"] {
+        let claim = testbed.allocated(step, &[("gpu", ONE)]).await?;
+        testbed.restart_driver(&[&QUICK[..], &[("ALIQUOT_SWEEP", "report")]].concat()).await?;
+        testbed.prepare(&claim).await?.unwrap();
+        delete(&testbed, step).await?;
+        testbed.kill_driver()?;
+        testbed.start_driver(&[&QUICK[..], &[("ALIQUOT_FAULT", &format!("{step}=kill"))]].concat())?;
+        testbed.driver_ended().await?;
+        testbed.restart_driver(&QUICK).await?;
+        swept(&testbed).await?;
+        let next = testbed.allocated(&format!("{step}-next"), &[("gpu", ONE)]).await?;
+        testbed.prepare(&next).await?.unwrap();
+        testbed.unprepare(&next).await?.unwrap();
+    }
     Ok(())
 }

@@ -41,7 +41,9 @@ pub(crate) enum Error {
     At { path: String, what: &'static str, source: io::Error },
     #[error("{path} in the container is larger than {limit} bytes")]
     Large { path: String, limit: usize },
-    #[error("{path} in the container leads to a volume or another mount, where nothing is read or written")]
+    #[error(
+        "{path} in the container leads to a volume or another mount, where nothing is read or written: mount it elsewhere"
+    )]
     Volume { path: String },
     #[error("{path} in the container is a directory")]
     Directory { path: String },
@@ -87,7 +89,7 @@ impl Rootfs {
         Ok(Some(bytes))
     }
 
-    /// Puts a file in the place of whatever is there, whole or not at all.
+    /// Puts a file in the place of whatever is there but a directory; whole, or none.
     pub(crate) fn write(&self, path: &str, bytes: &[u8]) -> Result<(), Error> {
         let (dir, name) = self.place(path)?;
         let failed = |source: io::Error| at(path, "written", source);
@@ -99,6 +101,12 @@ impl Rootfs {
             let mut file = File::from(file);
             file.write_all(bytes)?;
             fchmod(&file, Mode::from_raw_mode(0o644))?;
+            // In the place of another file, ext4 has the new one's data written to disk before it returns
+            // (auto_da_alloc, ext4(5)), for which nobody has asked: a container that isn't ready doesn't start.
+            match unlinkat(&dir, name, AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(error) => return Err(error.into()),
+            }
             renameat(&dir, &temporary, &dir, name)?;
             Ok(())
         })();

@@ -6,6 +6,8 @@ mod files;
 mod libraries;
 mod root;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 
 use std::path::{Path, PathBuf};

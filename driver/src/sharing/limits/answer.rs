@@ -9,7 +9,10 @@ use super::{
     grant::{self, grant},
     ledger::{Entry, Ledger},
 };
-use crate::claim::Record;
+use crate::{
+    claim::Record,
+    fault::{self, Point},
+};
 
 /// What a hook sends.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -103,6 +106,7 @@ impl<R: Fn(&str) -> Result<Option<Arc<Record>>, String>, L: Limiter> Desk<R, L> 
         let entry = known.and((claim, device), granted.memory);
         let limit = entry.limit();
         self.limiter.set(&granted.gpu, &cgroup.path, limit).await.map_err(Error::Limiter)?;
+        fault::point(Point::LimitSet);
         tracing::info!(claim = %record.claim, claim.uid = %record.claim.uid(), gpu = %granted.gpu, %limit,
             cgroup = %cgroup.path.display(), "limited a container's memory");
         self.ledger.note(cgroup, granted.gpu, entry);

@@ -8,11 +8,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use owned_dir::Step;
 use rustix::{
     fs::Mode,
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType},
 };
 use tokio::net::{UnixListener, UnixStream};
+
+use crate::fault;
 
 const BACKLOG: i32 = 64;
 
@@ -46,9 +49,17 @@ impl Socket {
             Ok(_) => return Err(failed(io::Error::other(format!("{} is in the way", fresh.display())))),
             Err(_) => {}
         }
-        let (listener, identity) = listen(&fresh).map_err(failed)?;
-        fs::rename(&fresh, dir.join(name)).map_err(failed)?;
-        Ok(Self { listener, dir: dir.to_owned(), name, identity })
+        let place = || {
+            let (listener, identity) = listen(&fresh)?;
+            fault::socket(Step::Written, name)?;
+            fs::rename(&fresh, dir.join(name))?;
+            fault::socket(Step::Placed, name)?;
+            Ok(Self { listener, dir: dir.to_owned(), name, identity })
+        };
+        place().map_err(|error| {
+            let _ = fs::remove_file(&fresh);
+            failed(error)
+        })
     }
 
     /// The next caller.

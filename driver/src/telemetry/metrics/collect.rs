@@ -1,7 +1,7 @@
 //! What each metric is made of.
 use std::fmt;
 
-use aliquot_model::GpuUuid;
+use aliquot_model::{GpuUuid, Remedy};
 use dra_plugin::ClaimRef;
 use prometheus_client::{
     collector::Collector as Collect,
@@ -13,6 +13,8 @@ use prometheus_client::{
 use super::Sources;
 use crate::{
     discovery::View,
+    health::Health,
+    others::Known,
     sharing::guard::{Actions, Key, ShareUsage, Usage},
     sweep::{report::Report, types::Reason},
 };
@@ -52,6 +54,9 @@ impl Collect for Collector {
             [(vec![], u64::from(policy.policy().is_some() && policy.trouble().is_none()))],
         )?;
         counter(encoder, "aliquot_policy_refused", "Policy files that were refused", [(vec![], policy.refused())])?;
+        let known = self.0.others.borrow().clone().unwrap_or_default();
+        others(encoder, &known)?;
+        health(encoder, &self.0.health.borrow())?;
         sweep(encoder, &self.0.report.borrow())?;
         shares(encoder, &self.0.usage.borrow())
     }
@@ -93,6 +98,55 @@ fn sweep(encoder: &mut DescriptorEncoder<'_>, report: &Report) -> fmt::Result {
         "Questions of the sweep that were not answered, so that nothing was removed by them",
         silent.map(|(source, count)| (vec![("source", source.to_owned())], count)),
     )
+}
+
+/// Who else hands out GPUs.
+fn others(encoder: &mut DescriptorEncoder<'_>, known: &Known) -> fmt::Result {
+    let by = known.elsewhere.gpus.iter().flat_map(|(gpu, others)| {
+        let on = move |by: &str| vec![("uuid", gpu.to_string()), ("by", by.to_owned())];
+        others.by.iter().map(move |other| (on(other.name()), 1))
+    });
+    gauge(
+        encoder,
+        "aliquot_gpu_handed_out_elsewhere",
+        "1 for each GPU that a device plugin (by its resource) or another DRA driver (by its name) hands out too",
+        None,
+        by,
+    )?;
+    let held =
+        known.elsewhere.gpus.iter().map(|(gpu, others)| (vec![("uuid", gpu.to_string())], others.held.len() as u64));
+    gauge(
+        encoder,
+        "aliquot_gpu_held_elsewhere",
+        "Pods that hold a GPU through a device plugin or another DRA driver, as last seen",
+        None,
+        held,
+    )?;
+    gauge(
+        encoder,
+        "aliquot_other_plugins_readable",
+        "1 if the kubelet tells what device plugins registered, 0 if not, so that these are not noticed",
+        None,
+        [(vec![], known.kubelet_answers.into())],
+    )
+}
+
+/// What GPUs have reported, and which of them are given to nobody for it.
+fn health(encoder: &mut DescriptorEncoder<'_>, health: &Health) -> fmt::Result {
+    let ill = health.ward.iter().map(|(gpu, illness)| {
+        let action = match illness.cause.remedy() {
+            Remedy::ResetGpu => "reset-gpu",
+            Remedy::RestartNode => "restart-node",
+            Remedy::ContactSupport | Remedy::None | Remedy::RestartApplication => "contact-support",
+        };
+        (vec![("uuid", gpu.to_string()), ("action", action.to_owned())], 1)
+    });
+    gauge(encoder, "aliquot_gpu_ill", "1 for each GPU that new claims don't get until something is done", None, ill)?;
+    let heard = health
+        .heard
+        .iter()
+        .map(|((gpu, xid), count)| (vec![("uuid", gpu.to_string()), ("xid", xid.0.to_string())], *count));
+    counter(encoder, "aliquot_gpu_xid_errors", "Errors that NVIDIA's driver reported of a GPU, by their Xid", heard)
 }
 
 /// What the memory guard measured at its last reading.

@@ -105,3 +105,27 @@ pub extern "C" fn nvmlDeviceGetUtilizationRates(
 pub extern "C" fn nvmlDeviceGetPowerUsage(device: nvmlDevice_t, power: *mut c_uint) -> nvmlReturn_t {
     code(ask(device, "nvmlDeviceGetPowerUsage").and_then(|_| give(power, IDLE_POWER)))
 }
+
+/// The one field that is known is what a GPU needs before it is used.
+#[unsafe(no_mangle)]
+pub extern "C" fn nvmlDeviceGetFieldValues(
+    device: nvmlDevice_t,
+    count: c_int,
+    values: *mut nvml::nvmlFieldValue_t,
+) -> nvmlReturn_t {
+    const NAME: &str = "nvmlDeviceGetFieldValues";
+    code(super::view_of(device, NAME).and_then(|(view, gpu)| {
+        let count = usize::try_from(count).map_err(|_| INVALID_ARGUMENT)?;
+        if values.is_null() || count == 0 {
+            return Err(INVALID_ARGUMENT);
+        }
+        // SAFETY: the caller passes so many values, which are its own.
+        for value in unsafe { std::slice::from_raw_parts_mut(values, count) } {
+            let action = value.fieldId == nvml::field_id::NVML_FI_DEV_GET_GPU_RECOVERY_ACTION;
+            value.nvmlReturn = if action { super::SUCCESS } else { NOT_SUPPORTED };
+            value.valueType = nvml::nvmlValueType_enum_NVML_VALUE_TYPE_UNSIGNED_INT;
+            value.value.uiVal = view.recovery(gpu);
+        }
+        Ok(())
+    }))
+}

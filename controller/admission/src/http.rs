@@ -1,0 +1,114 @@
+//! The webhook's paths: reviews in, answers out, with bounds on size, time and number.
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    extract::{Request, State},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use tokio::{sync::Semaphore, time::timeout};
+
+use crate::{report, review::review};
+
+/// What a review can be in bytes: an object and its old version, each of at most 1.5 MiB in etcd, written as JSON.
+const LARGEST: usize = 8 << 20;
+/// How many reviews are read and judged at once; others wait for their turn.
+const AT_ONCE: usize = 16;
+/// How long a review may take, from its turn to its answer. The API server waits no longer than that for any webhook of
+/// this project.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+#[derive(Clone)]
+struct Shared {
+    driver: Arc<str>,
+    turns: Arc<Semaphore>,
+}
+
+/// Judges parameters for `driver`.
+pub(crate) fn router(driver: Arc<str>) -> Router {
+    let shared = Shared { driver, turns: Arc::new(Semaphore::new(AT_ONCE)) };
+    Router::new().route("/validate", post(validate)).route("/healthz", get(|| async { "ok" })).with_state(shared)
+}
+
+async fn validate(State(shared): State<Shared>, request: Request) -> Response {
+    timeout(DEADLINE, answer(&shared, request))
+        .await
+        .unwrap_or_else(|_| refused(StatusCode::REQUEST_TIMEOUT, "the review took too long to arrive"))
+}
+
+async fn answer(shared: &Shared, request: Request) -> Response {
+    if !is_json(&request) {
+        return refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Content-Type application/json is needed");
+    }
+    // The semaphore is never closed.
+    let Ok(_turn) = shared.turns.acquire().await else {
+        return refused(StatusCode::SERVICE_UNAVAILABLE, "the webhook is ending");
+    };
+    let Ok(body) = to_bytes(request.into_body(), LARGEST).await else {
+        return refused(StatusCode::PAYLOAD_TOO_LARGE, "the review is incomplete, or larger than 8 MiB");
+    };
+    match review(&shared.driver, &body) {
+        Ok(verdict) => {
+            if !verdict.findings.is_empty() {
+                tracing::info!(object = verdict.object, faults = verdict.message(), "refused");
+            }
+            ([(header::CONTENT_TYPE, "application/json")], Body::from(verdict.to_review().to_string())).into_response()
+        }
+        Err(error) => refused(StatusCode::BAD_REQUEST, &report(&error)),
+    }
+}
+
+fn is_json(request: &Request) -> bool {
+    let content = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    content.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
+}
+
+fn refused(code: StatusCode, why: &str) -> Response {
+    tracing::debug!(%code, why, "not answered");
+    (code, why.to_owned()).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::stream;
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    async fn sent(content: &str, body: Body) -> (StatusCode, String) {
+        let request = Request::post("/validate").header(header::CONTENT_TYPE, content).body(body).unwrap();
+        let response = router("gpu.aliquot.dev".into()).oneshot(request).await.unwrap();
+        let code = response.status();
+        (code, String::from_utf8(to_bytes(response.into_body(), LARGEST).await.unwrap().to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn what_is_no_json_review_is_refused_with_the_reason() {
+        for (content, body, code, why) in [
+            ("text/plain", "{}", StatusCode::UNSUPPORTED_MEDIA_TYPE, "application/json"),
+            ("application/json", "{", StatusCode::BAD_REQUEST, "no AdmissionReview"),
+            ("application/json; charset=utf-8", "{}", StatusCode::BAD_REQUEST, "missing field"),
+        ] {
+            let (answered, text) = sent(content, body.into()).await;
+            assert_eq!(answered, code, "{text}");
+            assert!(text.contains(why), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_beyond_the_limit_is_refused_and_one_below_is_read() {
+        let (code, _) = sent("application/json", vec![b' '; LARGEST + 1].into()).await;
+        assert_eq!(code, StatusCode::PAYLOAD_TOO_LARGE);
+        let (code, _) = sent("application/json", vec![b' '; LARGEST].into()).await;
+        assert_eq!(code, StatusCode::BAD_REQUEST);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_never_ends_is_given_up() {
+        let body = Body::from_stream(stream::pending::<Result<Vec<u8>, std::io::Error>>());
+        assert_eq!(sent("application/json", body).await.0, StatusCode::REQUEST_TIMEOUT);
+    }
+}

@@ -1,0 +1,192 @@
+//! Tells of claims that are stuck, and frees them where that was asked for.
+use std::{collections::BTreeMap, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{Sweep, TELL_AGAIN, Then, release, remedy::State};
+use crate::{
+    cluster::{CallError, LiveClaim},
+    index::{self, PodRef, Uid},
+    judge::{Stuck, StuckClaim},
+    notes::{Note, reference},
+};
+
+/// What is stuck, by claim.
+pub(super) fn by_claim(all: Vec<StuckClaim>) -> BTreeMap<Uid, Vec<Stuck>> {
+    let mut claims: BTreeMap<Uid, Vec<Stuck>> = BTreeMap::new();
+    for StuckClaim { claim, stuck } in all {
+        claims.entry(claim).or_default().push(stuck);
+    }
+    claims
+}
+
+/// What live looks say of one claim.
+struct Look {
+    live: LiveClaim,
+    confirmed: Vec<Stuck>,
+}
+
+impl Sweep {
+    pub(super) async fn act_on_claim(&mut self, uid: &Uid, stuck: Vec<Stuck>) -> Then {
+        let found = self.shared.index().claims.get(uid).map(|claim| (claim.namespace.clone(), claim.name.clone()));
+        // Else it is forgotten at the next look.
+        let Some((namespace, name)) = found else { return Then::More };
+        let all: Vec<StuckClaim> = stuck.into_iter().map(|stuck| StuckClaim { claim: uid.clone(), stuck }).collect();
+        match self.deal_with(uid, &namespace, &name, &all).await {
+            Ok(()) => Then::More,
+            Err(error) => {
+                let (then, pause) = self.unanswered(&error);
+                for stuck in &all {
+                    self.claims.postpone(stuck, Instant::now(), pause);
+                }
+                then
+            }
+        }
+    }
+
+    async fn deal_with(&mut self, uid: &Uid, namespace: &str, name: &str, all: &[StuckClaim]) -> Result<(), CallError> {
+        let look = self.live(uid, namespace, name, all).await?;
+        let Some(Look { live, confirmed }) = look else {
+            for stuck in all {
+                self.claims.refute(stuck, Instant::now());
+            }
+            return Ok(());
+        };
+        for state in State::ALL {
+            let of_state: Vec<Stuck> = confirmed.iter().filter(|stuck| State::of(stuck) == state).cloned().collect();
+            if !of_state.is_empty() {
+                self.tell_stuck(uid, &live, state, &of_state).await?;
+            }
+        }
+        let mut gone = Vec::new();
+        for stuck in all {
+            let now = Instant::now();
+            if !confirmed.contains(&stuck.stuck) {
+                self.claims.refute(stuck, now);
+                continue;
+            }
+            let may_go = self.settings.release && matches!(stuck.stuck, Stuck::GonePod(_));
+            let pause = if may_go { self.settings.stuck_after } else { TELL_AGAIN };
+            let confirmed_for = self.claims.confirm(stuck, now, pause);
+            if let Stuck::GonePod(pod) = &stuck.stuck
+                && may_go
+                && confirmed_for >= self.settings.stuck_after
+            {
+                gone.push(pod.clone());
+            }
+        }
+        if gone.is_empty() { Ok(()) } else { self.release(namespace, name, &live, &gone).await }
+    }
+
+    /// What is so right now; none if the claim is another one, or isn't allocated by this driver any more.
+    async fn live(
+        &mut self,
+        uid: &Uid,
+        namespace: &str,
+        name: &str,
+        all: &[StuckClaim],
+    ) -> Result<Option<Look>, CallError> {
+        let Some(live) = self.cluster.claim(namespace, name).await? else { return Ok(None) };
+        if index::uid(&live.claim.metadata) != *uid {
+            return Ok(None);
+        }
+        let Some(claim) = index::Claim::new(&live.claim, &self.settings.reporter.driver) else { return Ok(None) };
+        let mut confirmed = Vec::new();
+        for StuckClaim { stuck, .. } in all {
+            let holds = match stuck {
+                Stuck::Deleting => claim.is_deleting,
+                Stuck::GoneGpu(held) => claim.is_reserved && claim.devices.contains(held),
+                Stuck::GonePod(pod) => match claim.pods.iter().find(|reserved| reserved.uid == *pod) {
+                    Some(reserved) => self.is_gone(namespace, reserved).await?,
+                    None => false,
+                },
+            };
+            if holds {
+                confirmed.push(stuck.clone());
+            }
+        }
+        Ok(Some(Look { live, confirmed }))
+    }
+
+    async fn is_gone(&mut self, namespace: &str, pod: &PodRef) -> Result<bool, CallError> {
+        Ok(self.cluster.pod(namespace, &pod.name).await?.is_none_or(|live| live != pod.uid))
+    }
+
+    async fn tell_stuck(
+        &mut self,
+        uid: &Uid,
+        live: &LiveClaim,
+        state: State,
+        confirmed: &[Stuck],
+    ) -> Result<(), CallError> {
+        let metadata = &live.claim.metadata;
+        let (namespace, name) = (metadata.namespace.as_deref(), metadata.name.as_deref().unwrap_or_default());
+        let after = words(self.settings.stuck_after);
+        let text = state.text(&live.claim, confirmed, &after, self.settings.release);
+        let note = Note {
+            regarding: reference("resource.k8s.io/v1", "ResourceClaim", namespace, name, &uid.to_string()),
+            related: None,
+            is_warning: true,
+            reason: state.reason(),
+            action: "Sweep",
+            key: uid.to_string(),
+            text: text.clone(),
+        };
+        if self.cluster.tell(&self.settings.reporter.event(note)).await? {
+            tracing::warn!(namespace, claim = name, state = state.label(), "{text}");
+        }
+        Ok(())
+    }
+
+    async fn release(&mut self, namespace: &str, name: &str, live: &LiveClaim, gone: &[Uid]) -> Result<(), CallError> {
+        let patch = match release::patch(&live.whole, &self.settings.reporter.driver, gone) {
+            Ok(patch) => patch,
+            Err(reason) => {
+                tracing::info!(namespace, claim = name, reason, "the claim isn't released");
+                return Ok(());
+            }
+        };
+        if !self.cluster.patch_status(namespace, name, &patch).await? {
+            return Ok(());
+        }
+        self.metrics.released.inc();
+        let freed = patch.pointer("/status/allocation").is_some();
+        tracing::warn!(namespace, claim = name, freed, "reservations for pods that are gone are removed");
+        let uid = index::uid(&live.claim.metadata).to_string();
+        let rest = if freed { ", and its devices are freed" } else { "" };
+        let note = Note {
+            regarding: reference("resource.k8s.io/v1", "ResourceClaim", Some(namespace), name, &uid),
+            related: None,
+            is_warning: false,
+            reason: "ClaimReleased",
+            action: "Release",
+            key: uid,
+            text: format!("reservations for {} pods that are gone are removed{rest}", gone.len()),
+        };
+        // It is done, and the log has said so.
+        if let Err(error) = self.cluster.tell(&self.settings.reporter.event(note)).await {
+            tracing::warn!(error = crate::report(&error), "an Event can't be written");
+        }
+        Ok(())
+    }
+}
+
+/// As flags write it.
+fn words(time: Duration) -> String {
+    match time.as_secs() {
+        seconds if seconds >= 60 && seconds % 60 == 0 => format!("{}m", seconds / 60),
+        0 => format!("{}ms", time.as_millis()),
+        seconds => format!("{seconds}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_told_as_they_were_given() {
+        let all = [600_000, 90_000, 500].map(|ms| words(Duration::from_millis(ms)));
+        assert_eq!(all, ["10m", "90s", "500ms"]);
+    }
+}

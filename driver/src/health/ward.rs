@@ -1,0 +1,194 @@
+//! Which GPUs are ill, from what is heard and read of them. Pure.
+use std::collections::BTreeMap;
+
+use aliquot_model::{GpuUuid, Inventory, Remedy, Xid};
+use aliquot_nvml::{EventKind, GpuEvent};
+use serde::{Deserialize, Serialize};
+
+/// How long after an error its GPU's recovery action is believed to have been set, in seconds: the two come to NVML by
+/// different ways.
+const SETTLED: u64 = 60;
+
+/// Seconds since the boot.
+pub(crate) type Seconds = u64;
+
+/// Why a GPU is ill.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Cause {
+    /// An error that NVIDIA's driver reported.
+    Xid(Xid),
+    /// An error of its memory that couldn't be corrected.
+    DoubleBitEcc,
+    /// The driver says that it needs something, and nobody heard why.
+    Needs(Remedy),
+}
+
+impl Cause {
+    /// What has to be done.
+    pub(crate) fn remedy(&self) -> Remedy {
+        match self {
+            Self::Xid(xid) => xid.remedy(),
+            Self::DoubleBitEcc => Remedy::ResetGpu,
+            Self::Needs(remedy) => *remedy,
+        }
+    }
+}
+
+impl std::fmt::Display for Cause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Xid(xid) => write!(f, "it reported {xid}"),
+            Self::DoubleBitEcc => f.write_str("its memory had an error of two bits, which can't be corrected"),
+            Self::Needs(_) => f.write_str("NVIDIA's driver says that it can't be used as it is"),
+        }
+    }
+}
+
+/// One GPU's illness.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Illness {
+    /// The first of the gravest.
+    pub(crate) cause: Cause,
+    /// When it was heard or read.
+    pub(crate) since: Seconds,
+    /// Whether the GPU has been away since: a reset takes it away and brings it back well.
+    #[serde(default)]
+    pub(crate) was_away: bool,
+}
+
+impl std::fmt::Display for Illness {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}; {}", self.cause, self.cause.remedy().advice())
+    }
+}
+
+/// The node's ill GPUs.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Ward(BTreeMap<GpuUuid, Illness>);
+
+impl Ward {
+    /// What a GPU suffers from.
+    pub(crate) fn illness(&self, gpu: &GpuUuid) -> Option<&Illness> {
+        self.0.get(gpu)
+    }
+
+    /// Every ill GPU.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&GpuUuid, &Illness)> {
+        self.0.iter()
+    }
+
+    /// The ward after an event.
+    pub(crate) fn hear(mut self, event: &GpuEvent, now: Seconds) -> Self {
+        let cause = match event.kind {
+            EventKind::Xid(xid) if !xid.remedy().leaves_usable() => Cause::Xid(xid),
+            EventKind::DoubleBitEcc => Cause::DoubleBitEcc,
+            // A reading tells what it is.
+            EventKind::Xid(_) | EventKind::Recovery | EventKind::Lost => return self,
+        };
+        if let Some(gpu) = &event.gpu {
+            self.admit(gpu, cause, now);
+        }
+        self
+    }
+
+    /// The ward after a reading: what the driver says of a GPU counts for more than what was heard of it.
+    pub(crate) fn read(mut self, inventory: &Inventory, now: Seconds) -> Self {
+        for gpu in inventory.gpus() {
+            let is_over = |illness: &Illness| match gpu.needs {
+                Some(_) => now.saturating_sub(illness.since) >= SETTLED,
+                None => illness.was_away,
+            };
+            match gpu.needs {
+                Some(needed) if !needed.leaves_usable() => self.admit(&gpu.uuid, Cause::Needs(needed), now),
+                _ if self.illness(&gpu.uuid).is_some_and(is_over) => drop(self.0.remove(&gpu.uuid)),
+                _ => {}
+            }
+        }
+        for (gpu, illness) in &mut self.0 {
+            illness.was_away |= !inventory.gpus().iter().any(|here| here.uuid == *gpu);
+        }
+        self
+    }
+
+    /// A graver cause takes the place of a lesser one; the same again is no news.
+    fn admit(&mut self, gpu: &GpuUuid, cause: Cause, now: Seconds) {
+        let graver = self.illness(gpu).is_none_or(|known| known.cause.remedy() < cause.remedy());
+        if graver {
+            self.0.insert(gpu.clone(), Illness { cause, since: now, was_away: false });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aliquot_model::{Gpu, testing};
+
+    use super::*;
+
+    fn gpu(needs: Option<Remedy>) -> Gpu {
+        Gpu { needs, ..testing::gpu(1) }
+    }
+
+    fn node(gpus: Vec<Gpu>) -> Inventory {
+        Inventory::new(gpus, vec![])
+    }
+
+    fn xid(number: u64) -> GpuEvent {
+        GpuEvent { gpu: Some(testing::gpu(1).uuid), kind: EventKind::Xid(Xid(number)) }
+    }
+
+    fn cause(ward: &Ward) -> Option<&Cause> {
+        ward.illness(&testing::gpu(1).uuid).map(|illness| &illness.cause)
+    }
+
+    #[test]
+    fn a_programs_error_makes_no_gpu_ill_and_the_hardwares_does() {
+        assert_eq!(cause(&Ward::default().hear(&xid(31), 0)), None);
+        assert_eq!(cause(&Ward::default().hear(&xid(95), 0)), Some(&Cause::Xid(Xid(95))));
+        let ecc = GpuEvent { kind: EventKind::DoubleBitEcc, ..xid(0) };
+        assert_eq!(cause(&Ward::default().hear(&ecc, 0)), Some(&Cause::DoubleBitEcc));
+    }
+
+    #[test]
+    fn the_gravest_is_kept_with_the_time_at_which_it_came() {
+        let ward = Ward::default().hear(&xid(119), 10).hear(&xid(95), 20).hear(&xid(79), 30).hear(&xid(119), 40);
+        let illness = ward.illness(&testing::gpu(1).uuid).unwrap();
+        assert_eq!((&illness.cause, illness.since), (&Cause::Xid(Xid(79)), 30));
+    }
+
+    #[test]
+    fn a_gpu_is_well_once_the_driver_has_had_time_to_say_that_it_needs_nothing() {
+        let well = node(vec![gpu(Some(Remedy::None))]);
+        let ward = Ward::default().hear(&xid(95), 1000);
+        assert!(cause(&ward.clone().read(&well, 1000)).is_some(), "the driver may not know yet");
+        assert!(cause(&ward.clone().read(&well, 1000 + SETTLED)).is_none());
+        assert!(cause(&ward.read(&node(vec![gpu(Some(Remedy::ResetGpu))]), 2000)).is_some());
+    }
+
+    #[test]
+    fn without_the_drivers_word_a_gpu_is_well_when_it_has_been_away_and_is_back() {
+        let (here, away) = (node(vec![gpu(None)]), node(vec![]));
+        let ward = Ward::default().hear(&xid(95), 0).read(&here, 100_000);
+        assert!(cause(&ward).is_some(), "nothing has happened to it");
+        let ward = ward.read(&away, 100_001);
+        assert!(cause(&ward).is_some());
+        assert!(cause(&ward.read(&here, 100_002)).is_none());
+    }
+
+    #[test]
+    fn what_the_driver_says_makes_a_gpu_ill_that_was_not_heard() {
+        let ward = Ward::default().read(&node(vec![gpu(Some(Remedy::RestartNode))]), 5);
+        assert_eq!(cause(&ward), Some(&Cause::Needs(Remedy::RestartNode)));
+        assert_eq!(ward.clone().read(&node(vec![gpu(Some(Remedy::RestartNode))]), 500), ward, "the same is no news");
+    }
+
+    #[test]
+    fn what_is_written_down_is_read_again() {
+        let ward = Ward::default().hear(&xid(79), 7);
+        let text = serde_json::to_string(&ward).unwrap();
+        assert_eq!(serde_json::from_str::<Ward>(&text).unwrap(), ward, "{text}");
+    }
+}

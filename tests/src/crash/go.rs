@@ -1,0 +1,228 @@
+//! What happens at a point, and around it: each way ends with a claim that was prepared and unprepared, and nothing left.
+use fake_apiserver::{Fault, Trouble};
+use fake_nvml::Control;
+use kubelet_api::dra::v1::Claim;
+
+use super::{
+    beside::{back, stopped, surge},
+    check::{self, Kept, Verdict, lost},
+    container,
+    lives::{Between, Lives, again, drive, is_slow},
+    scene::{Scene, set_scene},
+    stage::{Answer, Call, Stage},
+    ways::Way,
+};
+use crate::testbed::DRIVER;
+
+/// Goes this way once, with a scene of its own; whether the point was reached.
+pub(super) async fn go(stage: &mut Stage, scene: Scene, way: Way, orders: &[String]) -> Verdict<bool> {
+    let between = match way {
+        Way::Kill => Between::Rival,
+        Way::Reboot => Between::Reboot { kept: false },
+        Way::RebootKept => Between::Reboot { kept: true },
+        _ => Between::Nothing,
+    };
+    let set = set_scene(stage, scene).await?;
+    let kept = (!matches!(between, Between::Reboot { .. })).then_some(&set.bystander);
+    let mut lives = Lives::new(orders, between);
+    let claim = set.claim.clone();
+    let reached = match way {
+        Way::Kill | Way::Pair | Way::Reboot | Way::RebootKept => {
+            begin(stage, scene, &lives)?;
+            let ids = drive(stage, Call::Prepare, &claim, &mut lives).await?;
+            twice(stage, &claim, &ids, &mut lives).await?;
+            contain(stage, &claim, &mut lives).await?;
+            litter(stage, scene, &claim)?;
+            drive(stage, Call::Unprepare, &claim, &mut lives).await?;
+            lives.ended == orders.len()
+        }
+        Way::Abandon => {
+            begin(stage, scene, &lives)?;
+            if stage.call(Call::Prepare, &claim).await? == Answer::Died {
+                again(stage, &mut lives).await?;
+            }
+            drive(stage, Call::Unprepare, &claim, &mut lives).await?;
+            lives.ended == orders.len()
+        }
+        Way::Full | Way::Broken | Way::ReadOnly => fail(stage, scene, &claim, orders).await?,
+        Way::Surge => surge(stage, &claim, orders).await?,
+        Way::Stopped => stopped(stage, &claim, orders).await?,
+        Way::NoApi | Way::NvmlHangs => without(stage, scene, way, &claim, &mut lives).await?,
+    };
+    // One that the claim's calls never met isn't meant for others'.
+    stage.order("")?;
+    if let Some(kept) = kept {
+        kept.check()?;
+        check::nothing_left(stage, &[&kept.claim])?;
+        still_recalled(stage, kept).await?;
+        drive(stage, Call::Unprepare, &kept.claim, &mut Lives::new(&[], Between::Nothing)).await?;
+    }
+    check::nothing_left(stage, &[])?;
+    Ok(reached)
+}
+
+/// The whole way of a claim without anything that goes wrong.
+pub(super) async fn rehearse(stage: &mut Stage, scene: Scene) -> Verdict {
+    let set = set_scene(stage, scene).await?;
+    let mut none = Lives::new(&[], Between::Nothing);
+    begin(stage, scene, &none)?;
+    drive(stage, Call::Prepare, &set.claim, &mut none).await?;
+    if !container::start(stage, &set.claim)? {
+        return lost("the memory of a container can't be limited");
+    }
+    litter(stage, scene, &set.claim)?;
+    drive(stage, Call::Unprepare, &set.claim, &mut none).await?;
+    set.bystander.check()?;
+    let passed = std::fs::read(&stage.trace)?;
+    drive(stage, Call::Unprepare, &set.bystander.claim, &mut none).await?;
+    check::nothing_left(stage, &[])?;
+    Ok(std::fs::write(&stage.trace, passed)?)
+}
+
+/// The driver begins with its orders, where it doesn't run yet.
+fn begin(stage: &mut Stage, scene: Scene, lives: &Lives<'_>) -> Verdict {
+    if scene == Scene::Claim {
+        stage.order(lives.order())?;
+    } else {
+        stage.start(lives.order())?;
+    }
+    Ok(())
+}
+
+/// Prepared again the claim gets the same, and all of it is there.
+async fn twice(stage: &mut Stage, claim: &Claim, ids: &[String], lives: &mut Lives<'_>) -> Verdict {
+    let again = drive(stage, Call::Prepare, claim, lives).await?;
+    if again != ids {
+        return lost(format!("{ids:?} when it was prepared, and {again:?} when it was prepared again"));
+    }
+    if !matches!(lives.between, Between::Reboot { .. }) {
+        check::is_given(stage, ids)?;
+    }
+    check::held_once(stage)
+}
+
+/// A container starts, whose memory is limited; one whose start fails is made anew.
+async fn contain(stage: &mut Stage, claim: &Claim, lives: &mut Lives<'_>) -> Verdict {
+    if !lives.order().starts_with("limit-set") {
+        return Ok(());
+    }
+    if container::start(stage, claim)? {
+        return lost("the hook was told of a limit by a driver that was to end");
+    }
+    again(stage, lives).await?;
+    stage.registered().await?;
+    if !container::start(stage, claim)? {
+        return lost("the memory of a container can't be limited");
+    }
+    Ok(())
+}
+
+/// What another instance left half-written is there when the claim is unprepared.
+fn litter(stage: &Stage, scene: Scene, claim: &Claim) -> Verdict {
+    if scene == Scene::Recovery {
+        std::fs::write(stage.records().join(format!(".{}.json.tmp", claim.uid)), "{")?;
+        let spec = format!(".{DRIVER}-claim_{}.json.tmp", claim.uid);
+        std::fs::write(stage.testbed.node.path("cdi").join(spec), "{")?;
+    }
+    Ok(())
+}
+
+/// An error once, and then for as long as it lasts: the claim waits, and nothing else happens.
+async fn fail(stage: &mut Stage, scene: Scene, claim: &Claim, orders: &[String]) -> Verdict<bool> {
+    for order in orders {
+        if scene == Scene::Claim {
+            stage.order(order)?;
+        } else {
+            stage.kill()?;
+            stage.start(order)?;
+        }
+        for call in [Call::Prepare, Call::Unprepare] {
+            if call == Call::Unprepare {
+                litter(stage, scene, claim)?;
+            }
+            let mut answer = stage.call(call, claim).await?;
+            if let Answer::Refused(error) = &answer {
+                if !error.contains("os error") && !is_slow(error) {
+                    return lost(format!("the error doesn't say what the system said: {error}"));
+                }
+                check::held_once(stage)?;
+                stage.order("")?;
+                answer = stage.call(call, claim).await?;
+            }
+            match answer {
+                Answer::Done(ids) if call == Call::Prepare => check::is_given(stage, &ids)?,
+                Answer::Done(_) => {}
+                // It may end at its start, and is started anew.
+                Answer::Died if scene != Scene::Claim => {
+                    stage.kill()?;
+                    stage.start("")?;
+                    drive(stage, call, claim, &mut Lives::new(&[], Between::Nothing)).await?;
+                }
+                other => return lost(format!("{call:?} after the error: {other:?}")),
+            }
+        }
+    }
+    stage.order("")?;
+    let points = stage.passed()?;
+    Ok(orders.iter().all(|order| points.iter().any(|point| order.starts_with(point))))
+}
+
+/// Killed; what the next life needs isn't there.
+async fn without(stage: &mut Stage, scene: Scene, way: Way, claim: &Claim, lives: &mut Lives<'_>) -> Verdict<bool> {
+    begin(stage, scene, lives)?;
+    let mut died = stage.call(Call::Prepare, claim).await? == Answer::Died;
+    if !died {
+        litter(stage, scene, claim)?;
+        died = stage.call(Call::Unprepare, claim).await? == Answer::Died;
+    }
+    stage.kill()?;
+    let prepared = stage
+        .testbed
+        .told_by_records()?
+        .iter()
+        .any(|record| record["claim"]["uid"] == claim.uid.as_str() && record["state"] == "prepared");
+    let has_specs = check::has_specs(stage, claim)?;
+    if way == Way::NoApi {
+        let trouble = Trouble::Error(503, None);
+        stage.testbed.api.inject(Fault { verb: String::new(), resource: String::new(), times: usize::MAX, trouble });
+    } else {
+        let hang = [("nvmlInit_v2".to_owned(), 60_000)].into();
+        stage.testbed.node.control(&Control { hang, ..Control::default() })?;
+    }
+    stage.start("")?;
+    // With a reading of the GPUs a missing spec is written anew; without one it must be there.
+    let must = prepared && (has_specs || way == Way::NoApi);
+    match stage.call(Call::Prepare, claim).await? {
+        Answer::Done(ids) => check::is_given(stage, &ids)?,
+        Answer::Refused(error) if must => return lost(format!("a prepared claim needs more: {error}")),
+        Answer::Refused(_) => {}
+        Answer::Died => return lost("the driver ended"),
+    }
+    drive(stage, Call::Unprepare, claim, &mut Lives::new(&[], Between::Nothing)).await?;
+    stage.testbed.api.heal();
+    stage.testbed.node.control(&Control::default())?;
+    if way == Way::NvmlHangs {
+        // The call that hangs keeps its thread.
+        back(stage).await?;
+    }
+    let mut none = Lives::new(&[], Between::Nothing);
+    drive(stage, Call::Prepare, claim, &mut none).await?;
+    drive(stage, Call::Unprepare, claim, &mut none).await?;
+    Ok(died)
+}
+
+/// A claim that stood by is told as it was, without the API server.
+async fn still_recalled(stage: &mut Stage, kept: &Kept) -> Verdict {
+    let before = stage.testbed.api.requests();
+    let ids = drive(stage, Call::Prepare, &kept.claim, &mut Lives::new(&[], Between::Nothing)).await?;
+    let gets = |all: &std::collections::BTreeMap<(String, String), usize>| {
+        all.get(&("get".to_owned(), "resourceclaims".to_owned())).copied()
+    };
+    if ids != kept.ids {
+        return lost(format!("the claim that stood by has {ids:?} and had {:?}", kept.ids));
+    }
+    if gets(&before) != gets(&stage.testbed.api.requests()) {
+        return lost("the API server was asked for a claim that is prepared");
+    }
+    Ok(())
+}

@@ -1,0 +1,122 @@
+//! On a real API server, the admission policy: a node's driver writes slices and Events of its own, and no others.
+use aliquot_tests::testbed::documents;
+use http::{Method, StatusCode};
+use kube::Client;
+use serde_json::{Value, json};
+
+use super::{cluster::Cluster, *};
+
+const POLICY: &str = include_str!("../../../deploy/base/admission-policy.yaml");
+const SLICES: &str = "/apis/resource.k8s.io/v1/resourceslices";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_driver_writes_for_its_own_node_and_name_only() -> Result<()> {
+    Cluster::run("policy", judged).await
+}
+
+/// A driver of the test's own, which no kubelet knows.
+fn driver(cluster: &Cluster) -> String {
+    format!("{}.example.com", cluster.namespace)
+}
+
+/// The policies as an overlay with another namespace and driver makes them.
+async fn deploy(cluster: &mut Cluster) -> Result<()> {
+    cluster.grant(&json!([
+        {"apiGroups": ["resource.k8s.io"], "resources": ["resourceslices"], "verbs": ["get", "create", "update", "delete"]},
+        {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"]},
+    ]))
+    .await?;
+    let text = POLICY
+        .replace("serviceaccount:aliquot:", &format!("serviceaccount:{}:", cluster.namespace))
+        .replace("'gpu.aliquot.dev'", &format!("'{}'", driver(cluster)))
+        .replace(": aliquot-driver", &format!(": {}", cluster.namespace));
+    for object in documents::<Value>(&text)? {
+        let plural = match object["kind"].as_str() {
+            Some("ValidatingAdmissionPolicy") => "validatingadmissionpolicies",
+            _ => "validatingadmissionpolicybindings",
+        };
+        cluster.make(&format!("/apis/admissionregistration.k8s.io/v1/{plural}"), object).await?;
+    }
+    Ok(())
+}
+
+fn slice(cluster: &Cluster, name: &str, place: (&str, Value), driver: &str) -> Value {
+    let name = format!("{}-{name}", cluster.namespace);
+    let pool = json!({"name": name, "generation": 1, "resourceSliceCount": 1});
+    let mut slice = json!({"apiVersion": "resource.k8s.io/v1", "kind": "ResourceSlice", "metadata": {"name": name},
+        "spec": {"driver": driver, "pool": pool, "devices": []}});
+    slice["spec"][place.0] = place.1;
+    slice
+}
+
+async fn judged(cluster: &mut Cluster) -> Result<()> {
+    deploy(cluster).await?;
+    let (node, own) = (cluster.node().await?, driver(cluster));
+    let (bound, unbound) = (cluster.account(Some(&node)).await?, cluster.account(None).await?);
+    let mine = slice(cluster, "mine", ("nodeName", json!(node)), &own);
+    let foreign = slice(cluster, "foreign", ("nodeName", json!("another-node")), &own);
+    // Both the role and the policy are in force once these are so.
+    let dry = format!("{SLICES}?dryRun=All");
+    cluster.until(&bound, (Method::POST, &dry, Some(&mine)), |code| code == StatusCode::CREATED).await?;
+    cluster.until(&bound, (Method::POST, &dry, Some(&foreign)), |code| code == StatusCode::FORBIDDEN).await?;
+
+    let selector = json!({"nodeSelectorTerms": [{"matchFields": [
+        {"key": "metadata.name", "operator": "In", "values": [node]}]}]});
+    for (client, slice, words) in [
+        (&bound, foreign.clone(), "only"),
+        (&bound, slice(cluster, "all", ("allNodes", json!(true)), &own), "only"),
+        (&bound, slice(cluster, "selected", ("nodeSelector", selector), &own), "only"),
+        (&bound, slice(cluster, "each", ("perDeviceNodeSelection", json!(true)), &own), "only"),
+        (&bound, slice(cluster, "other", ("nodeName", json!(node)), "other.example.com"), "its own ResourceSlices"),
+        (&unbound, mine.clone(), "bound to no node"),
+    ] {
+        refused(cluster, client, (Method::POST, SLICES, Some(&slice)), words).await?;
+    }
+    let (code, stored) = cluster.asked(&bound, Method::POST, SLICES, Some(&mine)).await?;
+    assert_eq!(code, StatusCode::CREATED, "{stored}");
+    cluster.make(SLICES, foreign).await?;
+    let path = |name: &str| format!("{SLICES}/{}-{name}", cluster.namespace);
+    refused(cluster, &bound, (Method::DELETE, &path("foreign"), None), "only").await?;
+    refused(cluster, &unbound, (Method::DELETE, &path("mine"), None), "bound to no node").await?;
+    let mut changed = stored;
+    changed["spec"]["pool"]["generation"] = json!(2);
+    let (code, answer) = cluster.asked(&bound, Method::PUT, &path("mine"), Some(&changed)).await?;
+    assert!(code.is_success(), "{answer}");
+    refused(cluster, &unbound, (Method::PUT, &path("mine"), Some(&answer)), "bound to no node").await?;
+    let (code, answer) = cluster.asked(&bound, Method::DELETE, &path("mine"), None).await?;
+    assert!(code.is_success(), "{answer}");
+    // Nobody else is held to it.
+    let (code, answer) = cluster.asked(cluster.admin(), Method::DELETE, &path("foreign"), None).await?;
+    assert!(code.is_success(), "{answer}");
+    events(cluster, &bound, &node, &own).await
+}
+
+async fn events(cluster: &Cluster, bound: &Client, node: &str, own: &str) -> Result<()> {
+    let path = "/apis/events.k8s.io/v1/namespaces/default/events?dryRun=All";
+    let event = |about: &str, by: &str, on: &str| {
+        json!({"apiVersion": "events.k8s.io/v1", "kind": "Event", "metadata": {"generateName": "aliquot-"},
+            "eventTime": "2026-01-01T00:00:00.000000Z", "reportingController": by, "reportingInstance": on,
+            "action": "Offer", "reason": "Tried", "type": "Normal",
+            "regarding": {"apiVersion": "v1", "kind": "Node", "name": about, "uid": about}})
+    };
+    cluster
+        .until(bound, (Method::POST, path, Some(&event(node, own, node))), |code| code == StatusCode::CREATED)
+        .await?;
+    let wrong = event(node, "kubelet", node);
+    cluster.until(bound, (Method::POST, path, Some(&wrong)), |code| code == StatusCode::FORBIDDEN).await?;
+    refused(cluster, bound, (Method::POST, path, Some(&event("another-node", own, node))), "no other node").await?;
+    refused(cluster, bound, (Method::POST, path, Some(&event(node, own, "another-node"))), "reportingInstance").await
+}
+
+async fn refused(
+    cluster: &Cluster,
+    client: &Client,
+    (method, path, body): (Method, &str, Option<&Value>),
+    words: &str,
+) -> Result<()> {
+    let (code, answer) = cluster.asked(client, method, path, body).await?;
+    let message = answer["message"].as_str().unwrap_or_default();
+    assert!(code == StatusCode::FORBIDDEN && message.contains("ValidatingAdmissionPolicy"), "{path}: {code} {answer}");
+    assert!(message.contains(words), "{words}: {message}");
+    Ok(())
+}
