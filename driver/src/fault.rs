@@ -173,6 +173,14 @@ pub(crate) fn specs(done: Step, name: &str) -> io::Result<()> {
     })
 }
 
+/// Watches sockets, of which the hook's is one that others wait for.
+pub(crate) fn socket(done: Step, name: &str) -> io::Result<()> {
+    if name != crate::sharing::limits::SOCKET {
+        return Ok(());
+    }
+    step(if done == Step::Placed { Point::LimitsSocketPlaced } else { Point::LimitsSocketMade })
+}
+
 /// Watches the plugin's directory, from which nothing is removed.
 pub(crate) fn plugin(done: Step, name: &str) -> io::Result<()> {
     let is_hook = name == crate::hook::NAME;

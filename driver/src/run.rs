@@ -2,7 +2,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use dra_plugin::{
-    DriverName, Plugin,
+    Builder, DriverName, Plugin,
     slices::{NodeName, Publisher},
 };
 use tokio::{
@@ -32,6 +32,7 @@ use crate::{
         guarding,
         limits::{self, Limits},
     },
+    sweep::{self, report::Report},
     telemetry::{self, health::Readiness, metrics},
 };
 
@@ -119,6 +120,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
         rescan_interval,
         nvml_deadline,
         guard_interval,
+        sweep,
         hook,
         other_plugins,
         hook_root,
@@ -172,12 +174,10 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     let telling = tokio::spawn(tell(roots.clone(), notices.clone(), view.clone(), in_force.clone(), stop.clone()));
 
     let others = Others::new(&roots.kubelet, &identity, other_plugins);
-    let site = Site { pool: pool.to_string(), cdi_kind: cdi_spec::Kind::new(&identity.driver_name, "claim")? };
-    let store = spec_store(&roots)?;
-    let edits = Edits::new(roots.clone(), hook);
     let around =
         claim::Around { view: view.clone(), policy: in_force.clone(), notices: notices.clone(), gate: others.gate() };
-    let claims = Arc::new(Claims::open(site, boot_id, &roots.run.join("claims"), store, edits, around)?);
+    let claims = open_claims(&roots, &identity.driver_name, pool.to_string(), boot_id, hook, around)?;
+    let in_cluster = sweep::Asker { client: client.clone(), driver: driver.to_string(), pool: pool.to_string() };
     let (mark, known) = (others.mark(), others.latest());
     let offering =
         Offering { client: client.clone(), driver, node, pool, publishing, healths, notices: notices.clone(), mark };
@@ -195,41 +195,69 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     let library = limits::Library::new(asked.clone(), nvml_deadline);
     let limiting = tokio::spawn(answer_hooks(limits, Arc::clone(&claims), library, stop.clone()));
     let library = guarding::Library { questions: asked, deadline: nvml_deadline };
-    let sources =
-        guarding::Sources { claims: Arc::clone(&claims), view: view.clone(), policy: in_force.clone(), library };
+    let sources = guarding::Sources {
+        claims: Arc::clone(&claims),
+        view: view.clone(),
+        policy: in_force.clone(),
+        library: library.clone(),
+    };
     let settings = guard::Settings {
-        procfs,
-        turn: Turn::open(&roots.run)?,
+        procfs: procfs.clone(),
+        turn: Turn::open(&roots.run, "guard")?,
         interval: guard_interval,
         driver: identity.driver_name.clone(),
         node: identity.node_name.clone(),
-        notices,
+        notices: notices.clone(),
     };
     let guarding = tokio::spawn(guarding::run(sources, settings, client.clone(), usages, stop.clone()));
-    let mut plugin = Plugin::builder(&identity.driver_name)?
+    let plugin = Plugin::builder(&identity.driver_name)?
         .kubelet_root(&roots.kubelet)
         .claims(client)
         .health(health)
         .budget(prepare_budget);
-    if let Some(uid) = pod_uid {
-        plugin = plugin.rolling_update(uid);
-    }
-    let plugin = plugin.build(Arc::clone(&claims))?;
+    let plugin = beside_others(plugin, pod_uid).build(Arc::clone(&claims))?;
     let readiness = Readiness { registration: plugin.registration(), slices };
-    let claims_told = Arc::clone(&claims);
-    let sources = metrics::Sources { view, policy: in_force, usage, others: known, health: ward, claims: claims_told };
+    let (reports, report) = watch::channel(Report::default());
+    let told = Arc::clone(&claims);
+    let sources = metrics::Sources { view, policy: in_force, usage, others: known, health: ward, claims: told, report };
     let metrics = metrics::serve(metrics_address, sources, readiness, stop.clone()).await?;
-    let restoring = tokio::spawn(restore(claims, stop.clone()));
+    let restoring = tokio::spawn(restore(Arc::clone(&claims), stop.clone()));
+    let turns = plugin.turns();
+    let settings = sweep::Settings { args: sweep, roots, claims, asker: in_cluster, turns, notices, procfs, library };
+    let sweeping = tokio::spawn(sweep::run(settings, reports, stop.clone()));
     let result = plugin.run(stop.clone()).await;
     stop.cancel();
     for task in [
         discovery, publisher, following, offering, nursing, telling, writing, watching, guarding, limiting, metrics,
-        restoring,
+        restoring, sweeping,
     ] {
         let _ = task.await;
     }
     tracing::info!("stopped; slices and prepared claims stay");
     Ok(result?)
+}
+
+/// The claims of this node, with their records and the CDI directory.
+fn open_claims(
+    roots: &Roots,
+    driver: &str,
+    pool: String,
+    boot_id: String,
+    hook: Option<hook::Hook>,
+    around: claim::Around,
+) -> Result<Arc<Claims>, Error> {
+    let site = Site { pool, cdi_kind: cdi_spec::Kind::new(driver, "claim")? };
+    let store = spec_store(roots)?;
+    let edits = Edits::new(roots.clone(), hook);
+    Ok(Arc::new(Claims::open(site, boot_id, &roots.run.join("claims"), store, edits, around)?))
+}
+
+/// With sockets of its own, if this instance has a name of its own.
+fn beside_others(plugin: Builder, pod_uid: Option<String>) -> Builder {
+    match pod_uid {
+        Some(uid) => plugin.rolling_update(uid),
+        None => plugin,
+    }
 }
 
 /// Of GPUs, the policy, and containers that the hook refused, until `stop`.

@@ -50,4 +50,5 @@ pub use health::{DeviceHealth, HealthStatus};
 pub use name::{DriverName, InvalidDriverName};
 pub use plugin::{BuildError, Builder, Plugin, RunError};
 pub use registration::Registration;
+pub use runner::Turns;
 pub use socket::SocketError;

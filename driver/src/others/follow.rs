@@ -28,6 +28,7 @@ use crate::{
     claim::Claims,
     discovery::{View, wake::Waker},
     notices::Notices,
+    podresources,
     policy::InForce,
 };
 
@@ -175,7 +176,7 @@ impl Following {
                 self.ask_at = (!self.is_woken).then(|| Instant::now() + LOOK);
             }
             Err(error) => {
-                let is_absent = matches!(error, kubelet::Error::Absent { .. });
+                let is_absent = matches!(error, podresources::Error::Absent { .. });
                 let error = crate::report(&error);
                 if self.trouble.as_ref() != Some(&error) {
                     tracing::warn!(

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::health::Readiness;
 use crate::{
     args::Address, claim::Claims, discovery::View, health::Health, others, policy::InForce, sharing::guard::Usage,
+    sweep::report::Report,
 };
 
 /// A client that doesn't send its request within this is let go.
@@ -37,6 +38,7 @@ pub(crate) struct Sources {
     pub(crate) others: others::Latest,
     pub(crate) health: watch::Receiver<Health>,
     pub(crate) claims: Arc<Claims>,
+    pub(crate) report: watch::Receiver<Report>,
 }
 
 /// The address can't be had.

@@ -15,8 +15,8 @@ pub(crate) struct Failure {
     reason: &'static str,
     message: String,
     retry_after: Option<u32>,
-    /// The resource and the name of the object that it is about.
-    about: Option<(String, String)>,
+    /// The group, resource and name that it is about.
+    about: Option<Box<[String; 3]>>,
 }
 
 impl Failure {
@@ -32,8 +32,8 @@ impl Failure {
         Self::new(404, "NotFound", "the server could not find the requested resource")
     }
 
-    pub(crate) fn not_found(resource: &str, name: &str) -> Self {
-        let about = Some((resource.to_owned(), name.to_owned()));
+    pub(crate) fn not_found(group: &str, resource: &str, name: &str) -> Self {
+        let about = Some(Box::new([group, resource, name].map(ToOwned::to_owned)));
         Self { about, ..Self::new(404, "NotFound", format!("{resource} {name:?} not found")) }
     }
 
@@ -82,8 +82,8 @@ impl Failure {
     }
 
     pub(crate) fn body(&self) -> Value {
-        let mut details = match &self.about {
-            Some((resource, name)) => json!({"kind": resource, "name": name}),
+        let mut details = match self.about.as_deref() {
+            Some([group, resource, name]) => json!({"name": name, "group": group, "kind": resource}),
             None => json!({}),
         };
         if let Some(seconds) = self.retry_after {

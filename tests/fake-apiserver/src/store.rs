@@ -113,7 +113,7 @@ impl Store {
 
     pub(crate) fn get(&self, kind: &'static Kind, namespace: &str, name: &str) -> Result<Value, Failure> {
         let found = self.objects.get(&key(kind, namespace, name)).cloned();
-        found.ok_or_else(|| Failure::not_found(kind.resource, name))
+        found.ok_or_else(|| Failure::not_found(kind.group, kind.resource, name))
     }
 
     /// In the order of namespace and name; an empty namespace is all of them.
@@ -254,7 +254,7 @@ impl Store {
 
     fn remove(&mut self, kind: &'static Kind, namespace: &str, name: &str) -> Result<Value, Failure> {
         let gone = self.objects.remove(&key(kind, namespace, name));
-        let mut object = gone.ok_or_else(|| Failure::not_found(kind.resource, name))?;
+        let mut object = gone.ok_or_else(|| Failure::not_found(kind.group, kind.resource, name))?;
         let before = object.clone();
         self.version += 1;
         metadata(&mut object).insert("resourceVersion".to_owned(), json!(self.version.to_string()));

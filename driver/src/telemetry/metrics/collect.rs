@@ -16,6 +16,7 @@ use crate::{
     health::Health,
     others::Known,
     sharing::guard::{Actions, Key, ShareUsage, Usage},
+    sweep::{report::Report, types::Reason},
 };
 
 /// Reads everything anew for each scrape; nothing is counted twice.
@@ -56,8 +57,47 @@ impl Collect for Collector {
         let known = self.0.others.borrow().clone().unwrap_or_default();
         others(encoder, &known)?;
         health(encoder, &self.0.health.borrow())?;
+        sweep(encoder, &self.0.report.borrow())?;
         shares(encoder, &self.0.usage.borrow())
     }
+}
+
+/// What the sweep thinks and did.
+fn sweep(encoder: &mut DescriptorEncoder<'_>, report: &Report) -> fmt::Result {
+    let count = |label: &str| report.count(label) as u64;
+    gauge(
+        encoder,
+        "aliquot_claims_stale",
+        "Claims on this node that are stale and not removed yet",
+        None,
+        [(vec![], count("stale"))],
+    )?;
+    gauge(
+        encoder,
+        "aliquot_claims_suspect",
+        "Claims on this node that have looked stale for less than the grace period",
+        None,
+        [(vec![], count("suspect"))],
+    )?;
+    gauge(
+        encoder,
+        "aliquot_records_quarantined",
+        "Records on this node that can't be used; their devices stay unavailable",
+        None,
+        [(vec![], report.quarantined as u64)],
+    )?;
+    let removed = Reason::ALL.map(|reason| {
+        let count = report.removed.get(&reason).copied().unwrap_or_default();
+        (vec![("reason", reason.label().to_owned())], count)
+    });
+    counter(encoder, "aliquot_sweep_removed", "Stale claims that were removed", removed)?;
+    let silent = [("kubelet", report.kubelet_silent), ("api", report.api_silent)];
+    counter(
+        encoder,
+        "aliquot_sweep_unanswered",
+        "Questions of the sweep that were not answered, so that nothing was removed by them",
+        silent.map(|(source, count)| (vec![("source", source.to_owned())], count)),
+    )
 }
 
 /// Who else hands out GPUs.
