@@ -29,6 +29,7 @@ use crate::{
     discovery::{Found, View},
     edits::{Base, Edits},
     fault::{self, Point},
+    health::{self, Verdict},
     notices::Notices,
     offer::Holding,
     others::Gate,
@@ -61,6 +62,7 @@ pub struct Claims {
     policy: watch::Receiver<InForce>,
     notices: Notices,
     gate: Gate,
+    health: health::Gate,
     slices: TimeSlices,
     store: cdi_spec::Store,
     edits: Edits,
@@ -78,6 +80,8 @@ pub struct Around {
     pub notices: Notices,
     /// Who else may have given the GPUs away.
     pub gate: Gate,
+    /// Which GPUs are too ill.
+    pub health: health::Gate,
 }
 
 /// Why the claims of this node can't be served.
@@ -113,11 +117,12 @@ impl Claims {
         edits: Edits,
         around: Around,
     ) -> Result<Self, Error> {
-        let Around { view, policy, notices, gate } = around;
+        let Around { view, policy, notices, gate, health } = around;
         let book = Mutex::new(Book::open(records, boot_id.clone())?);
         let (changed, slices) = (watch::Sender::new(()), TimeSlices::default());
         let base = Base::of(&site.cdi_kind)?;
-        let claims = Self { site, boot_id, book, changed, view, policy, notices, gate, slices, store, edits, base };
+        let claims =
+            Self { site, boot_id, book, changed, view, policy, notices, gate, health, slices, store, edits, base };
         claims.remove_orphans()?;
         Ok(claims)
     }
@@ -278,10 +283,18 @@ impl Claims {
         written.map_err(|error| broken(&error))
     }
 
-    /// Refuses what a pod of somebody else holds. Whoever only looks at a GPU takes nothing from that pod.
+    /// Refuses what a pod of somebody else holds, and what nothing can run on. Whoever only looks at a GPU may do so.
     async fn pass(&self, record: &Record, found: &Found, call: &Call) -> Result<(), Failure> {
         let taken = record.devices.iter().filter(|held| !held.admin_access);
         let taken: Vec<_> = taken.map(|held| (held.device.to_string(), &held.gpu)).collect();
+        match self.health.verdict(&taken, &found.inventory) {
+            Some(Verdict::Refused(note)) => return Err(Failure::Permanent(note)),
+            Some(Verdict::Warned(note)) => {
+                tracing::warn!(claim = %record.claim, "{note}");
+                self.notices.warn_users(&record.claim, &record.pods, "GPUUnhealthy", note);
+            }
+            None => {}
+        }
         let Some(in_use) = self.gate.in_use(&record.claim, &taken, &found.inventory, call).await else { return Ok(()) };
         let note = in_use.note();
         if in_use.is_refused {
