@@ -246,12 +246,32 @@ pub struct RunArgs {
     /// cgroups (a privileged one does) finds the place by itself.
     #[arg(long, env = "ALIQUOT_CGROUP_ROOT", value_parser = absolute, value_name = "DIR")]
     pub cgroup_root: Option<PathBuf>,
+    /// Whether the pods that hold a GPU are evicted when it falls ill. New claims don't get it anyway (taint
+    /// DRIVER-NAME/unhealthy), and the Event GPUUnhealthy on the Node says what to do.
+    ///
+    /// The effect of the taint is then NoExecute (KEP-5055): kube-controller-manager deletes the pods, unless their claims
+    /// tolerate it, so that whatever made them starts them elsewhere. It needs the feature gate DRADeviceTaints, on by
+    /// default from Kubernetes 1.36.
+    #[arg(long, env = "ALIQUOT_EVICT_FROM_ILL_GPUS", value_enum, default_value_t = Eviction::Never, value_name = "WHEN")]
+    pub evict_from_ill_gpus: Eviction,
+    /// How long after an error what NVIDIA's driver says of the GPU is believed to take it into account.
+    #[arg(long, env = "ALIQUOT_ILLNESS_SETTLES", default_value = "60s", value_parser = duration, value_name = "TIME", hide = true)]
+    pub illness_settles: Duration,
     /// What the driver keeps of root's capabilities, of capabilities(7); the others are given up at the start, for good.
     ///
     /// sys_admin is what NVIDIA's kernel module asks for where a time slice or a memory limit is set; kill is for a guard
     /// that ends processes of any user. All else works without any. Empty for none; "all" to give up nothing.
     #[arg(long, env = "ALIQUOT_KEEP_CAPABILITIES", default_value = "sys_admin,kill", value_name = "NAMES")]
     pub keep_capabilities: Keep,
+}
+
+/// When pods lose the GPU that they hold since it is ill.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Eviction {
+    /// They go on for as long as they can: an error may have harmed one of them, or none.
+    Never,
+    /// When nothing can run on the GPU until the node is started anew, as after it has fallen off the bus.
+    Fatal,
 }
 
 /// What is done about GPUs that others hand out too.

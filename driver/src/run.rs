@@ -1,5 +1,5 @@
 //! `aliquot-driver run`: builds the parts, joins the tasks, and orders their end.
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Instant};
 
 use dra_plugin::{
     Builder, DriverName, Plugin,
@@ -22,7 +22,7 @@ use crate::{
     hook, instance,
     notices::{self, Notices},
     offer,
-    offering::Offering,
+    offering::{self, Offering},
     others::{self, Others},
     policy::{self, InForce},
     privileges,
@@ -125,6 +125,8 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
         other_plugins,
         hook_root,
         cgroup_root,
+        evict_from_ill_gpus,
+        illness_settles,
         keep_capabilities: _,
     } = args;
     let stop = stop_on_signals()?;
@@ -141,7 +143,8 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     let (views, view) = watch::channel(View::Searching);
     let (questions, asked) = watch::channel(None);
     let (happened, happenings) = mpsc::unbounded_channel();
-    let findings = discovery::Findings { views, questions, events: happened };
+    let (ended, read) = watch::channel(Instant::now());
+    let findings = discovery::Findings { views, read: ended, questions, events: happened };
     let hook = hook::begin(&roots, hook.as_deref(), &hook_root.join(&identity.driver_name));
     let procfs = Procfs::open(&roots.proc, cgroup_root.as_deref());
     let limits = Limits::begin(&roots, hook.is_some(), procfs.kubepods().clone());
@@ -167,13 +170,16 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     let (notices, told) = Notices::new();
     let writing =
         tokio::spawn(notices::write(client.clone(), driver.to_string(), node.to_string(), told, stop.clone()));
-    let (wards, ward) = watch::channel(Health::default());
-    let sources = health::Sources { view: view.clone(), events: happenings, notices: notices.clone() };
     let chart = Chart::open(&roots.run, boot_id.clone())?;
-    let nursing = tokio::spawn(health::follow(chart, sources, wards, stop.clone()));
+    let (wards, ward) = watch::channel(Health::kept(&chart));
+    let sources = health::Sources { view: view.clone(), read, events: happenings, notices: notices.clone() };
+    let illness = health::Marker::new(&identity.driver_name, evict_from_ill_gpus);
+    let settings = health::Settings { settle: illness_settles, marker: illness.clone() };
+    let nursing = tokio::spawn(health::follow(settings, chart, sources, wards, stop.clone()));
     let telling = tokio::spawn(tell(roots.clone(), notices.clone(), view.clone(), in_force.clone(), stop.clone()));
 
     let others = Others::new(&roots.kubelet, &identity, other_plugins);
+<<<<<<< HEAD
     let around =
         claim::Around { view: view.clone(), policy: in_force.clone(), notices: notices.clone(), gate: others.gate() };
     let claims = open_claims(&roots, &identity.driver_name, pool.to_string(), boot_id, hook, around)?;
@@ -183,6 +189,39 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
         Offering { client: client.clone(), driver, node, pool, publishing, healths, notices: notices.clone(), mark };
     let offering =
         tokio::spawn(offering.run(view.clone(), in_force.clone(), known.clone(), Arc::clone(&claims), stop.clone()));
+=======
+    let site = Site { pool: pool.to_string(), cdi_kind: cdi_spec::Kind::new(&identity.driver_name, "claim")? };
+    let store = spec_store(&roots)?;
+    let edits = Edits::new(roots.clone(), hook);
+    let around = claim::Around {
+        view: view.clone(),
+        policy: in_force.clone(),
+        notices: notices.clone(),
+        gate: others.gate(),
+        health: health::Gate::new(ward.clone()),
+    };
+    let claims = Arc::new(Claims::open(site, boot_id, &roots.run.join("claims"), store, edits, around)?);
+    let known = others.latest();
+    let offering = Offering {
+        client: client.clone(),
+        driver,
+        node,
+        pool,
+        publishing,
+        healths,
+        notices: notices.clone(),
+        elsewhere: others.marker(),
+        illness,
+    };
+    let sources = offering::Sources {
+        view: view.clone(),
+        policy: in_force.clone(),
+        others: known.clone(),
+        health: ward.clone(),
+        claims: Arc::clone(&claims),
+    };
+    let offering = tokio::spawn(offering.run(sources, stop.clone()));
+>>>>>>> taints
     let around = others::Sources {
         client: client.clone(),
         view: view.clone(),

@@ -33,6 +33,7 @@ use crate::{
     discovery::{Found, View},
     edits::{Base, Edits},
     fault::{self, Point},
+    health::{self, Verdict},
     notices::Notices,
     offer::Holding,
     others::Gate,
@@ -68,6 +69,7 @@ pub struct Claims {
     policy: watch::Receiver<InForce>,
     notices: Notices,
     gate: Gate,
+    health: health::Gate,
     slices: TimeSlices,
     store: cdi_spec::Store,
     edits: Edits,
@@ -89,6 +91,8 @@ pub struct Around {
     pub notices: Notices,
     /// Who else may have given the GPUs away.
     pub gate: Gate,
+    /// Which GPUs are too ill.
+    pub health: health::Gate,
 }
 
 /// Why the claims of this node can't be served.
@@ -124,6 +128,7 @@ impl Claims {
         edits: Edits,
         around: Around,
     ) -> Result<Self, Error> {
+<<<<<<< HEAD
         let Around { view, policy, notices, gate } = around;
         // The spec first, as ever: of what is left when this is broken off, there is still a record.
         let first = |uid: &ClaimUid| store.remove(&site.cdi_kind, uid.as_str());
@@ -149,6 +154,15 @@ impl Claims {
         };
         let quarantined = claims.book().quarantined()?;
         claims.tell_quarantined(&quarantined);
+=======
+        let Around { view, policy, notices, gate, health } = around;
+        let book = Mutex::new(Book::open(records, boot_id.clone())?);
+        let (changed, slices) = (watch::Sender::new(()), TimeSlices::default());
+        let base = Base::of(&site.cdi_kind)?;
+        let claims =
+            Self { site, boot_id, book, changed, view, policy, notices, gate, health, slices, store, edits, base };
+        claims.remove_orphans()?;
+>>>>>>> taints
         Ok(claims)
     }
 
@@ -299,10 +313,18 @@ impl Claims {
         written.map_err(|error| broken(&error))
     }
 
-    /// Refuses what a pod of somebody else holds. Whoever only looks at a GPU takes nothing from that pod.
+    /// Refuses what a pod of somebody else holds, and what nothing can run on. Whoever only looks at a GPU may do so.
     async fn pass(&self, record: &Record, found: &Found, call: &Call) -> Result<(), Failure> {
         let taken = record.devices.iter().filter(|held| !held.admin_access);
         let taken: Vec<_> = taken.map(|held| (held.device.to_string(), &held.gpu)).collect();
+        match self.health.verdict(&taken, &found.inventory) {
+            Some(Verdict::Refused(note)) => return Err(Failure::Permanent(note)),
+            Some(Verdict::Warned(note)) => {
+                tracing::warn!(claim = %record.claim, "{note}");
+                self.notices.warn_users(&record.claim, &record.pods, "GPUUnhealthy", note);
+            }
+            None => {}
+        }
         let Some(in_use) = self.gate.in_use(&record.claim, &taken, &found.inventory, call).await else { return Ok(()) };
         let note = in_use.note();
         if in_use.is_refused {

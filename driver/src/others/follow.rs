@@ -20,7 +20,7 @@ use super::{
     judge::{Elsewhere, Heard, judge},
     kubelet::{self, Kubelet},
     linger::Linger,
-    taint::Mark,
+    taint::Marker,
     tell::{self, Contested},
 };
 use crate::{
@@ -114,7 +114,7 @@ struct Following {
     settings: Settings,
     notices: Notices,
     known: watch::Sender<Option<Arc<Known>>>,
-    mark: Mark,
+    mark: Marker,
     heard: Heard,
     linger: Linger,
     contested: Contested,
@@ -144,7 +144,7 @@ impl Following {
         known: watch::Sender<Option<Arc<Known>>>,
     ) -> Self {
         Self {
-            mark: Mark::new(&settings.driver, settings.mode),
+            mark: Marker::new(&settings.driver, settings.mode),
             settings,
             notices,
             known,

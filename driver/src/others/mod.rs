@@ -5,8 +5,8 @@
 //! ResourceSlices of other drivers ┴─> Heard ──> judge ──> Elsewhere ─┼─> tell, collide: events on the Node; metrics
 //!                                           (linger)       └─> gate: a prepare on a GPU that another's pod holds
 //! ```
-//! `id`, `judge`, `linger`, `tell`, `collide` and `taint` are pure; `kubelet` and `follow` are the edges. A device plugin counts by what
-//! the kubelet says that it registered, so that extended resources which are served by DRA are never taken for one.
+//! `id`, `judge`, `linger`, `tell`, `collide` and `taint` are pure; `kubelet` and `follow` are the edges. A device plugin counts by
+//! what the kubelet says that it registered, so that extended resources which are served by DRA are never taken for one.
 mod collide;
 mod follow;
 mod gate;
@@ -30,7 +30,7 @@ pub(crate) use kubelet::Kubelet;
 pub(crate) use published::Published;
 #[cfg(test)]
 pub(crate) use published::tests as testing;
-pub(crate) use taint::{Mark, Storage};
+pub(crate) use taint::Marker;
 
 use crate::args::{Identity, OtherPlugins};
 
@@ -74,8 +74,8 @@ impl Others {
     }
 
     /// For what is published.
-    pub(crate) fn mark(&self) -> Mark {
-        Mark::new(&self.settings.driver, self.settings.mode)
+    pub(crate) fn marker(&self) -> Marker {
+        Marker::new(&self.settings.driver, self.settings.mode)
     }
 
     /// Keeps what is known up to date until `stop`.

@@ -1,7 +1,7 @@
 //! What each metric is made of.
 use std::fmt;
 
-use aliquot_model::{GpuUuid, Remedy};
+use aliquot_model::GpuUuid;
 use dra_plugin::ClaimRef;
 use prometheus_client::{
     collector::Collector as Collect,
@@ -134,12 +134,7 @@ fn others(encoder: &mut DescriptorEncoder<'_>, known: &Known) -> fmt::Result {
 /// What GPUs have reported, and which of them are given to nobody for it.
 fn health(encoder: &mut DescriptorEncoder<'_>, health: &Health) -> fmt::Result {
     let ill = health.ward.iter().map(|(gpu, illness)| {
-        let action = match illness.cause.remedy() {
-            Remedy::ResetGpu => "reset-gpu",
-            Remedy::RestartNode => "restart-node",
-            Remedy::ContactSupport | Remedy::None | Remedy::RestartApplication => "contact-support",
-        };
-        (vec![("uuid", gpu.to_string()), ("action", action.to_owned())], 1)
+        (vec![("uuid", gpu.to_string()), ("action", illness.cause.remedy().name().to_owned())], 1)
     });
     gauge(encoder, "aliquot_gpu_ill", "1 for each GPU that new claims don't get until something is done", None, ill)?;
     let heard = health
