@@ -179,20 +179,6 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     let telling = tokio::spawn(tell(roots.clone(), notices.clone(), view.clone(), in_force.clone(), stop.clone()));
 
     let others = Others::new(&roots.kubelet, &identity, other_plugins);
-<<<<<<< HEAD
-    let around =
-        claim::Around { view: view.clone(), policy: in_force.clone(), notices: notices.clone(), gate: others.gate() };
-    let claims = open_claims(&roots, &identity.driver_name, pool.to_string(), boot_id, hook, around)?;
-    let in_cluster = sweep::Asker { client: client.clone(), driver: driver.to_string(), pool: pool.to_string() };
-    let (mark, known) = (others.mark(), others.latest());
-    let offering =
-        Offering { client: client.clone(), driver, node, pool, publishing, healths, notices: notices.clone(), mark };
-    let offering =
-        tokio::spawn(offering.run(view.clone(), in_force.clone(), known.clone(), Arc::clone(&claims), stop.clone()));
-=======
-    let site = Site { pool: pool.to_string(), cdi_kind: cdi_spec::Kind::new(&identity.driver_name, "claim")? };
-    let store = spec_store(&roots)?;
-    let edits = Edits::new(roots.clone(), hook);
     let around = claim::Around {
         view: view.clone(),
         policy: in_force.clone(),
@@ -200,7 +186,8 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
         gate: others.gate(),
         health: health::Gate::new(ward.clone()),
     };
-    let claims = Arc::new(Claims::open(site, boot_id, &roots.run.join("claims"), store, edits, around)?);
+    let claims = open_claims(&roots, &identity.driver_name, pool.to_string(), boot_id, hook, around)?;
+    let in_cluster = sweep::Asker { client: client.clone(), driver: driver.to_string(), pool: pool.to_string() };
     let known = others.latest();
     let offering = Offering {
         client: client.clone(),
@@ -221,7 +208,6 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
         claims: Arc::clone(&claims),
     };
     let offering = tokio::spawn(offering.run(sources, stop.clone()));
->>>>>>> taints
     let around = others::Sources {
         client: client.clone(),
         view: view.clone(),

@@ -128,8 +128,7 @@ impl Claims {
         edits: Edits,
         around: Around,
     ) -> Result<Self, Error> {
-<<<<<<< HEAD
-        let Around { view, policy, notices, gate } = around;
+        let Around { view, policy, notices, gate, health } = around;
         // The spec first, as ever: of what is left when this is broken off, there is still a record.
         let first = |uid: &ClaimUid| store.remove(&site.cdi_kind, uid.as_str());
         let book = Book::open_and_clean(records, boot_id.clone(), first)?;
@@ -145,6 +144,7 @@ impl Claims {
             policy,
             notices,
             gate,
+            health,
             slices,
             store,
             edits,
@@ -154,15 +154,6 @@ impl Claims {
         };
         let quarantined = claims.book().quarantined()?;
         claims.tell_quarantined(&quarantined);
-=======
-        let Around { view, policy, notices, gate, health } = around;
-        let book = Mutex::new(Book::open(records, boot_id.clone())?);
-        let (changed, slices) = (watch::Sender::new(()), TimeSlices::default());
-        let base = Base::of(&site.cdi_kind)?;
-        let claims =
-            Self { site, boot_id, book, changed, view, policy, notices, gate, health, slices, store, edits, base };
-        claims.remove_orphans()?;
->>>>>>> taints
         Ok(claims)
     }
 
