@@ -80,6 +80,6 @@ impl Others {
 
     /// Keeps what is known up to date until `stop`.
     pub(crate) async fn follow(self, sources: Sources, stop: CancellationToken) {
-        follow::follow(self.settings, sources, self.known, stop).await;
+        Box::pin(follow::follow(self.settings, sources, self.known, stop)).await;
     }
 }

@@ -29,10 +29,10 @@ pub(crate) async fn remove(own: SocketPaths, driver: String) {
             if before.get(path) == Some(identity) {
                 match fs::remove_file(path) {
                     Ok(()) => {
-                        tracing::info!(path = %path.display(), "removed the socket of an instance that has ended")
+                        tracing::info!(path = %path.display(), "removed the socket of an instance that has ended");
                     }
                     Err(error) => {
-                        tracing::warn!(path = %path.display(), %error, "a socket of an instance that has ended stays")
+                        tracing::warn!(path = %path.display(), %error, "a socket of an instance that has ended stays");
                     }
                 }
             }
