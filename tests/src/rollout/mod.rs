@@ -79,24 +79,25 @@ async fn changes(plan: &Plan, stage: &Stage, rollout: &Rollout, told: &impl Fn(&
     let workers =
         join_all(workers.map(|(kind, number)| churn::churn(stage, kind, number, plan.image.as_str(), phases.clone())));
     let made = async {
-        let mut took = Vec::new();
+        let mut made = Vec::new();
         for (number, change) in changes.iter().enumerate() {
             phase.send_replace(Some(number));
             told(&change.to_string());
             let begun = tokio::time::Instant::now();
-            let outcome = rollout.make(change).await;
-            took.push(begun.elapsed());
-            if let Err(error) = outcome {
-                phase.send_replace(None);
-                return Err(error);
+            let outcome = rollout.make(change).await.map_err(|error| crate::told::told(&error));
+            let failed = outcome.is_err();
+            made.push((change.to_string(), outcome.map(|()| begun.elapsed())));
+            // What pods did meanwhile counts all the same.
+            if failed {
+                break;
             }
             tokio::time::sleep(plan.settle).await;
         }
         phase.send_replace(None);
-        Ok(took)
+        made
     };
-    let (took, pods) = futures::join!(made, workers);
-    let mut report = Report::new(changes.iter().zip(took?).map(|(change, took)| (change.to_string(), took)));
+    let (made, pods) = futures::join!(made, workers);
+    let mut report = Report::new(made);
     for pod in pods.into_iter().flatten() {
         report.add(pod);
     }

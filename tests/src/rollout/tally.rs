@@ -18,7 +18,8 @@ pub(super) struct Made {
 #[derive(Debug, Clone)]
 pub struct Tally {
     what: String,
-    took: Duration,
+    /// Or why it never was everywhere.
+    took: Result<Duration, String>,
     started: Vec<Duration>,
 }
 
@@ -34,10 +35,10 @@ pub struct Report {
 }
 
 impl Report {
-    /// One without pods, of these changes and the time that they took.
-    pub(super) fn new(changes: impl Iterator<Item = (String, Duration)>) -> Self {
-        let changes = changes.map(|(what, took)| Tally { what, took, started: Vec::new() }).collect();
-        Self { changes, ..Self::default() }
+    /// One without pods, of these changes and the time that they took, or why they failed.
+    pub(super) fn new(changes: impl IntoIterator<Item = (String, Result<Duration, String>)>) -> Self {
+        let changes = changes.into_iter().map(|(what, took)| Tally { what, took, started: Vec::new() });
+        Self { changes: changes.collect(), ..Self::default() }
     }
 
     pub(super) fn add(&mut self, pod: Made) {
@@ -57,7 +58,8 @@ impl Report {
 
     /// Whether pods were made during every change, all of them started, and nothing failed meanwhile.
     pub fn is_good(&self) -> bool {
-        let all_tried = !self.changes.is_empty() && self.changes.iter().all(|change| !change.started.is_empty());
+        let is_tried = |change: &Tally| change.took.is_ok() && !change.started.is_empty();
+        let all_tried = !self.changes.is_empty() && self.changes.iter().all(is_tried);
         all_tried && self.failures.is_empty() && self.touched.is_empty() && self.failed_prepares() == 0
     }
 }
@@ -70,15 +72,11 @@ impl fmt::Display for Report {
             started.sort();
             let median = started.get(started.len() / 2).copied().unwrap_or_default();
             let slowest = started.last().copied().unwrap_or_default();
-            writeln!(
-                f,
-                "{:>8}{:>10}{:>11}  {} ({:.1} s)",
-                started.len(),
-                median.as_millis(),
-                slowest.as_millis(),
-                change.what,
-                change.took.as_secs_f64()
-            )?;
+            write!(f, "{:>8}{:>10}{:>11}  {} ", started.len(), median.as_millis(), slowest.as_millis(), change.what)?;
+            match &change.took {
+                Ok(took) => writeln!(f, "({:.1} s)", took.as_secs_f64())?,
+                Err(why) => writeln!(f, "FAILED: {why}")?,
+            }
         }
         for failure in &self.failures {
             writeln!(f, "NOT STARTED: {failure}")?;
@@ -112,8 +110,8 @@ mod tests {
 
     #[test]
     fn the_last_line_is_the_sum_and_a_change_without_pods_proves_nothing() {
-        let changes = ["no change", "restart"].map(|what| (what.to_owned(), Duration::from_secs(2)));
-        let mut report = Report::new(changes.into_iter());
+        let changes = ["no change", "restart"].map(|what| (what.to_owned(), Ok(Duration::from_secs(2))));
+        let mut report = Report::new(changes);
         report.add(made(0, Ok(900)));
         assert!(!report.is_good());
         report.add(made(1, Ok(1200)));
@@ -124,9 +122,18 @@ mod tests {
     }
 
     #[test]
+    fn a_change_that_was_never_everywhere_is_a_failure_and_its_pods_are_counted() {
+        let mut report = Report::new([("image b".to_owned(), Err("it isn't ready".to_owned()))]);
+        report.add(made(0, Ok(700)));
+        assert!(!report.is_good());
+        assert!(report.to_string().contains("       1       700        700  image b FAILED: it isn't ready\n"));
+        assert!(report.to_string().ends_with("pods 1 started 1 slowest 700 ms failed prepares 0\n"));
+    }
+
+    #[test]
     fn a_pod_that_never_ran_a_failed_prepare_and_a_touched_pod_are_failures_each() {
         let good = || {
-            let mut report = Report::new([("restart".to_owned(), Duration::ZERO)].into_iter());
+            let mut report = Report::new([("restart".to_owned(), Ok(Duration::ZERO))]);
             report.add(made(0, Ok(1)));
             report
         };
