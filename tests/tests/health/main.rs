@@ -26,7 +26,7 @@ const RESET: u32 = 1;
 /// A driver that needn't be waited for.
 const QUICK: [(&str, &str); 2] = [("ALIQUOT_ILLNESS_SETTLES", "1s"), ("ALIQUOT_RESCAN_INTERVAL", "200ms")];
 /// One that is believed to be ill for as long as a test takes, whatever the simulated driver says.
-const SLOW: [(&str, &str); 2] = [("ALIQUOT_ILLNESS_SETTLES", "1h"), ("ALIQUOT_RESCAN_INTERVAL", "200ms")];
+const SLOW: [(&str, &str); 2] = [("ALIQUOT_ILLNESS_SETTLES", "60m"), ("ALIQUOT_RESCAN_INTERVAL", "200ms")];
 
 /// A node, and what has happened to its GPUs so far.
 struct Ward {
@@ -108,9 +108,8 @@ impl Ward {
     /// Since so many states of the slices, whether each that had the first GPU had it tainted, and how many these are.
     fn always_tainted_since(&self, begun: usize) -> (bool, usize) {
         let states = self.testbed.api.history("resourceslices");
-        let states = states.iter().skip(begun).filter(|slices| {
-            serde_json::to_string(slices).is_ok_and(|text| text.contains(&format!("\"name\":\"{FIRST}\"")))
-        });
+        let has_it = |slices: &&Vec<Value>| devices_in(slices).any(|device| device["name"] == FIRST);
+        let states = states.iter().skip(begun).filter(has_it);
         let tainted: Vec<bool> = states.map(|slices| tainted_in(slices).contains_key(FIRST)).collect();
         (tainted.iter().all(|tainted| *tainted), tainted.len())
     }
@@ -121,11 +120,14 @@ fn of(gpus: &[&str]) -> BTreeSet<String> {
     gpus.iter().flat_map(|gpu| [(*gpu).to_owned(), format!("{gpu}-shared")]).collect()
 }
 
-fn tainted_in(slices: &[Value]) -> BTreeMap<String, (String, String)> {
+fn devices_in(slices: &[Value]) -> impl Iterator<Item = &Value> {
     let ours = slices.iter().filter(|slice| slice["spec"]["driver"] == DRIVER);
-    let devices = ours.flat_map(|slice| slice["spec"]["devices"].as_array().into_iter().flatten());
+    ours.flat_map(|slice| slice["spec"]["devices"].as_array().into_iter().flatten())
+}
+
+fn tainted_in(slices: &[Value]) -> BTreeMap<String, (String, String)> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let tainted = devices.filter_map(|device| {
+    let tainted = devices_in(slices).filter_map(|device| {
         let taint = device["taints"].as_array()?.iter().find(|taint| taint["key"] == TAINT)?;
         Some((text(&device["name"]), (text(&taint["value"]), text(&taint["effect"]))))
     });
