@@ -85,9 +85,7 @@ impl Kubelet {
         let mut client = PodResourcesListerClient::new(self.connect().await?).max_decoding_message_size(LARGEST);
         let offered = client.get_allocatable_resources(AllocatableResourcesRequest {}).await.map_err(Box::new)?;
         let pods = client.list(ListPodResourcesRequest {}).await.map_err(Box::new)?;
-        let mut plugins = Plugins { offered: offered_by(&offered.into_inner().devices), ..Plugins::default() };
-        pods.into_inner().pod_resources.into_iter().for_each(|pod| held(&mut plugins, pod));
-        Ok(plugins)
+        Ok(plugins(&offered.into_inner().devices, pods.into_inner().pod_resources))
     }
 
     async fn connect(&self) -> Result<Channel, Error> {
@@ -99,6 +97,13 @@ impl Kubelet {
         let connecting = async { Endpoint::from_shared(format!("unix:{path}"))?.connect().await };
         connecting.await.map_err(|source| Error::Connect { socket, source })
     }
+}
+
+/// What the kubelet's two answers say.
+pub(super) fn plugins(offered: &[ContainerDevices], pods: Vec<PodResources>) -> Plugins {
+    let mut plugins = Plugins { offered: offered_by(offered), ..Plugins::default() };
+    pods.into_iter().for_each(|pod| held(&mut plugins, pod));
+    plugins
 }
 
 fn offered_by(devices: &[ContainerDevices]) -> BTreeSet<(String, id::Named)> {
