@@ -118,7 +118,7 @@ impl Told {
 
     /// Ends the process in time, told or not: what blocks may be the disk with the log.
     fn end(self: Arc<Self>) {
-        std::thread::sleep(END - TELLING);
+        std::thread::sleep(END.saturating_sub(TELLING));
         let (done, is_done) = mpsc::channel();
         let telling = std::thread::Builder::new().spawn(move || {
             self.tell(&format_args!("nobody answered within {} s", END.as_secs()));
