@@ -26,8 +26,8 @@ pub(crate) async fn tell(roots: Roots, notices: Notices, stop: CancellationToken
         match tail.read_on() {
             Ok(refusals) => refusals.iter().take(MOST).for_each(|refusal| tell_of(refusal, &notices)),
             Err(error) => {
-                tracing::warn!(path = %path.display(), %error, "the hook's log can't be read; why containers \
-                are refused is told nowhere else")
+                tracing::warn!(path = %path.display(), %error, "the hook's log can't be read; why containers are refused is \
+                    told nowhere else");
             }
         }
     }

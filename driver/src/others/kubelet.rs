@@ -102,7 +102,9 @@ impl Kubelet {
 /// What the kubelet's two answers say.
 pub(super) fn plugins(offered: &[ContainerDevices], pods: Vec<PodResources>) -> Plugins {
     let mut plugins = Plugins { offered: offered_by(offered), ..Plugins::default() };
-    pods.into_iter().for_each(|pod| held(&mut plugins, pod));
+    for pod in pods {
+        held(&mut plugins, pod);
+    }
     plugins
 }
 
