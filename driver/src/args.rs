@@ -393,6 +393,10 @@ pub struct DoctorArgs {
     /// The container hook that the driver is given; aliquot-hook beside this program if not given, and none if empty.
     #[arg(help_heading = "Checks", long, env = "ALIQUOT_HOOK", value_parser = hook, value_name = "FILE")]
     pub hook: Option<PathBuf>,
+    /// Where the driver is to install the hook for pods with user namespaces (hostUsers: false).
+    #[arg(help_heading = "Checks", long, env = "ALIQUOT_HOOK_ROOT", default_value = "/var/lib/aliquot",
+        value_parser = absolute, value_name = "DIR")]
+    pub hook_root: PathBuf,
     /// containerd's configuration; what it imports is read as well.
     ///
     /// Some distributions keep it elsewhere (k3s: /var/lib/rancher/k3s/agent/etc/containerd/config.toml).

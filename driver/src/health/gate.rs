@@ -64,12 +64,12 @@ mod tests {
     fn what_works_a_little_is_prepared_with_a_warning_and_what_cannot_is_refused() {
         let (one, two) = (gpu(1).uuid, gpu(2).uuid);
         let devices = [("a".to_owned(), &one), ("b".to_owned(), &two)];
-        let none = Inventory::default();
-        assert_eq!(gate(&[]).verdict(&devices, &none), None);
-        assert_eq!(gate(&[(3, 79)]).verdict(&devices, &none), None);
-        let Some(Verdict::Warned(note)) = gate(&[(1, 95)]).verdict(&devices, &none) else { panic!("not warned") };
+        let inventory = Inventory::default();
+        assert_eq!(gate(&[]).verdict(&devices, &inventory), None);
+        assert_eq!(gate(&[(3, 79)]).verdict(&devices, &inventory), None);
+        let Some(Verdict::Warned(note)) = gate(&[(1, 95)]).verdict(&devices, &inventory) else { panic!("not warned") };
         assert!(note.contains("device a") && note.contains("Xid 95") && note.contains("reset the GPU"), "{note}");
-        let Some(Verdict::Refused(note)) = gate(&[(1, 79), (2, 95)]).verdict(&devices, &none) else { panic!("passed") };
+        let Some(Verdict::Refused(note)) = gate(&[(1, 79), (2, 95)]).verdict(&devices, &inventory) else { panic!("passed") };
         assert!(note.contains("device a") && note.contains("Xid 79") && note.contains("restart it"), "{note}");
     }
 

@@ -202,9 +202,10 @@ fn every_device_of_an_ill_gpu_says_why_and_those_of_others_are_well() {
     let health = health_of(&inventory, &offered, &[], &[(1, "it reported an error")]);
     assert_eq!(health.len(), 6);
     for health in health {
-        let expected = match health.device.starts_with("gpu-0000-01-00") {
-            true => (HealthStatus::Unhealthy, "it reported an error"),
-            false => (HealthStatus::Healthy, ""),
+        let expected = if health.device.starts_with("gpu-0000-01-00") {
+            (HealthStatus::Unhealthy, "it reported an error")
+        } else {
+            (HealthStatus::Healthy, "")
         };
         assert_eq!((health.status, health.message.as_str()), expected, "{}", health.device);
     }

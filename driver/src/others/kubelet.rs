@@ -43,10 +43,18 @@ impl Kubelet {
 
     async fn answers(&self) -> Result<Plugins, Error> {
         let mut asking = Asking::begin(&self.root).await?;
-        let mut plugins = Plugins { offered: offered_by(&asking.plugins().await?), ..Plugins::default() };
-        asking.pods().await?.into_iter().for_each(|pod| held(&mut plugins, pod));
-        Ok(plugins)
+        let offered = asking.plugins().await?;
+        Ok(plugins(&offered, asking.pods().await?))
     }
+}
+
+/// What the kubelet's two answers say.
+pub(super) fn plugins(offered: &[ContainerDevices], pods: Vec<PodResources>) -> Plugins {
+    let mut plugins = Plugins { offered: offered_by(offered), ..Plugins::default() };
+    for pod in pods {
+        held(&mut plugins, pod);
+    }
+    plugins
 }
 
 fn offered_by(devices: &[ContainerDevices]) -> BTreeSet<(String, id::Named)> {

@@ -71,11 +71,11 @@ pub(super) async fn set_scene(stage: &mut Stage, scene: Scene) -> Verdict<Set> {
 /// The record of a claim that has ended with an earlier boot.
 fn of_another_boot(stage: &Stage, like: &Claim, uid: &str) -> Verdict {
     let text = std::fs::read_to_string(stage.records().join(format!("{}.json", like.uid)))?;
-    let (line, _) = text.split_once('\n').ok_or("a record has a line of JSON and one with its checksum")?;
-    let mut record: serde_json::Value = serde_json::from_str(&line.replace(&like.uid, uid))?;
+    let (json, _) = text.split_once('\n').ok_or("a record has a line of JSON and one with its checksum")?;
+    let mut record: serde_json::Value = serde_json::from_str(&json.replace(&like.uid, uid))?;
     record["bootId"] = "an earlier one".into();
-    let line = record.to_string();
-    let bytes = format!("{line}\n{:08x}\n", crc32fast::hash(line.as_bytes()));
+    let json = record.to_string();
+    let bytes = format!("{json}\n{:08x}\n", crc32fast::hash(json.as_bytes()));
     let (path, mode) = (stage.records().join(format!("{uid}.json")), std::fs::Permissions::from_mode(0o600));
     std::fs::write(&path, bytes)?;
     Ok(std::fs::set_permissions(path, mode)?)
