@@ -59,6 +59,8 @@ async fn where_taints_are_not_stored_the_gpu_is_left_out_but_for_those_who_look_
     let of_first = || testbed.published().into_iter().filter(|name| name.starts_with(FIRST)).collect::<Vec<_>>();
     testbed.until("only its device for administration is there", || of_first() == [format!("{FIRST}-admin")]).await?;
     assert_eq!(testbed.whole().len(), 7);
+    // Events are written by a task of their own.
+    testbed.event("GPUContested").await?;
     let before = writes(&testbed);
     let calls = testbed.kubelet.asked();
     plugins.hold("team", "a", RESOURCE, &[&first])?;
