@@ -13,6 +13,7 @@ use rustls::{
     sign::CertifiedKey,
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
     time::{sleep, timeout},
@@ -80,11 +81,17 @@ fn config(identity: Identity) -> Result<ServerConfig, rustls::Error> {
 }
 
 async fn connection(stream: TcpStream, acceptor: TlsAcceptor, router: Router, stop: CancellationToken) {
-    let stream = match timeout(PATIENCE, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return ended(&error),
-        Err(_) => return ended(&io::Error::from(io::ErrorKind::TimedOut)),
-    };
+    match timeout(PATIENCE, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => answers(stream, router, stop).await,
+        Ok(Err(error)) => ended(&error),
+        Err(_) => ended(&io::Error::from(io::ErrorKind::TimedOut)),
+    }
+}
+
+async fn answers<S>(stream: S, router: Router, stop: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(AHEAD as usize);
     let mut http2 = builder.http2();
@@ -125,5 +132,27 @@ impl fmt::Debug for InForce {
 impl ResolvesServerCert for InForce {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         self.0.borrow().clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tokio::{
+        io::{AsyncWriteExt as _, duplex},
+        time::Instant,
+    };
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_no_answer_is_cut_off() {
+        let (mut client, server) = duplex(1 << 10);
+        let router = Router::new().route("/", get(|| async { vec![0; 1 << 20] }));
+        client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        let began = Instant::now();
+        let cut_off = timeout(AGE + 2 * FAREWELL, answers(server, router, CancellationToken::new())).await;
+        assert!(cut_off.is_ok() && began.elapsed() >= AGE, "{:?}", began.elapsed());
+        drop(client);
     }
 }
