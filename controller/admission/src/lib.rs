@@ -4,7 +4,7 @@
 //! certs: Secret <─keeper─> ValidatingWebhookConfiguration        API server
 //!           └─ or files ──> identity ──> tls ──> http ──> review ──> judge ──> aliquot_params
 //! ```
-//! `judge`, `review`, `certs::decide` and `certs::issue` are pure. The parameters are read by the function with which the
+//! `judge`, `lean`, `review`, `certs::decide` and `certs::issue` are pure. The parameters are read by the function with which the
 //! driver reads them at prepare, so the two can't disagree; the webhook only tells earlier, and at the field.
 #![forbid(unsafe_code)]
 
@@ -12,6 +12,7 @@ mod args;
 mod certs;
 mod http;
 pub mod judge;
+mod lean;
 pub mod review;
 mod tls;
 

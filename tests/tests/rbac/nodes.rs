@@ -27,7 +27,7 @@ async fn deploy(cluster: &mut Cluster) -> Result<()> {
     ]))
     .await?;
     let text = POLICY
-        .replace("serviceaccount:aliquot:", &format!("serviceaccount:{}:", cluster.namespace))
+        .replace("'aliquot'", &format!("'{}'", cluster.namespace))
         .replace("'gpu.aliquot.dev'", &format!("'{}'", driver(cluster)))
         .replace(": aliquot-driver", &format!(": {}", cluster.namespace));
     for object in documents::<Value>(&text)? {
