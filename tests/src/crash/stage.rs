@@ -288,6 +288,8 @@ impl Stage {
 fn spawner(testbed: &Testbed, trace: Option<&Path>) -> Spawner {
     let mut command = testbed.driver_command("run");
     command.env("ALIQUOT_PREPARE_BUDGET", BUDGET).env("ALIQUOT_NVML_DEADLINE", NVML_DEADLINE);
+    // The API server is asked by prepares alone, and counted on for that.
+    command.env("ALIQUOT_SWEEP", "off");
     if let Some(trace) = trace {
         command.env("ALIQUOT_FAULT_TRACE", trace);
     }

@@ -105,8 +105,9 @@ mod tests {
         tokio::time::sleep(PAUSE / 2).await;
         assert_eq!(there(), 8, "one look is none");
         // Somebody begins to serve there.
-        fs::remove_file(of(None).dra.path()).unwrap();
-        drop(bind(of(None).dra.path()));
+        let fresh = root.path().join("fresh");
+        drop(bind(&fresh));
+        fs::rename(&fresh, of(None).dra.path()).unwrap();
         tokio::time::sleep(PAUSE).await;
         assert_eq!(there(), 6);
         assert!(!dead.dra.path().exists() && !dead.registration.path().exists());
