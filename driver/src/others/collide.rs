@@ -48,12 +48,12 @@ fn note(gpu: &GpuUuid, other: &Other, pods: &[&Pod], node: &str) -> String {
 }
 
 fn some(pods: &[&Pod], named: usize) -> String {
-    let names: Vec<String> = pods.iter().take(named).map(|pod| format!("{}/{}", pod.namespace, pod.name)).collect();
-    match (names.len(), pods.len() - names.len()) {
+    let some: Vec<String> = pods.iter().take(named).map(|pod| format!("{}/{}", pod.namespace, pod.name)).collect();
+    match (some.len(), pods.len() - some.len()) {
         (0, 1) => "a pod".to_owned(),
         (0, all) => format!("{all} pods"),
-        (_, 0) => format!("pod {}", names.join(", ")),
-        (_, more) => format!("pod {} and {more} more", names.join(", ")),
+        (_, 0) => format!("pod {}", some.join(", ")),
+        (_, more) => format!("pod {} and {more} more", some.join(", ")),
     }
 }
 
