@@ -17,10 +17,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// A client that doesn't send its request within this is let go.
-const SLOWEST: Duration = Duration::from_secs(10);
+/// A client that doesn't send its request within this is let go: sooner than the kubelet gives up a probe, which may wait for
+/// the place.
+const SLOWEST: Duration = Duration::from_secs(2);
 /// Probes, Prometheus and a person or two; more are made to wait.
-const MOST_CLIENTS: usize = 16;
+const MOST_CLIENTS: usize = 64;
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PLAIN: &str = "text/plain; charset=utf-8";
 

@@ -23,10 +23,11 @@ use crate::{
     sweep::report::Report,
 };
 
-/// A client that doesn't send its request within this is let go.
-const SLOWEST: Duration = Duration::from_secs(10);
+/// A client that doesn't send its request within this is let go: sooner than the kubelet gives up a probe, which may wait for
+/// the place.
+const SLOWEST: Duration = Duration::from_secs(2);
 /// Prometheus and a person or two; more are made to wait.
-const MOST_CLIENTS: usize = 16;
+const MOST_CLIENTS: usize = 64;
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// What is told.

@@ -17,11 +17,12 @@ pub(crate) struct Failure {
     retry_after: Option<u32>,
     /// The group, resource and name that it is about.
     about: Option<Box<[String; 3]>>,
+    cause: Option<&'static str>,
 }
 
 impl Failure {
     fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), retry_after: None, about: None }
+        Self { code, reason, message: message.into(), retry_after: None, about: None, cause: None }
     }
 
     pub(crate) fn bad_request(message: impl Into<String>) -> Self {
@@ -66,6 +67,16 @@ impl Failure {
         )
     }
 
+    /// As the plugin `NamespaceLifecycle` says it, by a cause that clients can tell from other refusals.
+    pub(crate) fn terminating(resource: &str, name: &str, namespace: &str) -> Self {
+        let why = format!("unable to create new content in namespace {namespace} because it is being terminated");
+        Self {
+            about: Some((resource.to_owned(), name.to_owned())),
+            cause: Some("NamespaceTerminating"),
+            ..Self::new(403, "Forbidden", format!("{resource} {name:?} is forbidden: {why}"))
+        }
+    }
+
     pub(crate) fn expired() -> Self {
         Self::new(410, "Expired", "too old resource version")
     }
@@ -88,6 +99,9 @@ impl Failure {
         };
         if let Some(seconds) = self.retry_after {
             details = json!({ "retryAfterSeconds": seconds });
+        }
+        if let Some(cause) = self.cause {
+            details["causes"] = json!([{"reason": cause}]);
         }
         json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",

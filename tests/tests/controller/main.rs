@@ -1,6 +1,8 @@
 //! The controller: what it removes, tells, refuses and leaves alone, and which replica does it.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 mod leader;
+mod probes;
+mod rbac;
 mod release;
 mod scale;
 mod slices;
