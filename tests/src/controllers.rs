@@ -142,7 +142,9 @@ impl Replica {
     pub async fn get(&self, path: &str) -> Result<(u16, String)> {
         let log = self.log();
         let mut lines = log.lines().rev().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let address = lines.find_map(|line| line["address"].as_str().map(ToOwned::to_owned));
+        // The webhook has an address too.
+        let line = lines.find(|line| line["message"] == "serving metrics and probes");
+        let address = line.and_then(|line| line["address"].as_str().map(ToOwned::to_owned));
         let mut stream = TcpStream::connect(address.ok_or("the log names no address")?).await?;
         let request = format!("GET {path} HTTP/1.1\r\nHost: controller\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
