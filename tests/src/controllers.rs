@@ -156,7 +156,9 @@ impl Replica {
     pub fn address(&self) -> Option<String> {
         let log = self.log();
         let mut lines = log.lines().rev().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        lines.find_map(|line| line["address"].as_str().map(ToOwned::to_owned))
+        // The webhook has an address too.
+        let line = lines.find(|line| line["message"] == "serving metrics and probes");
+        line.and_then(|line| line["address"].as_str().map(ToOwned::to_owned))
     }
 
     /// The status and body of a page; an error while it isn't served.

@@ -69,7 +69,9 @@ mod tests {
         assert_eq!(gate(&[(3, 79)]).verdict(&devices, &inventory), None);
         let Some(Verdict::Warned(note)) = gate(&[(1, 95)]).verdict(&devices, &inventory) else { panic!("not warned") };
         assert!(note.contains("device a") && note.contains("Xid 95") && note.contains("reset the GPU"), "{note}");
-        let Some(Verdict::Refused(note)) = gate(&[(1, 79), (2, 95)]).verdict(&devices, &inventory) else { panic!("passed") };
+        let Some(Verdict::Refused(note)) = gate(&[(1, 79), (2, 95)]).verdict(&devices, &inventory) else {
+            panic!("passed")
+        };
         assert!(note.contains("device a") && note.contains("Xid 79") && note.contains("restart it"), "{note}");
     }
 

@@ -68,10 +68,10 @@ impl Failure {
     }
 
     /// As the plugin `NamespaceLifecycle` says it, by a cause that clients can tell from other refusals.
-    pub(crate) fn terminating(resource: &str, name: &str, namespace: &str) -> Self {
+    pub(crate) fn terminating(group: &str, resource: &str, name: &str, namespace: &str) -> Self {
         let why = format!("unable to create new content in namespace {namespace} because it is being terminated");
         Self {
-            about: Some((resource.to_owned(), name.to_owned())),
+            about: Some(Box::new([group, resource, name].map(ToOwned::to_owned))),
             cause: Some("NamespaceTerminating"),
             ..Self::new(403, "Forbidden", format!("{resource} {name:?} is forbidden: {why}"))
         }

@@ -164,7 +164,7 @@ impl Store {
         let name = name_of(kind, &object, taken)?;
         // Admission comes before what is stored is looked at.
         if kind.namespaced && self.is_terminating(namespace) {
-            return Err(Failure::terminating(kind.resource, &name, namespace));
+            return Err(Failure::terminating(kind.group, kind.resource, &name, namespace));
         }
         if self.objects.contains_key(&key(kind, namespace, &name)) {
             return Err(Failure::exists(kind.resource, &name));
