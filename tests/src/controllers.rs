@@ -24,6 +24,7 @@ use crate::{
 pub const ACCOUNT: &str = "aliquot-controller";
 const BASE: &str = include_str!("../../deploy/base/controller-rbac.yaml");
 const RELEASE: &str = include_str!("../../deploy/components/release-stuck-claims/rbac.yaml");
+const WEBHOOK: &str = include_str!("../../deploy/base/webhook.yaml");
 
 /// The API server and where replicas keep their logs.
 pub struct Stage {
@@ -60,8 +61,17 @@ impl Stage {
 
     /// Gives the controller's account what component `release-stuck-claims` adds.
     pub fn permit_release(&self) -> Result<()> {
+        self.permit(RELEASE, "aliquot-controller-release")
+    }
+
+    /// Gives it what the webhook needs, which suites leave off otherwise.
+    pub fn permit_webhook(&self) -> Result<()> {
+        self.permit(WEBHOOK, "aliquot-webhook")
+    }
+
+    fn permit(&self, manifest: &str, role: &str) -> Result<()> {
         let mut all = rules(BASE, "aliquot-controller")?;
-        all.extend(rules(RELEASE, "aliquot-controller-release")?);
+        all.extend(rules(manifest, role)?);
         self.api.permit(ACCOUNT, all);
         Ok(())
     }

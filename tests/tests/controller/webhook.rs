@@ -25,6 +25,7 @@ fn trusts(stage: &Stage) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_replica_makes_the_certificate_and_has_the_api_server_trust_it() -> Result<()> {
     let stage = Stage::start().await?;
+    stage.permit_webhook()?;
     seed(&stage, "Secret", "secrets")?;
     seed(&stage, "ValidatingWebhookConfiguration", "validatingwebhookconfigurations")?;
     let mut replica = stage.replica("a", &[&PATIENT[..], &[ADDRESS]].concat())?;
@@ -38,6 +39,7 @@ async fn the_first_replica_makes_the_certificate_and_has_the_api_server_trust_it
 #[tokio::test(flavor = "multi_thread")]
 async fn without_its_secret_the_rest_of_the_controller_works_and_is_ready() -> Result<()> {
     let stage = Stage::start().await?;
+    stage.permit_webhook()?;
     stage.api.seed("resourceslices", [slice(DRIVER, "gone", "u1", &[])]);
     let replica = stage.replica("a", &[&FAST[..], &[ADDRESS]].concat())?;
     replica.ready().await?;
