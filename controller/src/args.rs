@@ -2,7 +2,8 @@
 #![allow(clippy::doc_markdown, reason = "these comments are the text of --help, where backticks are noise")]
 use std::{net::SocketAddr, time::Duration};
 
-use clap::{Args, Parser, ValueEnum};
+use aliquot_daemon::logs::Logs;
+use clap::{Args, Parser};
 
 /// Removes the ResourceSlices that dead nodes leave behind, tells of ResourceClaims that are stuck, and refuses wrong
 /// parameters.
@@ -76,27 +77,6 @@ pub struct LeaseArgs {
     /// acting.
     #[arg(long, env = "ALIQUOT_LEASE_DURATION", default_value = "60s", value_parser = lease_duration, value_name = "TIME")]
     pub lease_duration: Duration,
-}
-
-/// How logs are written, to standard error.
-#[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Logs")]
-pub struct Logs {
-    /// One line for people, or one JSON object a line.
-    #[arg(long, env = "ALIQUOT_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
-    pub log_format: LogFormat,
-    /// What to log: error, warn, info, debug, trace, or filters such as "info,aliquot_controller=debug".
-    #[arg(long, env = "ALIQUOT_LOG", default_value = "info", value_name = "FILTER")]
-    pub log: String,
-}
-
-/// The form of a log line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// For machines.
-    Json,
 }
 
 fn duration(text: &str) -> Result<Duration, aliquot_params::InvalidDuration> {

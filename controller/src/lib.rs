@@ -19,7 +19,6 @@ mod http;
 mod index;
 mod judge;
 mod lease;
-mod logs;
 mod metrics;
 mod notes;
 mod objects;

@@ -1,10 +1,10 @@
 //! Builds the parts, joins the tasks, and orders their end.
 use aliquot_admission::Site;
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::watch as channel,
-    task::JoinSet,
+use aliquot_daemon::{
+    logs,
+    pages::{self, Pages},
 };
+use tokio::{sync::watch as channel, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -12,7 +12,6 @@ use crate::{
     cluster::Cluster,
     http,
     lease::{self, Holder},
-    logs,
     metrics::Metrics,
     notes::Reporter,
     sweep::{self, Sweep},
@@ -59,7 +58,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Error> {
 }
 
 async fn serve(cli: Cli) -> Result<(), Error> {
-    let stop = stop_on_signals()?;
+    let stop = aliquot_daemon::stop_on_signals().map_err(Error::Runtime)?;
     let mut config = kube::Config::infer().await?;
     // Whoever asks knows when to ask again.
     config.default_retry = false;
@@ -127,8 +126,10 @@ async fn tasks(
     let (readiness, ready) = channel::channel(false);
     let mut tasks = JoinSet::new();
 
-    let site = http::Site { registry: metrics.registry(), ready };
-    tasks.spawn(http::serve(http::bind(http_address).await?, site, stop.clone()));
+    let unread = || "the cluster's objects are not all read yet".to_owned();
+    let missing = move || (!*ready.borrow()).then(unread).into_iter().collect();
+    let pages = Pages { registry: metrics.registry(), missing };
+    tasks.spawn(pages::serve(http::bind(http_address).await?, pages, stop.clone()));
 
     for watch in watch::all(&client, &driver_name, page_size, &shared, &metrics) {
         tasks.spawn(watch);
@@ -154,20 +155,4 @@ fn lease_settings(args: &LeaseArgs, config: &kube::Config) -> Result<lease::Sett
 fn host() -> Option<String> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
     Some(name.trim().to_owned()).filter(|name| !name.is_empty())
-}
-
-fn stop_on_signals() -> Result<CancellationToken, Error> {
-    let stop = CancellationToken::new();
-    let mut terminate = signal(SignalKind::terminate()).map_err(Error::Runtime)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Runtime)?;
-    let told = stop.clone();
-    tokio::spawn(async move {
-        let name = tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
-        };
-        tracing::info!(signal = name, "stopping");
-        told.cancel();
-    });
-    Ok(stop)
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::doc_markdown, reason = "these comments are the text of --help, where backticks are noise")]
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use aliquot_daemon::logs::Logs;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::privileges::Keep;
@@ -151,27 +152,6 @@ pub struct Identity {
     /// The DRA driver's name: a DNS subdomain. DeviceClasses select devices by it.
     #[arg(long, env = "ALIQUOT_DRIVER_NAME", default_value = "gpu.aliquot.dev", value_name = "NAME")]
     pub driver_name: String,
-}
-
-/// How logs are written, to standard error.
-#[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Logs")]
-pub struct Logs {
-    /// One line for people, or one JSON object a line.
-    #[arg(long, env = "ALIQUOT_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
-    pub log_format: LogFormat,
-    /// What to log: error, warn, info, debug, trace, or filters such as "info,dra_plugin=debug".
-    #[arg(long, env = "ALIQUOT_LOG", default_value = "info", value_name = "FILTER")]
-    pub log: String,
-}
-
-/// The form of a log line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// For machines.
-    Json,
 }
 
 /// `aliquot-driver run`.

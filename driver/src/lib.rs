@@ -48,6 +48,7 @@ mod telemetry;
 
 use std::process::ExitCode;
 
+use aliquot_daemon::report;
 use args::{Cli, Command, PolicyCommand};
 
 /// Does what the command line says.
@@ -71,19 +72,4 @@ pub fn main(cli: Cli) -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// An error with all its causes, in one line.
-pub(crate) fn report(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let inner_text = inner.to_string();
-        if !text.contains(&inner_text) {
-            text.push_str(": ");
-            text.push_str(&inner_text);
-        }
-        cause = inner.source();
-    }
-    text
 }

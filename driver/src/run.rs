@@ -1,14 +1,12 @@
 //! `aliquot-driver run`: builds the parts, joins the tasks, and orders their end.
 use std::{path::PathBuf, sync::Arc, time::Instant};
 
+use aliquot_daemon::logs;
 use dra_plugin::{
     Builder, DriverName, Plugin,
     slices::{NodeName, Publisher},
 };
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::{mpsc, watch},
-};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -33,7 +31,7 @@ use crate::{
         limits::{self, Limits},
     },
     sweep::{self, report::Report},
-    telemetry::{self, health::Readiness, metrics},
+    telemetry::{health::Readiness, metrics},
 };
 
 /// Why the driver can't run on.
@@ -41,7 +39,7 @@ use crate::{
 pub(crate) enum Error {
     /// The log filter.
     #[error(transparent)]
-    Logs(#[from] telemetry::BadFilter),
+    Logs(#[from] logs::BadFilter),
     /// What the process may do can't be made less.
     #[error(transparent)]
     Privileges(#[from] privileges::Error),
@@ -96,7 +94,7 @@ pub(crate) enum Error {
 
 /// Runs until SIGTERM or SIGINT, or until something fails that a restart may mend.
 pub(crate) fn run(args: RunArgs) -> Result<(), Error> {
-    telemetry::start(&args.logs)?;
+    logs::start(&args.logs)?;
     args.keep_capabilities.alone()?;
     // One thread serves: all work is short or waits, and NVML has a thread of its own.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
@@ -129,7 +127,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
         illness_settles,
         keep_capabilities: _,
     } = args;
-    let stop = stop_on_signals()?;
+    let stop = aliquot_daemon::stop_on_signals().map_err(Error::Runtime)?;
     let roots = Roots::new(&places, &identity.driver_name);
     let _sole = instance::alone(&roots.run, pod_uid.as_deref())?;
     let boot_id = roots.boot_id().map_err(|source| Error::BootId { proc: roots.proc.clone(), source })?;
@@ -319,20 +317,4 @@ pub(crate) async fn client() -> Result<kube::Client, Error> {
     let mut config = kube::Config::infer().await?;
     config.default_retry = false;
     kube::Client::try_from(config).map_err(Error::Access)
-}
-
-fn stop_on_signals() -> Result<CancellationToken, Error> {
-    let stop = CancellationToken::new();
-    let mut terminate = signal(SignalKind::terminate()).map_err(Error::Runtime)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Runtime)?;
-    let told = stop.clone();
-    tokio::spawn(async move {
-        let name = tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
-        };
-        tracing::info!(signal = name, "stopping");
-        told.cancel();
-    });
-    Ok(stop)
 }

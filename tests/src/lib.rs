@@ -1,5 +1,6 @@
 //! Testbed, suites, playground and xtask.
 pub mod bench;
+mod cluster;
 pub mod conformance;
 pub mod controllers;
 pub mod crash;
@@ -19,4 +20,3 @@ pub mod runtime;
 pub mod skip;
 pub mod tasks;
 pub mod testbed;
-mod told;

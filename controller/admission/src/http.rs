@@ -1,6 +1,7 @@
 //! The webhook's paths: reviews in, answers out, with bounds on size, time and number.
 use std::{sync::Arc, time::Duration};
 
+use aliquot_daemon::report;
 use axum::{
     Router,
     body::{Body, HttpBody as _, to_bytes},
@@ -11,7 +12,7 @@ use axum::{
 };
 use tokio::{sync::Semaphore, time::timeout};
 
-use crate::{report, review::review};
+use crate::review::review;
 
 /// What a review can be in bytes: an object and its old version, each of at most 1.5 MiB in etcd.
 const LARGEST: usize = 3 << 20;

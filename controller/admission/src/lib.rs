@@ -99,14 +99,3 @@ pub async fn run(args: Args, site: Site, client: Client, stop: CancellationToken
     stop.cancelled().await;
     Ok(())
 }
-
-/// An error with all its causes, in one line.
-fn report(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
-    }
-    text
-}

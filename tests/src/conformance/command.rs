@@ -6,6 +6,7 @@ use kube::{Api, api::AttachParams};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use super::cluster::Error;
+use crate::cluster::api;
 
 /// How long a command may take.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -52,7 +53,7 @@ pub(super) async fn run(pods: &Api<Pod>, pod: &str, container: &str, command: &[
     tokio::time::timeout(PATIENCE, attached(pods, pod, container, command))
         .await
         .map_err(late)?
-        .map_err(|source| Error::Api { what: what(), source: Box::new(source) })
+        .map_err(|source| api(what())(source).into())
 }
 
 async fn attached(pods: &Api<Pod>, pod: &str, container: &str, command: &[&str]) -> Result<Output, kube::Error> {

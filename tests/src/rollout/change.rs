@@ -10,7 +10,8 @@ use kube::{
 };
 use serde_json::json;
 
-use super::stage::{Error, api, until};
+use super::stage::Error;
+use crate::cluster::{api, until};
 
 /// The driver's container.
 const CONTAINER: &str = "driver";
@@ -104,7 +105,8 @@ impl Rollout {
             let (name, uid) = (pod.name_any(), pod.uid().unwrap_or_default());
             until(&self.pods, &name, is_deleted(&uid), &format!("the end of {name}"), self.patience).await
         });
-        try_join_all(gone).await.map(drop)
+        try_join_all(gone).await?;
+        Ok(())
     }
 
     /// Gives it back its image, where it has another.
@@ -116,7 +118,8 @@ impl Rollout {
     async fn everywhere(&self, generation: Option<i64>) -> Result<(), Error> {
         let what = format!("DaemonSet {} to be everywhere", self.name);
         let holds = |set: Option<&DaemonSet>| set.is_some_and(|set| is_everywhere(set, generation.unwrap_or_default()));
-        until(&self.sets, &self.name, holds, &what, self.patience).await.map(drop)
+        until(&self.sets, &self.name, holds, &what, self.patience).await?;
+        Ok(())
     }
 }
 

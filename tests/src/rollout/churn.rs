@@ -1,4 +1,5 @@
 //! Pods one after the other: made, waited for until they run, deleted, waited for until they are gone.
+use aliquot_daemon::report;
 use tokio::{sync::watch, time::Instant};
 
 use super::{objects::Kind, stage::Stage, tally::Made};
@@ -20,7 +21,7 @@ pub(super) async fn churn(
         let took = begun.elapsed();
         let ended = stage.end(&name).await;
         // What doesn't end is told too: the next one is another pod.
-        let started = started.and(ended).map(|()| took).map_err(|error| crate::told::told(&error));
+        let started = started.and(ended).map(|()| took).map_err(|error| report(&error));
         all.push(Made { change, name, started });
     }
 }

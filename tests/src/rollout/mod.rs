@@ -10,6 +10,7 @@ mod tally;
 
 use std::time::Duration;
 
+use aliquot_daemon::report;
 use futures::future::join_all;
 use tokio::sync::watch;
 
@@ -84,7 +85,7 @@ async fn changes(plan: &Plan, stage: &Stage, rollout: &Rollout, told: &impl Fn(&
             phase.send_replace(Some(number));
             told(&change.to_string());
             let begun = tokio::time::Instant::now();
-            let outcome = rollout.make(change).await.map_err(|error| crate::told::told(&error));
+            let outcome = rollout.make(change).await.map_err(|error| report(&error));
             let failed = outcome.is_err();
             made.push((change.to_string(), outcome.map(|()| begun.elapsed())));
             // What pods did meanwhile counts all the same.

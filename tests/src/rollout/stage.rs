@@ -9,40 +9,19 @@ use k8s_openapi::api::{
 use kube::{
     Api, Client, Resource, ResourceExt as _,
     api::{DeleteParams, ListParams, PostParams},
-    runtime::wait::{Condition, await_condition, conditions::is_deleted},
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::{Plan, objects::Kind};
+use crate::cluster::{self, api, delete, has_ended, is_running, until};
 
 /// Why it couldn't be found out.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The API server.
-    #[error("could not {what}")]
-    Api {
-        /// What was tried.
-        what: String,
-        /// What it said.
-        source: Box<kube::Error>,
-    },
-    /// It was watched for.
-    #[error("could not watch {what}")]
-    Watch {
-        /// What was waited for.
-        what: String,
-        /// What the API server said.
-        source: Box<kube::runtime::wait::Error>,
-    },
-    /// It took too long.
-    #[error("gave up to wait for {what} after {} s", after.as_secs())]
-    Late {
-        /// What was waited for.
-        what: String,
-        /// For how long.
-        after: Duration,
-    },
+    /// The cluster.
+    #[error(transparent)]
+    Cluster(#[from] cluster::Error),
     /// It ran, and no longer does.
     #[error("it ended")]
     Ended,
@@ -73,7 +52,7 @@ impl Stage {
         let stage = Self { client, namespace: plan.namespace.clone(), patience: plan.patience };
         let namespace = json!({"metadata": {"name": plan.namespace}});
         match stage.create::<Namespace>(&Api::all(stage.client.clone()), namespace).await {
-            Err(Error::Api { source, .. }) if matches!(&*source, kube::Error::Api(status) if status.is_already_exists()) =>
+            Err(Error::Cluster(cluster::Error::Api { source, .. })) if matches!(&*source, kube::Error::Api(status) if status.is_already_exists()) =>
             {
                 return Err(Error::Taken(plan.namespace.clone()));
             }
@@ -91,7 +70,7 @@ impl Stage {
         try_join_all(Kind::ALL.map(|kind| async move {
             let name = format!("kept-{}", kind.name());
             self.start(kind, &name, image).await?;
-            self.pods().get(&name).await.map_err(api(format!("get pod {name}")))
+            Ok(self.pods().get(&name).await.map_err(api(format!("get pod {name}")))?)
         }))
         .await
     }
@@ -119,7 +98,7 @@ impl Stage {
 
     /// Deletes a pod and waits until it is gone.
     pub(super) async fn end(&self, name: &str) -> Result<(), Error> {
-        delete(&self.pods(), name, self.patience).await
+        Ok(delete(&self.pods(), name, &DeleteParams::default(), self.patience).await?)
     }
 
     /// How many warnings of each reason there were of anything here.
@@ -141,7 +120,8 @@ impl Stage {
         let pods = self.pods().list(&ListParams::default()).await.map_err(api("list the pods".to_owned()))?;
         let names: Vec<String> = pods.items.iter().map(Pod::name_any).collect();
         try_join_all(names.iter().map(|name| self.end(name))).await?;
-        delete(&Api::<Namespace>::all(self.client.clone()), &self.namespace, self.patience).await
+        let namespaces = Api::<Namespace>::all(self.client.clone());
+        Ok(delete(&namespaces, &self.namespace, &DeleteParams::default(), self.patience).await?)
     }
 
     fn pods(&self) -> Api<Pod> {
@@ -154,54 +134,9 @@ impl Stage {
     {
         let name = object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default().to_owned();
         let object: K = serde_json::from_value(object)?;
-        objects.create(&PostParams::default(), &object).await.map(drop).map_err(api(format!("make {name}")))
+        objects.create(&PostParams::default(), &object).await.map_err(api(format!("make {name}")))?;
+        Ok(())
     }
-}
-
-/// Waits for an object to be so.
-pub(super) async fn until<K>(
-    objects: &Api<K>,
-    name: &str,
-    condition: impl Condition<K>,
-    what: &str,
-    patience: Duration,
-) -> Result<Option<K>, Error>
-where
-    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
-{
-    match tokio::time::timeout(patience, await_condition(objects.clone(), name, condition)).await {
-        Ok(found) => found.map_err(|source| Error::Watch { what: what.to_owned(), source: Box::new(source) }),
-        Err(_) => Err(Error::Late { what: what.to_owned(), after: patience }),
-    }
-}
-
-/// Deletes an object, if it is there, and waits until it is gone.
-async fn delete<K>(objects: &Api<K>, name: &str, patience: Duration) -> Result<(), Error>
-where
-    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
-{
-    let there = objects.get_opt(name).await.map_err(api(format!("get {name}")))?;
-    let Some(uid) = there.and_then(|object| object.meta().uid.clone()) else { return Ok(()) };
-    match objects.delete(name, &DeleteParams::default()).await {
-        Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(()),
-        deleted => deleted.map(drop).map_err(api(format!("delete {name}")))?,
-    }
-    until(objects, name, is_deleted(&uid), &format!("the end of {name}"), patience).await.map(drop)
-}
-
-/// An API server's answer with what was tried.
-pub(super) fn api(what: String) -> impl FnOnce(kube::Error) -> Error {
-    |source| Error::Api { what, source: Box::new(source) }
-}
-
-fn is_running(pod: &Pod) -> bool {
-    let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
-    statuses.into_iter().flatten().any(|status| status.state.as_ref().is_some_and(|state| state.running.is_some()))
-}
-
-fn has_ended(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    matches!(phase, Some("Failed" | "Succeeded"))
 }
 
 /// Of a pod that runs: which containers these are.

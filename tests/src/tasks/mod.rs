@@ -12,9 +12,8 @@ mod test;
 
 use std::{ffi::OsString, process::ExitCode};
 
+use aliquot_daemon::report;
 use clap::{Parser, Subcommand};
-
-use crate::told::told;
 
 /// The workspace's tasks.
 #[derive(Debug, Parser)]
@@ -108,7 +107,7 @@ pub fn run() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("xtask: {}", told(&error));
+            eprintln!("xtask: {}", report(&error));
             ExitCode::FAILURE
         }
     }
