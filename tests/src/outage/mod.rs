@@ -173,6 +173,9 @@ impl Outage<'_> {
             // It may be gone although the command failed.
             *away = true;
             node.run(&plan.stop).await?;
+            if !around.has_record(Who::Ends, &node.records(&plan.namespace).await?) {
+                step.fail("the pod that was to end meanwhile ended before: take more --seconds");
+            }
             let begun = Instant::now();
             if plan.of == Of::Kubelet {
                 around.meanwhile().await?;
