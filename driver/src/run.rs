@@ -245,6 +245,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     let sources = metrics::Sources { view, policy: in_force, usage, others: known, health: ward, claims: told, report };
     let metrics = metrics::serve(metrics_address, sources, readiness, stop.clone()).await?;
     let restoring = tokio::spawn(restore(Arc::clone(&claims), stop.clone()));
+    let settling = tokio::spawn(settle(Arc::clone(&claims), stop.clone()));
     let turns = plugin.turns();
     let settings = sweep::Settings { args: sweep, roots, claims, asker: in_cluster, turns, notices, procfs, library };
     let sweeping = tokio::spawn(sweep::run(settings, reports, stop.clone()));
@@ -252,7 +253,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     stop.cancel();
     for task in [
         discovery, publisher, following, offering, nursing, telling, writing, watching, guarding, limiting, metrics,
-        restoring, sweeping,
+        restoring, settling, sweeping,
     ] {
         let _ = task.await;
     }
@@ -272,7 +273,7 @@ fn open_claims(
     let site = Site { pool, cdi_kind: cdi_spec::Kind::new(driver, "claim")? };
     let store = spec_store(roots)?;
     let edits = Edits::new(roots.clone(), hook);
-    Ok(Arc::new(Claims::open(site, boot_id, &roots.run.join("claims"), store, edits, around)?))
+    Ok(Arc::new(Claims::open(site, boot_id, &roots.run, store, edits, around)?))
 }
 
 /// With sockets of its own, if this instance has a name of its own.
@@ -310,6 +311,11 @@ fn spec_store(roots: &Roots) -> Result<cdi_spec::Store, cdi_spec::StoreError> {
 /// The specs of claims that were prepared before.
 async fn restore(claims: Arc<Claims>, stop: CancellationToken) {
     stop.run_until_cancelled(claims.restore_specs()).await.unwrap_or_default();
+}
+
+/// The time slices that earlier claims have left behind.
+async fn settle(claims: Arc<Claims>, stop: CancellationToken) {
+    stop.run_until_cancelled(claims.settle_debts()).await.unwrap_or_default();
 }
 
 /// A client whose retries are those of the callers, who know their deadlines.

@@ -18,9 +18,6 @@ use crate::{
     fetch::{Fetcher, given_up},
 };
 
-/// What is left for a call that has used up its budget before the kubelet is told that it has not ended. With the default
-/// budget of 35 s, the answer is there before the kubelet's own deadline of 45 s.
-const OVERTIME: Duration = Duration::from_secs(5);
 /// For work that keeps its worth: tokio's own farthest future, thirty years.
 const EVER: Duration = Duration::from_hours(24 * 365 * 30);
 
@@ -97,7 +94,7 @@ impl<D: Driver> Runner<D> {
         Fut: Future<Output = Result<T, Failure>> + Send + 'static,
     {
         let mut call = Call::within(self.budget);
-        let answer_by = call.deadline + OVERTIME;
+        let answer_by = call.answer_by();
         let (tell, told) = oneshot::channel();
         let work = Arc::clone(&self.work);
         let span = tracing::info_span!("claim", %operation, claim = %claim, uid = %claim.uid());

@@ -47,18 +47,19 @@ pub(crate) fn run(args: &StatusArgs) -> Result<(), Error> {
     // Opening it would make it.
     let store = roots.cdi.is_dir().then(|| cdi_spec::Store::open(&roots.cdi).ok()).flatten();
     let seen = claim::look(&LookAt {
-        records: &roots.run.join("claims"),
+        records: &roots.run.join(claim::RECORDS),
         boot_id: &boot_id,
         store: store.as_ref(),
         kind: &kind,
     })?;
+    let owed = claim::look_at_owed(&roots.run.join(claim::OWED), &boot_id)?;
     let told = told(&roots.run.join(SOCKET))?;
     if let Err(reason) = &told {
         streams::tell(format_args!("no driver on this node tells what its sweep thinks: {reason}"));
     }
     #[allow(clippy::disallowed_methods, reason = "it tells how old records are, and nothing is decided by it")]
     let now = std::time::SystemTime::now();
-    let report = show::report(&args.driver_name, &seen, told.as_ref().ok(), now);
+    let report = show::report(&args.driver_name, &seen, &owed, told.as_ref().ok(), now);
     let text = match args.output {
         StatusForm::Table => show::table(&report),
         StatusForm::Json => serde_json::to_string_pretty(&report)? + "\n",

@@ -4,7 +4,7 @@ use std::{fmt::Write as _, time::SystemTime};
 use serde::Serialize;
 
 use crate::{
-    claim::{Seen, SeenState},
+    claim::{Owed, Seen, SeenState},
     sweep::report::{Told, ToldVerdict},
 };
 
@@ -19,6 +19,16 @@ pub(super) struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     sweep: Option<Sweep>,
     claims: Vec<Claim>,
+    /// GPUs that have the time slice of a claim that is gone.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    time_slices_owed: Vec<TimeSliceOwed>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct TimeSliceOwed {
+    gpu: String,
+    reason: String,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -69,7 +79,8 @@ struct Device {
 }
 
 /// Of what the records show, and of what the driver said.
-pub(super) fn report(driver: &str, seen: &[Seen], told: Option<&Told>, now: SystemTime) -> Report {
+pub(super) fn report(driver: &str, seen: &[Seen], owed: &[Owed], told: Option<&Told>, now: SystemTime) -> Report {
+    let owed = owed.iter().map(|owed| TimeSliceOwed { gpu: owed.gpu.to_string(), reason: owed.reason.clone() });
     let verdict = |uid: &str| told.and_then(|told| told.verdicts.get(uid)).cloned();
     let mut claims: Vec<Claim> = seen.iter().map(|seen| claim(seen, verdict(seen.uid.as_str()), now)).collect();
     let is_seen = |uid: &String| seen.iter().any(|seen| seen.uid.as_str() == uid);
@@ -96,6 +107,7 @@ pub(super) fn report(driver: &str, seen: &[Seen], told: Option<&Told>, now: Syst
             seconds_ago: told.seconds_ago,
         }),
         claims,
+        time_slices_owed: owed.collect(),
     }
 }
 
@@ -164,6 +176,9 @@ pub(super) fn table(report: &Report) -> String {
             let _ = writeln!(text, "\n{file} can't be used: {trouble}");
         }
     }
+    for TimeSliceOwed { gpu, reason } in &report.time_slices_owed {
+        let _ = writeln!(text, "\nGPU {gpu} keeps the time slice of a claim that is gone: {reason}");
+    }
     text
 }
 
@@ -223,7 +238,7 @@ mod tests {
         let verdicts =
             BTreeMap::from([("u1".to_owned(), told("suspect", false)), ("u3".to_owned(), told("stale", true))]);
         let told = Told { mode: "act".into(), grace_seconds: 300, seconds_ago: Some(2), verdicts };
-        let report = report("x", &all, Some(&told), SystemTime::UNIX_EPOCH + Duration::from_mins(3));
+        let report = report("x", &all, &[], Some(&told), SystemTime::UNIX_EPOCH + Duration::from_mins(3));
         let text = table(&report);
         let line = |start: &str| text.lines().find(|line| line.contains(start)).unwrap_or_default().to_owned();
         assert!(line("u1").contains("prepared") && line("u1").contains("3m"), "{text}");
@@ -237,7 +252,7 @@ mod tests {
 
     #[test]
     fn without_a_driver_nothing_is_claimed_about_the_sweep() {
-        let report = report("x", &[seen("u1", SeenState::Preparing)], None, SystemTime::UNIX_EPOCH);
+        let report = report("x", &[seen("u1", SeenState::Preparing)], &[], None, SystemTime::UNIX_EPOCH);
         let table = table(&report);
         let cells: Vec<&str> = table.lines().nth(1).unwrap_or_default().split_whitespace().collect();
         assert_eq!(cells[cells.len() - 2..], ["0s", "-"], "{table}");

@@ -32,7 +32,7 @@ async fn each_permission_is_what_allows_the_drivers_request() -> Result<()> {
 
 async fn each(cluster: &mut Cluster) -> Result<()> {
     let granted = granted()?;
-    cluster.grant(&as_json(&rules(RBAC, ROLE)?)).await?;
+    cluster.grant(&as_json(&all()?)).await?;
     let account = cluster.account(None).await?;
     let is_allowed = |code: StatusCode| code != StatusCode::FORBIDDEN;
     for permission in &granted {
@@ -42,7 +42,7 @@ async fn each(cluster: &mut Cluster) -> Result<()> {
         let refusal = cluster.until(&account, (method, &path, body.as_ref()), |code| !is_allowed(code)).await?;
         let words = format!("cannot {} resource \"{}\"", permission.verb, permission.resource);
         assert!(refusal["message"].as_str().unwrap().contains(&words), "{refusal}");
-        cluster.regrant(&as_json(&rules(RBAC, ROLE)?)).await?;
+        cluster.regrant(&as_json(&all()?)).await?;
     }
     Ok(())
 }

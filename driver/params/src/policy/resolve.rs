@@ -2,7 +2,7 @@
 use aliquot_model::{Gpu, Memory};
 
 use super::{
-    DEFAULT_SHARES, Form, Guard, Place, Policy, Shares,
+    DEFAULT_SHARES, Form, Guard, GuardMode, Place, Policy, Shares,
     file::{Fallback, Match, Rule},
     shadow::glob,
 };
@@ -61,6 +61,11 @@ impl Policy {
             shares: offers(Form::Shares).then_some(shares),
             fallback,
         })
+    }
+
+    /// Whether any rule has pods evicted.
+    pub fn evicts(&self) -> bool {
+        self.rules.iter().any(|rule| rule.shares.guard.mode == GuardMode::Evict)
     }
 
     /// How many rules there are.
