@@ -12,6 +12,7 @@ pub mod isolation;
 mod look;
 pub mod node;
 pub mod objects;
+pub mod passthrough;
 pub mod playground;
 pub mod policies;
 pub mod random;

@@ -48,7 +48,21 @@ pub(super) struct Book {
     /// Files that can't be used as records: what they hold stays held.
     quarantined: BTreeMap<ClaimUid, Quarantined>,
     /// The claims that hold something of a GPU, other than for administration, so that a reservation looks at these only.
-    users: BTreeMap<GpuUuid, BTreeSet<ClaimUid>>,
+    users: BTreeMap<Key, BTreeSet<ClaimUid>>,
+}
+
+/// By what the users of a GPU are found. A virtual machine's GPU has no UUID on this side, and so only its place in common
+/// with those who hold it otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Key {
+    Gpu(GpuUuid),
+    Place(String),
+}
+
+fn keys(held: &Held) -> impl Iterator<Item = Key> {
+    let gpus = held.vfio.iter().flat_map(|passed| &passed.gpus).map(|pci| DeviceName::whole(*pci).to_string());
+    let places = gpus.chain([held.device.gpu().to_owned()]).map(Key::Place);
+    std::iter::once(Key::Gpu(held.gpu.clone())).chain(places)
 }
 
 /// Why the book can't do as asked.
@@ -278,8 +292,8 @@ impl Book {
 
     /// The records of those who hold something of a GPU that this one holds something of.
     fn beside(&self, record: &Record) -> Vec<&Record> {
-        let users = record.devices.iter().filter_map(|held| self.users.get(&held.gpu)).flatten();
-        let uids: BTreeSet<&ClaimUid> = users.collect();
+        let users = record.devices.iter().flat_map(keys).filter_map(|key| self.users.get(&key));
+        let uids: BTreeSet<&ClaimUid> = users.flatten().collect();
         uids.into_iter().filter_map(|uid| self.records.get(uid)).map(Arc::as_ref).collect()
     }
 
@@ -303,7 +317,9 @@ impl Book {
 
     fn index(&mut self, record: Arc<Record>) {
         for held in record.devices.iter().filter(|held| !held.admin_access) {
-            self.users.entry(held.gpu.clone()).or_default().insert(record.claim.uid().clone());
+            for key in keys(held) {
+                self.users.entry(key).or_default().insert(record.claim.uid().clone());
+            }
         }
         self.records.insert(record.claim.uid().clone(), record);
     }
@@ -311,11 +327,11 @@ impl Book {
     fn forget(&mut self, uid: &ClaimUid) {
         self.quarantined.remove(uid);
         if let Some(record) = self.records.remove(uid) {
-            for held in &record.devices {
-                if let Some(users) = self.users.get_mut(&held.gpu) {
+            for key in record.devices.iter().flat_map(keys) {
+                if let Some(users) = self.users.get_mut(&key) {
                     users.remove(uid);
                     if users.is_empty() {
-                        self.users.remove(&held.gpu);
+                        self.users.remove(&key);
                     }
                 }
             }
@@ -429,7 +445,7 @@ fn read_count(lock: &File) -> io::Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::record::tests::{record, share},
+        super::record::tests::{passed, record, share},
         *,
     };
 
@@ -453,6 +469,19 @@ mod tests {
         assert!(book.find(&uid("u2")).unwrap().is_none());
         book.release(&uid("u1"), || Ok(())).unwrap();
         assert_eq!(book.reserve(&record("u2", &["gpu-1", "gpu-0"]).into()).unwrap(), Reservation::Held);
+    }
+
+    #[test]
+    fn a_virtual_machines_gpu_is_found_by_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut book = open(&dir);
+        book.reserve(&record("u1", &["gpu-0000-42-00"]).into()).unwrap();
+        let machine = Arc::new(passed("u2", &["0000:41:00.0", "0000:42:00.0"]));
+        assert!(matches!(book.reserve(&machine).unwrap(), Reservation::Clashes(Clash::Held { .. })));
+        book.release(&uid("u1"), || Ok(())).unwrap();
+        assert_eq!(book.reserve(&machine).unwrap(), Reservation::Held);
+        let next = open(&dir).reserve(&record("u3", &["gpu-0000-42-00"]).into()).unwrap();
+        assert!(matches!(next, Reservation::Clashes(Clash::Held { .. })));
     }
 
     #[test]

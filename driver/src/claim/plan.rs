@@ -1,7 +1,7 @@
 //! What an allocated claim gets on this node. Pure: allocation, parameters, inventory and policy in, devices to hold out.
 use std::collections::BTreeMap;
 
-use aliquot_model::{DeviceName, Gpu, GpuUuid, Inventory, Memory, Part};
+use aliquot_model::{Binding, DeviceName, Gpu, GpuUuid, Inventory, Memory, Part, Vfio};
 use aliquot_params::{
     Faults, TimeSlice,
     policy::{Policy, Shares},
@@ -9,7 +9,7 @@ use aliquot_params::{
 use dra_plugin::{AllocatedClaim, ConfigSource, DeviceResult};
 
 use super::{
-    record::{Held, Room, Share, Slice},
+    record::{Held, Passed, Room, Share, Slice},
     settings,
 };
 use crate::offer;
@@ -58,9 +58,9 @@ pub(super) enum Fault {
         /// In the allocation.
         second: String,
     },
-    /// One claim got a GPU whole and in shares.
+    /// One claim got a GPU in two forms.
     #[error(
-        "{first} and {second} were both allocated to this claim, but they are one GPU, which is whole or shared; delete the claim (or its pod) to have it allocated anew"
+        "{first} and {second} were both allocated to this claim, but they are one GPU, which is whole, shared, or a virtual machine's; delete the claim (or its pod) to have it allocated anew"
     )]
     TwoForms {
         /// In the allocation.
@@ -129,6 +129,24 @@ pub(super) enum Fault {
         /// In the allocation.
         device: DeviceName,
     },
+    /// What a virtual machine would get can't be given away.
+    #[error(
+        "device {device} can't be given to a virtual machine: {reason}; mend that on the node, or delete the claim (or its pod) to have it allocated anew"
+    )]
+    NotPassable {
+        /// In the allocation.
+        device: DeviceName,
+        /// Why not.
+        reason: String,
+    },
+    /// A claim for administration got what only one can have.
+    #[error(
+        "device {device} has one user, a virtual machine, and is nothing for adminAccess: leave that out, or ask for class admin.gpu.aliquot.dev"
+    )]
+    NoAdmin {
+        /// In the allocation.
+        device: DeviceName,
+    },
     /// A CDI name can't be made of the claim's UID.
     #[error("{0}")]
     Name(#[from] cdi_spec::InvalidName),
@@ -164,6 +182,11 @@ pub(super) fn plan(
 
 /// A claim alone gets no more of a GPU than there is; what others hold is the records' business.
 fn fits(plan: &[Held]) -> Result<(), Fault> {
+    for (at, held) in plan.iter().enumerate().filter(|(_, held)| held.vfio.is_some()) {
+        if let Some((_, other)) = plan.iter().enumerate().find(|(n, other)| *n != at && held.meets(other)) {
+            return Err(Fault::TwoForms { first: held.device.clone(), second: other.device.clone() });
+        }
+    }
     let mut of_gpu: BTreeMap<&GpuUuid, (&Held, Room)> = BTreeMap::new();
     for held in plan.iter().filter(|held| !held.admin_access) {
         let (first, taken) = of_gpu.entry(&held.gpu).or_insert((held, Room::default()));
@@ -192,6 +215,9 @@ fn plan_device(
     }
     let missing = || Fault::NoSuchDevice { device: result.device.clone() };
     let device: DeviceName = result.device.parse().map_err(|_| missing())?;
+    if let Some(vfio) = inventory.passthrough(&device) {
+        return plan_vfio(claim, result, device, vfio, site);
+    }
     let (gpu, part) = inventory.device(&device).ok_or_else(missing)?;
     if part == Part::Admin && !result.admin_access {
         return Err(Fault::AdminOnly { device });
@@ -205,12 +231,50 @@ fn plan_device(
         request: result.request.base().to_owned(),
         pool: result.pool.clone(),
         gpu: gpu.uuid.clone(),
-        minor: gpu.minor,
+        minor: Some(gpu.minor),
         admin_access: result.admin_access,
         share_id: result.share_id.clone(),
         share: shares.map(|shares| share(result, part, &shares, gpu)),
         // Whoever only looks at a GPU must not set it up (KEP-5018).
         time_slice: wish.or(by_policy).filter(|_| !result.admin_access),
+        vfio: None,
+        cdi_id: cdi_id(claim, &device, result.share_id.as_deref(), site)?,
+        device,
+    })
+}
+
+fn plan_vfio(
+    claim: &AllocatedClaim,
+    result: &DeviceResult,
+    device: DeviceName,
+    vfio: &Vfio,
+    site: &Site,
+) -> Result<Held, Fault> {
+    if result.admin_access {
+        return Err(Fault::NoAdmin { device });
+    }
+    match &vfio.binding {
+        Binding::Bound => {}
+        Binding::Unusable(reason) => return Err(Fault::NotPassable { device, reason: reason.clone() }),
+        Binding::Switchable => {
+            let reason = format!("no vfio driver of the kernel has the GPU at {}", vfio.gpu.pci);
+            return Err(Fault::NotPassable { device, reason });
+        }
+    }
+    Ok(Held {
+        request: result.request.base().to_owned(),
+        pool: result.pool.clone(),
+        gpu: GpuUuid::of_place(vfio.gpu.pci),
+        minor: None,
+        admin_access: false,
+        share_id: result.share_id.clone(),
+        share: None,
+        time_slice: None,
+        vfio: Some(Passed {
+            group: vfio.group,
+            gpus: vfio.gpus().map(|gpu| gpu.pci).collect(),
+            iommu: settings::iommu(claim, result, &device, site)?,
+        }),
         cdi_id: cdi_id(claim, &device, result.share_id.as_deref(), site)?,
         device,
     })
@@ -251,6 +315,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use aliquot_model::{Gpu, Memory, testing};
+    use aliquot_params::Iommu;
     use dra_plugin::{ClaimRef, OpaqueConfig, RequestName};
     use proptest::prelude::*;
 
@@ -294,7 +359,8 @@ mod tests {
     #[test]
     fn each_result_becomes_the_gpu_of_that_name_under_its_base_request() {
         let plan = planned(vec![result("big/first", "gpu-0000-02-00"), result("other", "gpu-0000-01-00")]).unwrap();
-        let told: Vec<_> = plan.iter().map(|held| (held.request.as_str(), held.minor, held.cdi_id.as_str())).collect();
+        let told: Vec<_> =
+            plan.iter().map(|held| (held.request.as_str(), held.minor.unwrap(), held.cdi_id.as_str())).collect();
         assert_eq!(
             told,
             [
@@ -314,9 +380,48 @@ mod tests {
     #[test]
     fn what_is_for_administration_is_refused_to_others() {
         let admin = DeviceResult { admin_access: true, ..result("gpu", "gpu-0000-01-00-admin") };
-        assert_eq!(planned(vec![admin.clone()]).unwrap()[0].minor, 4);
+        assert_eq!(planned(vec![admin.clone()]).unwrap()[0].minor, Some(4));
         let other = DeviceResult { admin_access: false, ..admin };
         assert!(matches!(planned(vec![other]), Err(Fault::AdminOnly { .. })));
+    }
+
+    fn machine(result: DeviceResult, vfio: Vec<Vfio>) -> Result<Vec<Held>, Fault> {
+        plan(&claim(vec![result]), &inventory().with_vfio(vfio), &Policy::default(), &site())
+    }
+
+    #[test]
+    fn a_virtual_machine_gets_all_gpus_of_the_group_and_no_node_of_nvidias_driver() {
+        let mut vfio = testing::vfio(0x41);
+        vfio.more.push(testing::vfio_gpu(0x42, "vfio-pci"));
+        let plan = machine(result("gpu", "gpu-0000-41-00-vfio"), vec![vfio]).unwrap();
+        let passed = plan[0].vfio.as_ref().unwrap();
+        assert_eq!((passed.group.0, passed.gpus.len(), passed.iommu), (0x41, 2, Iommu::default()));
+        assert_eq!((plan[0].minor, plan[0].gpu.as_str()), (None, "GPU-pci-0000-41-00-0"));
+    }
+
+    #[test]
+    fn what_can_not_be_given_to_a_virtual_machine_says_why() {
+        let unusable = Vfio { binding: Binding::Unusable("device 0000:42:00.0 is used".into()), ..testing::vfio(0x41) };
+        let error = machine(result("gpu", "gpu-0000-41-00-vfio"), vec![unusable]).unwrap_err().to_string();
+        assert!(error.contains("gpu-0000-41-00-vfio") && error.contains("0000:42:00.0 is used"), "{error}");
+        let switchable = Vfio { binding: Binding::Switchable, ..testing::vfio(0x41) };
+        let error = machine(result("gpu", "gpu-0000-41-00-vfio"), vec![switchable]).unwrap_err().to_string();
+        assert!(error.contains("no vfio driver"), "{error}");
+        let admin = DeviceResult { admin_access: true, ..result("gpu", "gpu-0000-41-00-vfio") };
+        assert!(matches!(machine(admin, vec![testing::vfio(0x41)]), Err(Fault::NoAdmin { .. })));
+        let other = result("gpu", "gpu-0000-42-00-vfio");
+        assert!(matches!(machine(other, vec![testing::vfio(0x41)]), Err(Fault::NoSuchDevice { .. })));
+    }
+
+    #[test]
+    fn one_gpu_for_a_virtual_machine_and_otherwise_is_refused() {
+        // A slice from before the GPU was bound to another driver can still be in a scheduler's mind.
+        let mut vfio = testing::vfio(0x41);
+        vfio.more.push(testing::vfio_gpu(2, "vfio-pci"));
+        let results = vec![result("vm", "gpu-0000-41-00-vfio"), result("gpu", "gpu-0000-02-00-shared")];
+        let inventory = inventory().with_vfio(vec![vfio]);
+        let planned = plan(&claim(results), &inventory, &Policy::default(), &site());
+        assert!(matches!(planned, Err(Fault::TwoForms { .. })), "{planned:?}");
     }
 
     #[test]
@@ -460,7 +565,7 @@ mod tests {
         fn a_plan_holds_exactly_what_was_allocated(buses in proptest::collection::btree_set(0u8..8, 1..8)) {
             let results = buses.iter().map(|bus| result("gpu", &format!("gpu-0000-{bus:02x}-00"))).collect();
             let plan = planned(results).unwrap();
-            let minors: Vec<u32> = plan.iter().map(|held| held.minor).collect();
+            let minors: Vec<u32> = plan.iter().filter_map(|held| held.minor).collect();
             prop_assert_eq!(minors, buses.iter().map(|bus| u32::from(*bus) + 3).collect::<Vec<_>>());
         }
     }
