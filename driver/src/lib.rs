@@ -8,6 +8,7 @@
 //! kubelet ─gRPC─> dra_plugin ─> claim: plan ─> book (intent) ─┴> sharing, edits ─> CDI spec ─> book (prepared) ─> answer
 //! kubelet, slices of others ─> others ─> offering (taints), claim (refusals)
 //! kubelet, API server ─> sweep: what is provably stale ─> claim: unprepare
+//! discovery ─> alias ─> CDI spec for runtimes that know no claims (--vfio-alias)
 //! runtime ─> aliquot-hook ─socket─> sharing::limits ─> book (what was promised) ─> NVML ─> the container starts, or doesn't
 //! ```
 //! `offer`, `claim::plan` and `claim::hold` are pure; discovery, the policy file, the book and the spec store are the edges. The book's records are the
@@ -16,6 +17,7 @@
 // These panic where a reader has left: `streams` doesn't.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
+mod alias;
 pub mod args;
 pub mod claim;
 mod convert;

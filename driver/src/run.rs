@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    alias,
     args::RunArgs,
     claim::{self, Claims, Site},
     discovery::{self, View},
@@ -121,6 +122,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
         sweep,
         hook,
         other_plugins,
+        vfio_alias,
         hook_root,
         cgroup_root,
         evict_from_ill_gpus,
@@ -146,6 +148,8 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     let hook = hook::begin(&roots, hook.as_deref(), &hook_root.join(&identity.driver_name));
     let procfs = Procfs::open(&roots.proc, cgroup_root.as_deref());
     let limits = Limits::begin(&roots, hook.is_some(), procfs.kubepods().clone());
+    let edits = Edits::new(roots.clone(), hook.clone());
+    let alias = vfio_alias.map(|kind| cdi_spec::Store::open(&roots.cdi).map(|store| (kind, store))).transpose()?;
     let settings = discovery::Settings {
         roots: roots.clone(),
         deadline: nvml_deadline,
@@ -240,10 +244,12 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
         .budget(prepare_budget);
     let plugin = beside_others(plugin, pod_uid).build(Arc::clone(&claims))?;
     let readiness = Readiness { registration: plugin.registration(), slices };
+    let aliases = view.clone();
     let (reports, report) = watch::channel(Report::default());
     let told = Arc::clone(&claims);
     let sources = metrics::Sources { view, policy: in_force, usage, others: known, health: ward, claims: told, report };
     let metrics = metrics::serve(metrics_address, sources, readiness, stop.clone()).await?;
+    let aliasing = tokio::spawn(alias::follow(alias, edits, aliases, stop.clone()));
     let restoring = tokio::spawn(restore(Arc::clone(&claims), stop.clone()));
     let settling = tokio::spawn(settle(Arc::clone(&claims), stop.clone()));
     let turns = plugin.turns();
@@ -253,7 +259,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     stop.cancel();
     for task in [
         discovery, publisher, following, offering, nursing, telling, writing, watching, guarding, limiting, metrics,
-        restoring, settling, sweeping,
+        restoring, settling, sweeping, aliasing,
     ] {
         let _ = task.await;
     }

@@ -14,6 +14,7 @@ mod look;
 pub mod node;
 pub mod objects;
 pub mod outage;
+pub mod passthrough;
 pub mod playground;
 pub mod policies;
 pub mod random;

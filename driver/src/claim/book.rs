@@ -31,7 +31,7 @@ use super::{
     quarantine::Quarantined,
     record::{self, Glimpse, Held, Record, Room, State},
 };
-use index::Index;
+use index::{Index, Key};
 use lock::{Operation, read_count, take};
 
 const LOCK: &str = "lock";
@@ -294,7 +294,7 @@ impl Book {
     /// What the time slice of a GPU is to be.
     pub(super) fn time_slice(&mut self, gpu: &GpuUuid) -> Result<TimeSlice, Error> {
         self.locked(|book, _| {
-            let users = book.index.users.get(gpu).into_iter().flatten();
+            let users = book.index.users.get(&Key::Gpu(gpu.clone())).into_iter().flatten();
             let records: Vec<&Record> = users.filter_map(|uid| book.index.records.get(uid)).map(Arc::as_ref).collect();
             Ok(hold::time_slice(&records, gpu))
         })

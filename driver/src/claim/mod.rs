@@ -51,7 +51,7 @@ pub use plan::Site;
 pub(crate) use quarantine::Quarantined;
 #[cfg(test)]
 pub(crate) use record::tests as testing;
-pub(crate) use record::{Held, Record, State};
+pub(crate) use record::{Held, Passed, Record, State};
 use slices::TimeSlices;
 pub(crate) use upkeep::Kept;
 

@@ -1,7 +1,7 @@
 //! What an allocated claim gets on this node. Pure: allocation, parameters, inventory and policy in, devices to hold out.
 use std::collections::BTreeMap;
 
-use aliquot_model::{DeviceName, Gpu, GpuUuid, Inventory, Memory, Part};
+use aliquot_model::{Binding, DeviceName, Gpu, GpuUuid, Inventory, Memory, Part, Vfio};
 use aliquot_params::{
     Faults, TimeSlice,
     policy::{Policy, Shares},
@@ -9,7 +9,7 @@ use aliquot_params::{
 use dra_plugin::{AllocatedClaim, ConfigSource, DeviceResult};
 
 use super::{
-    record::{Held, Room, Share, Slice},
+    record::{Held, Passed, Room, Share, Slice},
     settings,
 };
 use crate::offer;
@@ -58,9 +58,9 @@ pub(super) enum Fault {
         /// In the allocation.
         second: String,
     },
-    /// One claim got a GPU whole and in shares.
+    /// One claim got a GPU in two forms.
     #[error(
-        "{first} and {second} were both allocated to this claim, but they are one GPU, which is whole or shared; delete the claim (or its pod) to have it allocated anew"
+        "{first} and {second} were both allocated to this claim, but they are one GPU, which is whole, shared, or a virtual machine's; delete the claim (or its pod) to have it allocated anew"
     )]
     TwoForms {
         /// In the allocation.
@@ -129,6 +129,24 @@ pub(super) enum Fault {
         /// In the allocation.
         device: DeviceName,
     },
+    /// What a virtual machine would get can't be given away.
+    #[error(
+        "device {device} can't be given to a virtual machine: {reason}; mend that on the node, or delete the claim (or its pod) to have it allocated anew"
+    )]
+    NotPassable {
+        /// In the allocation.
+        device: DeviceName,
+        /// Why not.
+        reason: String,
+    },
+    /// A claim for administration got what only one can have.
+    #[error(
+        "device {device} has one user, a virtual machine, and is nothing for adminAccess: leave that out, or ask for class admin.gpu.aliquot.dev"
+    )]
+    NoAdmin {
+        /// In the allocation.
+        device: DeviceName,
+    },
     /// A CDI name can't be made of the claim's UID.
     #[error("{0}")]
     Name(#[from] cdi_spec::InvalidName),
@@ -164,6 +182,11 @@ pub(super) fn plan(
 
 /// A claim alone gets no more of a GPU than there is; what others hold is the records' business.
 fn fits(plan: &[Held]) -> Result<(), Fault> {
+    for (at, held) in plan.iter().enumerate().filter(|(_, held)| held.vfio.is_some()) {
+        if let Some((_, other)) = plan.iter().enumerate().find(|(n, other)| *n != at && held.meets(other)) {
+            return Err(Fault::TwoForms { first: held.device.clone(), second: other.device.clone() });
+        }
+    }
     let mut of_gpu: BTreeMap<&GpuUuid, (&Held, Room)> = BTreeMap::new();
     for held in plan.iter().filter(|held| !held.admin_access) {
         let (first, taken) = of_gpu.entry(&held.gpu).or_insert((held, Room::default()));
@@ -192,6 +215,9 @@ fn plan_device(
     }
     let missing = || Fault::NoSuchDevice { device: result.device.clone() };
     let device: DeviceName = result.device.parse().map_err(|_| missing())?;
+    if let Some(vfio) = inventory.passthrough(&device) {
+        return plan_vfio(claim, result, device, vfio, site);
+    }
     let (gpu, part) = inventory.device(&device).ok_or_else(missing)?;
     if part == Part::Admin && !result.admin_access {
         return Err(Fault::AdminOnly { device });
@@ -205,12 +231,50 @@ fn plan_device(
         request: result.request.base().to_owned(),
         pool: result.pool.clone(),
         gpu: gpu.uuid.clone(),
-        minor: gpu.minor,
+        minor: Some(gpu.minor),
         admin_access: result.admin_access,
         share_id: result.share_id.clone(),
         share: shares.map(|shares| share(result, part, &shares, gpu)),
         // Whoever only looks at a GPU must not set it up (KEP-5018).
         time_slice: wish.or(by_policy).filter(|_| !result.admin_access),
+        vfio: None,
+        cdi_id: cdi_id(claim, &device, result.share_id.as_deref(), site)?,
+        device,
+    })
+}
+
+fn plan_vfio(
+    claim: &AllocatedClaim,
+    result: &DeviceResult,
+    device: DeviceName,
+    vfio: &Vfio,
+    site: &Site,
+) -> Result<Held, Fault> {
+    if result.admin_access {
+        return Err(Fault::NoAdmin { device });
+    }
+    match &vfio.binding {
+        Binding::Bound => {}
+        Binding::Unusable(reason) => return Err(Fault::NotPassable { device, reason: reason.clone() }),
+        Binding::Switchable => {
+            let reason = format!("no vfio driver of the kernel has the GPU at {}", vfio.gpu.pci);
+            return Err(Fault::NotPassable { device, reason });
+        }
+    }
+    Ok(Held {
+        request: result.request.base().to_owned(),
+        pool: result.pool.clone(),
+        gpu: GpuUuid::of_place(vfio.gpu.pci),
+        minor: None,
+        admin_access: false,
+        share_id: result.share_id.clone(),
+        share: None,
+        time_slice: None,
+        vfio: Some(Passed {
+            group: vfio.group,
+            gpus: vfio.gpus().map(|gpu| gpu.pci).collect(),
+            iommu: settings::iommu(claim, result, &device, site)?,
+        }),
         cdi_id: cdi_id(claim, &device, result.share_id.as_deref(), site)?,
         device,
     })

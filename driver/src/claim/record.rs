@@ -2,8 +2,8 @@
 //!
 //! A record file is a line of JSON and a line with the CRC-32 of its bytes. The checksum is over the bytes and not over
 //! a structure, so a field that another version added doesn't make a good record look broken.
-use aliquot_model::{DeviceName, GpuUuid, Memory};
-use aliquot_params::TimeSlice;
+use aliquot_model::{DeviceName, GpuUuid, IommuGroup, Memory, PciAddress};
+use aliquot_params::{Iommu, TimeSlice};
 use dra_plugin::{ClaimRef, InvalidClaim, PodRef, PreparedDevice};
 use serde::{Deserialize, Serialize};
 
@@ -61,8 +61,10 @@ pub struct Held {
     pub device: DeviceName,
     /// The physical GPU behind it.
     pub gpu: GpuUuid,
-    /// N in /dev/nvidiaN.
-    pub minor: u32,
+    /// N in /dev/nvidiaN; none where a virtual machine has it. A version before those takes such a record for damaged and
+    /// keeps off its devices, in place of handing out a node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub minor: Option<u32>,
     /// Shared with whoever holds it, for administration (KEP-5018): neither excludes nor is excluded.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub admin_access: bool,
@@ -75,14 +77,37 @@ pub struct Held {
     /// What the GPU's time slice is to be while this is held; none where it is left alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time_slice: Option<Slice>,
+    /// How a virtual machine has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vfio: Option<Passed>,
     /// The name by which the container runtime injects it.
     pub cdi_id: String,
+}
+
+/// GPUs that a virtual machine has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Passed {
+    /// All that goes along.
+    pub group: IommuGroup,
+    /// The GPUs in it.
+    pub gpus: Vec<PciAddress>,
+    /// By which nodes.
+    pub iommu: Iommu,
 }
 
 impl Held {
     /// The part of the name after `=`.
     pub(crate) fn cdi_name(&self) -> &str {
         self.cdi_id.split_once('=').map_or(self.cdi_id.as_str(), |(_, name)| name)
+    }
+
+    /// Whether both are of one GPU, or of GPUs that go together.
+    pub(super) fn meets(&self, other: &Self) -> bool {
+        let has = |one: &Self, other: &Self| {
+            one.vfio.iter().flat_map(|passed| &passed.gpus).any(|pci| other.device.part_of(*pci).is_some())
+        };
+        self.gpu == other.gpu || has(self, other) || has(other, self)
     }
 
     /// What is limited, where something is.
@@ -199,7 +224,11 @@ impl Record {
                 request_names: vec![held.request.clone()],
                 pool: held.pool.clone(),
                 device: held.device.to_string(),
-                cdi_ids: vec![base.cdi_id.clone(), held.cdi_id.clone()],
+                // NVIDIA's driver on the node is of no use in a virtual machine.
+                cdi_ids: match held.vfio {
+                    None => vec![base.cdi_id.clone(), held.cdi_id.clone()],
+                    Some(_) => vec![held.cdi_id.clone()],
+                },
                 share_id: held.share_id.clone(),
             })
             .collect()

@@ -47,7 +47,7 @@ impl Claims {
     /// A spec that is there stays as it is, since containers that start again must get what the first ones got.
     pub(super) fn has_spec(&self, record: &Record) -> bool {
         let spec = self.store.read(&self.site.cdi_kind, record.claim.uid().as_str());
-        matches!(spec, Ok(Some(spec)) if covers(&spec, record)) && self.has_base()
+        matches!(spec, Ok(Some(spec)) if covers(&spec, record)) && (!uses_base(record) || self.has_base())
     }
 
     fn has_base(&self) -> bool {
@@ -73,10 +73,13 @@ impl Claims {
     /// Writes it while no other instance can take the record away: nobody but the sweep would find a spec without one.
     pub(super) fn write_spec(&self, record: &Record, found: &Found) -> Result<Written, Failure> {
         // Before what needs it; one that says the same already isn't written again.
-        let base = self.edits.base(&self.base, found).map_err(|error| broken(&error))?;
+        let base = uses_base(record).then(|| self.edits.base(&self.base, found));
+        let base = base.transpose().map_err(|error| broken(&error))?;
         let spec = self.edits.spec(&self.site.cdi_kind, record, found).map_err(|error| broken(&error))?;
         let written = self.book().while_held(record, || {
-            self.store.write(Base::FILE, &base)?;
+            if let Some(base) = &base {
+                self.store.write(Base::FILE, base)?;
+            }
             Ok(self.store.write(record.claim.uid().as_str(), &spec)?)
         });
         match written.map_err(|error| broken(&error))? {
@@ -90,4 +93,9 @@ impl Claims {
 fn covers(spec: &cdi_spec::Spec, record: &Record) -> bool {
     let named = |held: &Held| spec.devices.iter().any(|device| device.name.as_str() == held.cdi_name());
     record.devices.iter().all(named)
+}
+
+/// Whether any of it is used through NVIDIA's driver on the node.
+fn uses_base(record: &Record) -> bool {
+    record.devices.iter().any(|held| held.vfio.is_none())
 }

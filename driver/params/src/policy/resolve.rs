@@ -1,5 +1,5 @@
 //! The policy for one GPU: the first rule that matches, with everything filled in.
-use aliquot_model::{Gpu, Memory};
+use aliquot_model::{Gpu, Memory, VfioGpu};
 
 use super::{
     DEFAULT_SHARES, Form, Guard, GuardMode, Place, Policy, Shares,
@@ -68,6 +68,18 @@ impl Policy {
         self.rules.iter().any(|rule| rule.shares.guard.mode == GuardMode::Evict)
     }
 
+    /// Whether virtual machines may have a GPU that a vfio driver of the kernel has. A rule may name its place and product,
+    /// as pci.ids calls it; its UUID is known to NVIDIA's driver alone.
+    pub fn passes(&self, gpu: &VfioGpu) -> bool {
+        let is_meant = |wanted: &Match| {
+            wanted.uuid.is_none()
+                && wanted.pci_address.is_none_or(|pci| pci == gpu.pci)
+                && is_named(wanted, &gpu.product_name)
+        };
+        let rule = self.rules.iter().find(|rule| is_meant(&rule.r#match));
+        rule.is_none_or(|rule| !rule.says_forms() || rule.offer.value.contains(&Form::Vfio))
+    }
+
     /// How many rules there are.
     pub fn rules(&self) -> usize {
         self.rules.len()
@@ -77,7 +89,11 @@ impl Policy {
 fn matches(wanted: &Match, gpu: &Gpu) -> bool {
     wanted.uuid.as_ref().is_none_or(|uuid| *uuid == gpu.uuid)
         && wanted.pci_address.is_none_or(|pci| pci == gpu.pci)
-        && wanted.product_name.as_ref().is_none_or(|name| glob(&name.value, &gpu.product_name))
+        && is_named(wanted, &gpu.product_name)
+}
+
+fn is_named(wanted: &Match, product: &str) -> bool {
+    wanted.product_name.as_ref().is_none_or(|name| glob(&name.value, product))
 }
 
 fn without_rule(gpu: &Gpu) -> Offer {

@@ -1,6 +1,6 @@
 //! The book as several driver instances, crashes and hands have it.
 use super::{
-    super::record::tests::{record, share},
+    super::record::tests::{passed, record, share},
     *,
 };
 
@@ -24,6 +24,19 @@ fn of_two_claims_for_one_device_the_second_hears_who_holds_it() {
     assert!(book.find(&uid("u2")).unwrap().is_none());
     book.release(&uid("u1"), || Ok(())).unwrap();
     assert_eq!(book.reserve(&record("u2", &["gpu-1", "gpu-0"]).into()).unwrap(), Reservation::Held);
+}
+
+#[test]
+fn a_virtual_machines_gpu_is_found_by_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut book = open(&dir);
+    book.reserve(&record("u1", &["gpu-0000-42-00"]).into()).unwrap();
+    let machine = Arc::new(passed("u2", &["0000:41:00.0", "0000:42:00.0"]));
+    assert!(matches!(book.reserve(&machine).unwrap(), Reservation::Clashes(Clash::Held { .. })));
+    book.release(&uid("u1"), || Ok(())).unwrap();
+    assert_eq!(book.reserve(&machine).unwrap(), Reservation::Held);
+    let next = open(&dir).reserve(&record("u3", &["gpu-0000-42-00"]).into()).unwrap();
+    assert!(matches!(next, Reservation::Clashes(Clash::Held { .. })));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 use std::collections::BTreeMap;
 
 use aliquot_model::{Gpu, Memory, testing};
+use aliquot_params::Iommu;
 use dra_plugin::{ClaimRef, OpaqueConfig, RequestName};
 use proptest::prelude::*;
 
@@ -42,7 +43,8 @@ fn planned(results: Vec<DeviceResult>) -> Result<Vec<Held>, Fault> {
 #[test]
 fn each_result_becomes_the_gpu_of_that_name_under_its_base_request() {
     let plan = planned(vec![result("big/first", "gpu-0000-02-00"), result("other", "gpu-0000-01-00")]).unwrap();
-    let told: Vec<_> = plan.iter().map(|held| (held.request.as_str(), held.minor, held.cdi_id.as_str())).collect();
+    let told: Vec<_> =
+        plan.iter().map(|held| (held.request.as_str(), held.minor.unwrap(), held.cdi_id.as_str())).collect();
     assert_eq!(
         told,
         [
@@ -62,9 +64,48 @@ fn a_device_that_is_not_there_says_so_and_what_to_do() {
 #[test]
 fn what_is_for_administration_is_refused_to_others() {
     let admin = DeviceResult { admin_access: true, ..result("gpu", "gpu-0000-01-00-admin") };
-    assert_eq!(planned(vec![admin.clone()]).unwrap()[0].minor, 4);
+    assert_eq!(planned(vec![admin.clone()]).unwrap()[0].minor, Some(4));
     let other = DeviceResult { admin_access: false, ..admin };
     assert!(matches!(planned(vec![other]), Err(Fault::AdminOnly { .. })));
+}
+
+fn machine(result: DeviceResult, vfio: Vec<Vfio>) -> Result<Vec<Held>, Fault> {
+    plan(&claim(vec![result]), &inventory().with_vfio(vfio), &Policy::default(), &site())
+}
+
+#[test]
+fn a_virtual_machine_gets_all_gpus_of_the_group_and_no_node_of_nvidias_driver() {
+    let mut vfio = testing::vfio(0x41);
+    vfio.more.push(testing::vfio_gpu(0x42, "vfio-pci"));
+    let plan = machine(result("gpu", "gpu-0000-41-00-vfio"), vec![vfio]).unwrap();
+    let passed = plan[0].vfio.as_ref().unwrap();
+    assert_eq!((passed.group.0, passed.gpus.len(), passed.iommu), (0x41, 2, Iommu::default()));
+    assert_eq!((plan[0].minor, plan[0].gpu.as_str()), (None, "GPU-pci-0000-41-00-0"));
+}
+
+#[test]
+fn what_can_not_be_given_to_a_virtual_machine_says_why() {
+    let unusable = Vfio { binding: Binding::Unusable("device 0000:42:00.0 is used".into()), ..testing::vfio(0x41) };
+    let error = machine(result("gpu", "gpu-0000-41-00-vfio"), vec![unusable]).unwrap_err().to_string();
+    assert!(error.contains("gpu-0000-41-00-vfio") && error.contains("0000:42:00.0 is used"), "{error}");
+    let switchable = Vfio { binding: Binding::Switchable, ..testing::vfio(0x41) };
+    let error = machine(result("gpu", "gpu-0000-41-00-vfio"), vec![switchable]).unwrap_err().to_string();
+    assert!(error.contains("no vfio driver"), "{error}");
+    let admin = DeviceResult { admin_access: true, ..result("gpu", "gpu-0000-41-00-vfio") };
+    assert!(matches!(machine(admin, vec![testing::vfio(0x41)]), Err(Fault::NoAdmin { .. })));
+    let other = result("gpu", "gpu-0000-42-00-vfio");
+    assert!(matches!(machine(other, vec![testing::vfio(0x41)]), Err(Fault::NoSuchDevice { .. })));
+}
+
+#[test]
+fn one_gpu_for_a_virtual_machine_and_otherwise_is_refused() {
+    // A slice from before the GPU was bound to another driver can still be in a scheduler's mind.
+    let mut vfio = testing::vfio(0x41);
+    vfio.more.push(testing::vfio_gpu(2, "vfio-pci"));
+    let results = vec![result("vm", "gpu-0000-41-00-vfio"), result("gpu", "gpu-0000-02-00-shared")];
+    let inventory = inventory().with_vfio(vec![vfio]);
+    let planned = plan(&claim(results), &inventory, &Policy::default(), &site());
+    assert!(matches!(planned, Err(Fault::TwoForms { .. })), "{planned:?}");
 }
 
 #[test]
@@ -203,7 +244,7 @@ proptest! {
     fn a_plan_holds_exactly_what_was_allocated(buses in proptest::collection::btree_set(0u8..8, 1..8)) {
         let results = buses.iter().map(|bus| result("gpu", &format!("gpu-0000-{bus:02x}-00"))).collect();
         let plan = planned(results).unwrap();
-        let minors: Vec<u32> = plan.iter().map(|held| held.minor).collect();
+        let minors: Vec<u32> = plan.iter().filter_map(|held| held.minor).collect();
         prop_assert_eq!(minors, buses.iter().map(|bus| u32::from(*bus) + 3).collect::<Vec<_>>());
     }
 }

@@ -14,6 +14,17 @@ pub(crate) fn share(uid: &str, gpu: &str, shares: u32, gibibytes: u64) -> Record
     record
 }
 
+/// A GPU of a virtual machine, with others of its group.
+pub(crate) fn passed(uid: &str, gpus: &[&str]) -> Record {
+    let gpus: Vec<PciAddress> = gpus.iter().map(|pci| pci.parse().unwrap()).collect();
+    let device = DeviceName::of(gpus[0], aliquot_model::Part::Vfio);
+    let mut record = record(uid, &[device.as_str()]);
+    let held = &mut record.devices[0];
+    (held.gpu, held.minor) = (GpuUuid::of_place(gpus[0]), None);
+    held.vfio = Some(Passed { group: IommuGroup(12), gpus, iommu: Iommu::default() });
+    record
+}
+
 /// Whole GPUs, each of a UUID of its own.
 pub(crate) fn record(uid: &str, devices: &[&str]) -> Record {
     let held = |device: &&str| Held {
@@ -21,11 +32,12 @@ pub(crate) fn record(uid: &str, devices: &[&str]) -> Record {
         pool: "gpu.example.com/node1".into(),
         device: device.parse().unwrap(),
         gpu: format!("GPU-{device}").parse().unwrap(),
-        minor: 0,
+        minor: Some(0),
         admin_access: false,
         share_id: None,
         share: None,
         time_slice: None,
+        vfio: None,
         cdi_id: format!("gpu.example.com/claim={uid}-{device}"),
     };
     Record {
@@ -44,7 +56,8 @@ fn what_is_written_is_read_back() {
     shared.devices[0].time_slice = Some(Slice { interval: TimeSlice::Short, asked: true, required: true });
     shared.devices[0].share.as_mut().unwrap().hard = true;
     shared.pods = vec![PodRef { name: "a".into(), uid: "b".into() }];
-    for record in [record("u1", &["gpu-0000-41-00", "gpu-0000-42-00"]), shared] {
+    let passed = passed("u3", &["0000:41:00.0", "0000:42:00.0"]);
+    for record in [record("u1", &["gpu-0000-41-00", "gpu-0000-42-00"]), shared, passed] {
         assert_eq!(Record::decode(&record.encode().unwrap()).unwrap(), record);
     }
 }
