@@ -156,7 +156,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     let pool = offer::pool_name(&driver, &node)?;
     let client = client().await?;
     let (publisher, publishing) = Publisher::new(client.clone(), driver.clone(), node.clone());
-    let slices = publishing.status();
+    let (slices, published) = (publishing.status(), publishing.clone());
     let publisher = tokio::spawn(publisher.run(stop.clone()));
     let (healths, health) = watch::channel(Vec::new());
     let (policies, in_force) = watch::channel(InForce::default());
@@ -194,11 +194,11 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     let (usages, usage) = watch::channel(Usage::default());
     let library = limits::Library::new(asked.clone(), nvml_deadline);
     let limiting = tokio::spawn(answer_hooks(limits, Arc::clone(&claims), library, stop.clone()));
-    let library = guarding::Library { questions: asked, deadline: nvml_deadline };
+    let library = guarding::Library { questions: asked.clone(), deadline: nvml_deadline };
     let sources =
         guarding::Sources { claims: Arc::clone(&claims), view: view.clone(), policy: in_force.clone(), library };
     let settings = guard::Settings {
-        procfs,
+        procfs: procfs.clone(),
         turn: Turn::open(&roots.run)?,
         interval: guard_interval,
         driver: identity.driver_name.clone(),
@@ -206,10 +206,12 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
         notices,
     };
     let guarding = tokio::spawn(guarding::run(sources, settings, client.clone(), usages, stop.clone()));
+    let calls = Arc::new(metrics::Calls::default());
     let mut plugin = Plugin::builder(&identity.driver_name)?
         .kubelet_root(&roots.kubelet)
         .claims(client)
         .health(health)
+        .observer(calls.clone())
         .budget(prepare_budget);
     if let Some(uid) = pod_uid {
         plugin = plugin.rolling_update(uid);
@@ -217,7 +219,18 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     let plugin = plugin.build(Arc::clone(&claims))?;
     let readiness = Readiness { registration: plugin.registration(), slices };
     let claims_told = Arc::clone(&claims);
-    let sources = metrics::Sources { view, policy: in_force, usage, others: known, health: ward, claims: claims_told };
+    let sources = metrics::Sources {
+        view,
+        policy: in_force,
+        usage,
+        others: known,
+        health: ward,
+        claims: claims_told,
+        calls,
+        publishing: published,
+        questions: asked,
+        procfs,
+    };
     let metrics = metrics::serve(metrics_address, sources, readiness, stop.clone()).await?;
     let restoring = tokio::spawn(restore(claims, stop.clone()));
     let result = plugin.run(stop.clone()).await;

@@ -1,6 +1,7 @@
 //! What the driver tells of itself: logs to standard error, metrics and health over HTTP.
 pub(crate) mod health;
 pub(crate) mod metrics;
+mod sampling;
 
 use std::io::IsTerminal as _;
 
