@@ -99,7 +99,9 @@ impl Samplers {
             let asked = Asked { gpus: &self.asked, gpu };
             let answer = open(&mut session, &self.path).and_then(|library| {
                 let device = library.device_by_uuid(asked.gpu.as_str());
-                device.and_then(|device| samples::take(library, &device)).map_err(|error| NoSample::Failed(error.to_string()))
+                device
+                    .and_then(|device| samples::take(library, &device))
+                    .map_err(|error| NoSample::Failed(error.to_string()))
             });
             // It may be asked again before whoever asked this time goes on.
             drop(asked);

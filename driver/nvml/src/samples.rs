@@ -182,10 +182,8 @@ pub(crate) fn take(library: &Library, device: &Device<'_>) -> Result<Sample, Nvm
         rates => rates.ok(),
     };
     let memory = device.memory_info().ok();
-    let memory = memory.map(|memory| MemoryUse {
-        used: Memory::from_bytes(memory.used),
-        total: Memory::from_bytes(memory.total),
-    });
+    let memory = memory
+        .map(|memory| MemoryUse { used: Memory::from_bytes(memory.used), total: Memory::from_bytes(memory.total) });
     let throttled = device.current_throttle_reasons().ok();
     let sample = Sample {
         busy: rates.as_ref().map(|rates| rates.gpu),

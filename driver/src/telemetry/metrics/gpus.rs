@@ -65,9 +65,14 @@ const TABLE: [(Family, fn(&Sample) -> Values); 19] = [
             (&[("clock", "memory")], sample.memory_clock.map(|megahertz| f64::from(megahertz) * 1e6)),
         ]
     }),
-    (Family::gauge("aliquot_gpu_throttled", "1 for each reason that keeps the clocks down, and 0 for others"), |sample| {
-        Throttle::ALL.map(|why| (reason(why), sample.throttled.as_ref().map(|all| flag(all.contains(&why))))).to_vec()
-    }),
+    (
+        Family::gauge("aliquot_gpu_throttled", "1 for each reason that keeps the clocks down, and 0 for others"),
+        |sample| {
+            Throttle::ALL
+                .map(|why| (reason(why), sample.throttled.as_ref().map(|all| flag(all.contains(&why)))))
+                .to_vec()
+        },
+    ),
     (Family::counter("hw_gpu_io", "Data over PCIe").of("bytes"), |sample| ways(sample.pcie, 1.0)),
     (
         Family::gauge("aliquot_gpu_pcie_throughput", "Data over PCIe in 20 ms, where the GPU doesn't count it")
@@ -100,8 +105,10 @@ const TABLE: [(Family, fn(&Sample) -> Values); 19] = [
 
 const REMAP_PENDING: Family =
     Family::gauge("aliquot_gpu_row_remap_pending", "1 if a row of GPU memory is replaced at the next reset");
-const SAMPLED: Family =
-    Family::gauge("aliquot_gpu_sampled", "1 if the GPU answered this scrape, 0 if not, so that it has no figures in it");
+const SAMPLED: Family = Family::gauge(
+    "aliquot_gpu_sampled",
+    "1 if the GPU answered this scrape, 0 if not, so that it has no figures in it",
+);
 const INFO: Family = Family::gauge("aliquot_gpu_info", "1 for each GPU, with what it is");
 
 /// Writes what all GPUs measure.

@@ -61,7 +61,9 @@ pub extern "C" fn nvmlDeviceGetPowerUsage(device: nvmlDevice_t, power: *mut c_ui
 
 #[unsafe(no_mangle)]
 pub extern "C" fn nvmlDeviceGetEnforcedPowerLimit(device: nvmlDevice_t, limit: *mut c_uint) -> nvmlReturn_t {
-    code(read(device, "nvmlDeviceGetEnforcedPowerLimit", |readings| readings.power_limit).and_then(|mw| give(limit, mw)))
+    code(
+        read(device, "nvmlDeviceGetEnforcedPowerLimit", |readings| readings.power_limit).and_then(|mw| give(limit, mw)),
+    )
 }
 
 #[unsafe(no_mangle)]
