@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use aliquot_tests::testbed::{Result, Testbed};
 use fake_nvml::Readings;
 
-use crate::scene::{label_names, measure, series, share};
+use crate::scene::{Series, label_names, measure, series, share, until};
 
 const PAGE: &str = include_str!("../../../docs/metrics.md");
 /// The ends of a histogram's series.
@@ -28,7 +28,7 @@ fn is_ours(name: &str) -> bool {
 fn documented() -> BTreeMap<String, (String, BTreeSet<String>)> {
     let rows = PAGE.lines().filter_map(cells).filter(|cells| cells.len() == 4);
     let row = |cells: Vec<String>| {
-        let [name] = code(&cells[0]).try_into().ok()?;
+        let [name]: [String; 1] = code(&cells[0]).try_into().ok()?;
         Some((name, (cells[1].clone(), code(&cells[2]).into_iter().collect())))
     };
     rows.filter_map(row).filter(|(name, _): &(String, _)| is_ours(name)).collect()
@@ -46,15 +46,12 @@ async fn full() -> Result<Testbed> {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_metric_is_on_the_page_with_its_type_and_its_labels_and_no_other_is() -> Result<()> {
     let testbed = full().await?;
-    let until = |text: &str| text.contains("aliquot_gpu_pcie_throughput_bytes_per_second{");
-    let mut text = testbed.metrics().await?;
-    for _ in 0..100 {
-        if until(&text) {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        text = testbed.metrics().await?;
-    }
+    let is_full = |all: &[Series]| {
+        let has = |name: &str| all.iter().any(|series| series.name == name);
+        has("aliquot_gpu_pcie_throughput_bytes_per_second") && has("aliquot_slices_published")
+    };
+    until(&testbed, "every metric has a series", is_full).await?;
+    let text = testbed.metrics().await?;
     let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
     let served: BTreeMap<String, String> = types.map(|(name, kind)| (name.to_owned(), kind.to_owned())).collect();
     let documented = documented();

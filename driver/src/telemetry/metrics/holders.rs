@@ -111,8 +111,9 @@ fn sm_use<'a>(records: &'a [Arc<Record>], samples: &Samples, pod_of: impl Fn(u32
             let Some(held) = record.devices.iter().find(|held| held.gpu == gpu.uuid) else { continue };
             for pod in &record.pods {
                 let (namespace, claim) = (record.claim.namespace(), record.claim.name());
-                let of = |()| (&held.gpu, namespace, pod.name.as_str(), BTreeSet::new());
-                holders.entry(&pod.uid).or_insert_with(|| of(())).3.insert(claim);
+                let holder = holders.entry(&pod.uid);
+                let new = || (&held.gpu, namespace, pod.name.as_str(), BTreeSet::new());
+                holder.or_insert_with(new).3.insert(claim);
             }
         }
         for (uid, (gpu, namespace, pod, claims)) in holders {
