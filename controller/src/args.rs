@@ -2,14 +2,16 @@
 #![allow(clippy::doc_markdown, reason = "these comments are the text of --help, where backticks are noise")]
 use std::{net::SocketAddr, time::Duration};
 
-use clap::{Args, Parser, ValueEnum};
+use aliquot_daemon::logs::Logs;
+use clap::{Args, Parser};
 
-/// Removes the ResourceSlices that dead nodes leave behind, and tells of ResourceClaims that are stuck.
+/// Removes the ResourceSlices that dead nodes leave behind, tells of ResourceClaims that are stuck, and refuses wrong
+/// parameters.
 ///
 /// Runs once per cluster, best with two replicas, of which the one that holds a Lease acts. Deletes the driver's
 /// ResourceSlices whose Node is gone or was made anew. Tells, by Events on the claim and by metrics, of claims that are
 /// being deleted and still hold GPUs, that are reserved for pods which are gone, or whose GPU is no longer there. Claims
-/// are never changed, unless --release-stuck-claims is given.
+/// are never changed, unless --release-stuck-claims is given. The admission webhook is served by every replica.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "aliquot-controller", version)]
 pub struct Cli {
@@ -19,6 +21,9 @@ pub struct Cli {
     /// Which replica acts.
     #[command(flatten)]
     pub lease: LeaseArgs,
+    /// How wrong parameters are refused.
+    #[command(flatten)]
+    pub webhook: aliquot_admission::Args,
     /// Where metrics and probes are served: /metrics, /healthz, /readyz.
     #[arg(long, env = "ALIQUOT_HTTP_ADDRESS", default_value = "0.0.0.0:2113", value_name = "IP:PORT")]
     pub http_address: SocketAddr,
@@ -60,7 +65,7 @@ pub struct LeaseArgs {
     /// What this replica is called in the Lease; must differ between replicas. The pod's name, or the host's.
     #[arg(long, env = "POD_NAME", value_name = "NAME")]
     pub identity: Option<String>,
-    /// The namespace of the Lease. The pod's, or the kubeconfig's.
+    /// The namespace of the Lease, and of the webhook's Service and Secret. The pod's, or the kubeconfig's.
     #[arg(long, env = "POD_NAMESPACE", value_name = "NAME")]
     pub namespace: Option<String>,
     /// The name of the Lease.
@@ -72,27 +77,6 @@ pub struct LeaseArgs {
     /// acting.
     #[arg(long, env = "ALIQUOT_LEASE_DURATION", default_value = "60s", value_parser = lease_duration, value_name = "TIME")]
     pub lease_duration: Duration,
-}
-
-/// How logs are written, to standard error.
-#[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Logs")]
-pub struct Logs {
-    /// One line for people, or one JSON object a line.
-    #[arg(long, env = "ALIQUOT_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
-    pub log_format: LogFormat,
-    /// What to log: error, warn, info, debug, trace, or filters such as "info,aliquot_controller=debug".
-    #[arg(long, env = "ALIQUOT_LOG", default_value = "info", value_name = "FILTER")]
-    pub log: String,
-}
-
-/// The form of a log line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// For machines.
-    Json,
 }
 
 fn duration(text: &str) -> Result<Duration, aliquot_params::InvalidDuration> {

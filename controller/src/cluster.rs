@@ -4,7 +4,8 @@ use std::time::Duration;
 use k8s_openapi::api::{events::v1::Event, resource::v1::ResourceClaim};
 use kube::{
     Api, Client,
-    api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions},
+    api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, Preconditions},
+    core::Status,
 };
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
@@ -47,6 +48,17 @@ pub(crate) enum Deleted {
     Yes,
     /// It is another one by now, or was gone already.
     Changed,
+}
+
+/// What became of an Event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// It is written.
+    Now,
+    /// It was there already.
+    Before,
+    /// Its namespace is being deleted, and takes nothing new (admission plugin `NamespaceLifecycle`).
+    NoPlace,
 }
 
 /// A claim as it is now: what is judged, and all of it.
@@ -96,6 +108,14 @@ impl Cluster {
         self.call("get a ResourceClaim", live).await
     }
 
+    /// The driver's slices of a node.
+    pub(crate) async fn slices(&mut self, driver: &str, node: &str) -> Result<Vec<Slice>, CallError> {
+        let api: Api<objects::Slice> = Api::all(self.client.clone());
+        let of_node = ListParams::default().fields(&format!("spec.driver={driver},spec.nodeName={node}"));
+        let slices = self.call("list ResourceSlices", api.list(&of_node)).await?;
+        Ok(slices.items.iter().map(Slice::new).collect())
+    }
+
     /// Deletes a slice if it is still what was judged.
     pub(crate) async fn delete(&mut self, name: &str, slice: &Slice) -> Result<Deleted, CallError> {
         let api: Api<objects::Slice> = Api::all(self.client.clone());
@@ -127,14 +147,15 @@ impl Cluster {
         self.call("update a ResourceClaim's status", writing).await
     }
 
-    /// Writes an Event; false if it was there already.
-    pub(crate) async fn tell(&mut self, event: &Event) -> Result<bool, CallError> {
+    /// Writes an Event.
+    pub(crate) async fn tell(&mut self, event: &Event) -> Result<Told, CallError> {
         let namespace = event.metadata.namespace.as_deref().unwrap_or("default");
         let api: Api<Event> = Api::namespaced(self.client.clone(), namespace);
         let writing = async {
             match api.create(&PostParams::default(), event).await {
-                Ok(_) => Ok(true),
-                Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+                Ok(_) => Ok(Told::Now),
+                Err(kube::Error::Api(status)) if status.code == 409 => Ok(Told::Before),
+                Err(kube::Error::Api(status)) if is_terminating(&status) => Ok(Told::NoPlace),
                 Err(error) => Err(error),
             }
         };
@@ -164,6 +185,12 @@ impl Cluster {
     }
 }
 
+/// As `corev1.NamespaceTerminatingCause` names it.
+fn is_terminating(status: &Status) -> bool {
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    status.code == 403 && causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating")
+}
+
 /// None only where the API server says that just this object isn't there. A proxy's 404, or that of a server which doesn't
 /// know the resource, names no object.
 async fn found<T>(name: &str, request: impl Future<Output = kube::Result<T>>) -> kube::Result<Option<T>> {
@@ -182,7 +209,6 @@ async fn found<T>(name: &str, request: impl Future<Output = kube::Result<T>>) ->
 
 #[cfg(test)]
 mod tests {
-    use kube::core::Status;
     use serde_json::json;
 
     use super::*;

@@ -18,8 +18,16 @@ pub(crate) struct Graces<K> {
 struct Held {
     /// When it is to be looked at.
     due: Instant,
-    /// When a live look confirmed it first.
-    confirmed: Option<Instant>,
+    /// Whether a live look has confirmed it.
+    is_confirmed: bool,
+    /// When it was announced first to whom it concerns.
+    announced: Option<Instant>,
+}
+
+impl Held {
+    fn new(due: Instant) -> Self {
+        Self { due, is_confirmed: false, announced: None }
+    }
 }
 
 impl<K: Eq + Hash + Clone> Graces<K> {
@@ -31,7 +39,7 @@ impl<K: Eq + Hash + Clone> Graces<K> {
     pub(crate) fn observe(&mut self, now: Instant, holding: HashSet<K>) {
         self.held.retain(|key, _| holding.contains(key));
         for key in holding {
-            self.held.entry(key).or_insert(Held { due: now + self.grace, confirmed: None });
+            self.held.entry(key).or_insert(Held::new(now + self.grace));
         }
     }
 
@@ -45,17 +53,23 @@ impl<K: Eq + Hash + Clone> Graces<K> {
         self.held.values().map(|held| held.due).min()
     }
 
-    /// A live look says that it holds; it is looked at again after `pause`. Returns for how long it has been confirmed.
-    pub(crate) fn confirm(&mut self, key: &K, now: Instant, pause: Duration) -> Duration {
-        let Some(held) = self.held.get_mut(key) else { return Duration::ZERO };
-        held.due = now + pause;
-        now - *held.confirmed.get_or_insert(now)
+    /// A live look says that it holds; it is looked at again after `pause`.
+    pub(crate) fn confirm(&mut self, key: &K, now: Instant, pause: Duration) {
+        if let Some(held) = self.held.get_mut(key) {
+            held.due = now + pause;
+            held.is_confirmed = true;
+        }
+    }
+
+    /// It has been announced, or nobody is left to hear of it. Returns for how long that has been so.
+    pub(crate) fn announce(&mut self, key: &K, now: Instant) -> Duration {
+        self.held.get_mut(key).map_or(Duration::ZERO, |held| now - *held.announced.get_or_insert(now))
     }
 
     /// A live look says that it doesn't hold: if it is seen all the same, its grace begins anew.
     pub(crate) fn refute(&mut self, key: &K, now: Instant) {
         if let Some(held) = self.held.get_mut(key) {
-            *held = Held { due: now + self.grace, confirmed: None };
+            *held = Held::new(now + self.grace);
         }
     }
 
@@ -68,7 +82,7 @@ impl<K: Eq + Hash + Clone> Graces<K> {
 
     /// All that a live look has confirmed.
     pub(crate) fn confirmed(&self) -> impl Iterator<Item = &K> {
-        self.held.iter().filter(|(_, held)| held.confirmed.is_some()).map(|(key, _)| key)
+        self.held.iter().filter(|(_, held)| held.is_confirmed).map(|(key, _)| key)
     }
 
     /// How many hold, confirmed or not.
@@ -115,16 +129,20 @@ mod tests {
     }
 
     #[test]
-    fn what_is_confirmed_says_for_how_long_until_it_is_refuted() {
+    fn what_is_confirmed_and_announced_is_so_until_it_is_refuted() {
         let start = Instant::now();
         let mut graces = Graces::new(GRACE);
         graces.observe(start, all(&["a"]));
-        assert_eq!(graces.confirm(&"a", start, SECOND), Duration::ZERO);
+        graces.confirm(&"a", start, SECOND);
         assert_eq!(graces.confirmed().count(), 1);
-        graces.postpone(&"a", start + SECOND, SECOND);
-        assert_eq!(graces.confirm(&"a", start + GRACE, SECOND), GRACE);
-        graces.refute(&"a", start + GRACE);
+        assert_eq!(graces.due(start + SECOND), ["a"]);
+        let told = start + SECOND;
+        assert_eq!(graces.announce(&"a", told), Duration::ZERO);
+        graces.postpone(&"a", told + SECOND, SECOND);
+        assert_eq!(graces.announce(&"a", told + GRACE), GRACE);
+        graces.refute(&"a", told + GRACE);
         assert_eq!(graces.confirmed().count(), 0);
-        assert_eq!(graces.confirm(&"gone", start, SECOND), Duration::ZERO);
+        assert_eq!(graces.announce(&"a", told + 2 * GRACE), Duration::ZERO);
+        assert_eq!(graces.announce(&"gone", start), Duration::ZERO);
     }
 }

@@ -1,28 +1,7 @@
-//! `/metrics` in the text format of `OpenMetrics`, and the probes `/healthz` and `/readyz`.
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+//! Where metrics and probes are listened for.
+use std::net::SocketAddr;
 
-use http_body_util::Full;
-use hyper::{
-    Method, Request, Response, StatusCode,
-    body::{Bytes, Incoming},
-    header,
-    server::conn::http1,
-    service::service_fn,
-};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use prometheus_client::{encoding::text::encode, registry::Registry};
-use tokio::{
-    net::TcpListener,
-    sync::{Semaphore, watch},
-};
-use tokio_util::sync::CancellationToken;
-
-/// A client that doesn't send its request within this is let go.
-const SLOWEST: Duration = Duration::from_secs(10);
-/// Probes, Prometheus and a person or two; more are made to wait.
-const MOST_CLIENTS: usize = 16;
-const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-const PLAIN: &str = "text/plain; charset=utf-8";
+use tokio::net::TcpListener;
 
 /// The address can't be had.
 #[derive(Debug, thiserror::Error)]
@@ -32,13 +11,6 @@ pub(crate) struct BindError {
     source: std::io::Error,
 }
 
-/// What is told.
-pub(crate) struct Site {
-    pub(crate) registry: Registry,
-    /// Whether everything has been listed and judged once.
-    pub(crate) ready: watch::Receiver<bool>,
-}
-
 /// Takes the address.
 pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
     let failed = |source| BindError { address, source };
@@ -46,60 +18,4 @@ pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener, BindError> 
     let bound = listener.local_addr().map_err(failed)?;
     tracing::info!(address = %bound, "serving metrics and probes");
     Ok(listener)
-}
-
-/// Serves until `stop`.
-pub(crate) async fn serve(listener: TcpListener, site: Site, stop: CancellationToken) {
-    stop.run_until_cancelled(accept(&listener, &Arc::new(site))).await;
-}
-
-async fn accept(listener: &TcpListener, site: &Arc<Site>) {
-    let places = Arc::new(Semaphore::new(MOST_CLIENTS));
-    loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        let Ok((stream, _)) = listener.accept().await else {
-            // Out of descriptors, say; it may pass.
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            continue;
-        };
-        let site = Arc::clone(site);
-        tokio::spawn(async move {
-            let _place = place;
-            let service = service_fn(|request| {
-                let answer = answer(&request, &site);
-                async move { Ok::<_, Infallible>(answer) }
-            });
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(SLOWEST)
-                .serve_connection(TokioIo::new(stream), service);
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a client went away");
-            }
-        });
-    }
-}
-
-fn answer(request: &Request<Incoming>, site: &Site) -> Response<Full<Bytes>> {
-    let plain = |status, text: &str| (status, PLAIN, text.to_owned());
-    let reads = [&Method::GET, &Method::HEAD].contains(&request.method());
-    let (status, kind, body) = match request.uri().path() {
-        "/healthz" | "/readyz" | "/metrics" if !reads => plain(StatusCode::METHOD_NOT_ALLOWED, "only GET\n"),
-        // All tasks share one thread: if it answers, none of them holds it up, and if one ends, so does the process.
-        "/healthz" => plain(StatusCode::OK, "ok\n"),
-        "/readyz" if *site.ready.borrow() => plain(StatusCode::OK, "ok\n"),
-        "/readyz" => plain(StatusCode::SERVICE_UNAVAILABLE, "the cluster's objects are not all read yet\n"),
-        "/metrics" => {
-            let mut text = String::new();
-            match encode(&mut text, &site.registry) {
-                Ok(()) => (StatusCode::OK, OPENMETRICS, text),
-                Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR, "the metrics can't be written\n"),
-            }
-        }
-        _ => plain(StatusCode::NOT_FOUND, "there are /metrics, /healthz and /readyz\n"),
-    };
-    let mut response = Response::new(Full::new(Bytes::from(body)));
-    *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
-    response
 }

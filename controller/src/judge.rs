@@ -31,8 +31,10 @@ pub(crate) enum Stuck {
     Deleting,
     /// It is reserved for a pod that is gone.
     GonePod(Uid),
-    /// It is in use, and its GPU isn't there.
+    /// It is in use, and its GPU isn't there, though others of the node are.
     GoneGpu(Held),
+    /// It is in use, and the driver sees no GPU on the node at all. The GPU may well work.
+    UnseenGpu(Held),
 }
 
 /// Looks at everything.
@@ -61,10 +63,17 @@ fn stuck<'a>(index: &'a Index, pools: &'a HashMap<&str, Pool<'_>>, claim: &'a Cl
     let deleting = claim.is_deleting.then_some(Stuck::Deleting);
     let gone = claim.pods.iter().filter(|pod| index.pods.get(&pod.uid).is_none());
     let gone = gone.map(|pod| Stuck::GonePod(pod.uid.clone()));
-    let is_gone = |held: &&Held| pools.get(&*held.pool).is_some_and(|pool| pool.lacks(&held.gpu));
-    // Without a user, nobody misses the GPU: the scheduler lets go of it when the next one comes.
-    let devices = claim.devices.iter().filter(|_| claim.is_reserved).filter(is_gone).cloned().map(Stuck::GoneGpu);
+    // Without a user, nobody misses the GPU.
+    let held = claim.devices.iter().filter(|_| claim.is_reserved);
+    let devices = held.filter_map(|held| pools.get(&*held.pool)?.without(held));
     deleting.into_iter().chain(gone).chain(devices)
+}
+
+/// What the slices of a node say of a GPU that is in use; none if it is there, or if nothing follows from them. The Node is
+/// the one of this UID.
+pub(crate) fn without(slices: &[Slice], node: &Uid, held: &Held) -> Option<Stuck> {
+    let of_node = slices.iter().filter(|slice| slice.owner.as_ref().is_none_or(|owner| owner == node));
+    Pool::by_name(of_node).get(&*held.pool)?.without(held)
 }
 
 /// A pool's slices of the newest generation.
@@ -76,12 +85,13 @@ struct Pool<'a> {
 
 impl<'a> Pool<'a> {
     fn all(index: &'a Index) -> HashMap<&'a str, Self> {
+        // Of a node that is gone, nothing follows from what is published.
+        Self::by_name(index.slices.iter().map(|(_, slice)| slice).filter(|slice| !is_stale(index, slice)))
+    }
+
+    fn by_name(slices: impl Iterator<Item = &'a Slice>) -> HashMap<&'a str, Self> {
         let mut pools: HashMap<&str, Self> = HashMap::new();
-        for (_, slice) in index.slices.iter() {
-            // Of a node that is gone, nothing follows from what is published.
-            if is_stale(index, slice) {
-                continue;
-            }
+        for slice in slices {
             let pool = pools.entry(&slice.pool).or_default();
             if slice.generation > pool.generation {
                 *pool = Self { generation: slice.generation, slices: Vec::new() };
@@ -93,15 +103,24 @@ impl<'a> Pool<'a> {
         pools
     }
 
-    /// Whether the node says that the GPU isn't there.
+    /// Whether the node says that the GPU isn't there, or that it sees none.
     ///
     /// A device that is held may well be unpublished: after a change of policy the driver withdraws it until its holders
     /// have left. But it goes on to publish the GPU's admin device meanwhile, so that of a GPU which works something is
     /// always published. A pool that isn't complete says nothing, and neither does one without slices: its driver is away.
-    fn lacks(&self, gpu: &str) -> bool {
-        let is_complete =
-            self.slices.first().is_some_and(|slice| usize::try_from(slice.slices) == Ok(self.slices.len()));
-        is_complete && !self.slices.iter().any(|slice| slice.gpus.iter().any(|there| **there == *gpu))
+    ///
+    /// A pool that is complete and empty is what the driver publishes while NVML doesn't answer, as in an update of NVIDIA's
+    /// driver: the GPUs' users may run on.
+    fn without(&self, held: &Held) -> Option<Stuck> {
+        let is_complete = |slice: &&Slice| usize::try_from(slice.slices) == Ok(self.slices.len());
+        if !self.slices.first().is_some_and(is_complete) {
+            return None;
+        }
+        let mut gpus = self.slices.iter().flat_map(|slice| &slice.gpus).peekable();
+        if gpus.peek().is_none() {
+            return Some(Stuck::UnseenGpu(held.clone()));
+        }
+        (!gpus.any(|there| *there == held.gpu)).then(|| Stuck::GoneGpu(held.clone()))
     }
 }
 
@@ -199,6 +218,28 @@ mod tests {
         index.nodes.apply(Change::Gone("n1".into()));
         slice(&mut index, "b", Some("u1"), (2, 2), &[]);
         assert!(stuck_of(&index).is_empty(), "a node that is gone has no GPUs to lack");
+    }
+
+    #[test]
+    fn a_node_that_sees_no_gpu_at_all_says_of_none_that_it_is_gone() {
+        let mut index = Index::default();
+        node(&mut index, "n1", "u1");
+        index.pods.apply(Change::Put(Uid::new("p1"), Some(())));
+        claim(&mut index, "gpu-0000-41-00", false, &["p1"]);
+        slice(&mut index, "a", Some("u1"), (1, 1), &[]);
+        assert!(matches!(stuck_of(&index)[..], [Stuck::UnseenGpu(_)]));
+        slice(&mut index, "a", Some("u1"), (2, 1), &["gpu-0000-42-00"]);
+        assert!(matches!(stuck_of(&index)[..], [Stuck::GoneGpu(_)]));
+    }
+
+    #[test]
+    fn slices_of_another_node_of_the_name_say_nothing_of_its_gpus() {
+        let mut index = Index::default();
+        slice(&mut index, "a", Some("u1"), (1, 1), &["gpu-0000-42-00"]);
+        let slices: Vec<Slice> = index.slices.iter().map(|(_, slice)| slice.clone()).collect();
+        let held = Held { pool: "gpu.aliquot.dev/n1".into(), gpu: "gpu-0000-41-00".into() };
+        assert_eq!(without(&slices, &Uid::new("u1"), &held), Some(Stuck::GoneGpu(held.clone())));
+        assert_eq!(without(&slices, &Uid::new("u2"), &held), None);
     }
 
     #[test]

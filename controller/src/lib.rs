@@ -1,4 +1,4 @@
-//! The controller: removes what dead nodes leave in the cluster, and tells of claims that are stuck.
+//! The controller: removes what dead nodes leave in the cluster, tells of claims that are stuck, and refuses wrong parameters.
 //!
 //! ```text
 //! nodes, pods ──┐ metadata only
@@ -6,6 +6,7 @@
 //! claims ───────┘                                                           │
 //! Lease ─> lease ──────────── may this replica act? ─────────────> sweep <──┘
 //!                                                                    └─> cluster: GET it live, then delete or tell
+//! aliquot_admission: the webhook, of every replica
 //! ```
 //! `index`, `judge`, `grace` and `lease::decide` are pure; `watch`, `cluster` and `http` are the edges. Both replicas watch
 //! and count graces, and the one that holds the Lease acts. What the cache says is a reason to look, and never one to act.
@@ -18,7 +19,6 @@ mod http;
 mod index;
 mod judge;
 mod lease;
-mod logs;
 mod metrics;
 mod notes;
 mod objects;

@@ -1,9 +1,10 @@
 //! Builds the parts, joins the tasks, and orders their end.
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::watch as channel,
-    task::JoinSet,
+use aliquot_admission::Site;
+use aliquot_daemon::{
+    logs,
+    pages::{self, Pages},
 };
+use tokio::{sync::watch as channel, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -11,7 +12,6 @@ use crate::{
     cluster::Cluster,
     http,
     lease::{self, Holder},
-    logs,
     metrics::Metrics,
     notes::Reporter,
     sweep::{self, Sweep},
@@ -39,6 +39,9 @@ pub(crate) enum Error {
     /// The address of metrics and probes.
     #[error(transparent)]
     Bind(#[from] http::BindError),
+    /// The admission webhook.
+    #[error(transparent)]
+    Webhook(#[from] aliquot_admission::Error),
     /// A task that never ends has ended.
     #[error("a part of the controller has ended unexpectedly; the log may say why")]
     Ended,
@@ -55,7 +58,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Error> {
 }
 
 async fn serve(cli: Cli) -> Result<(), Error> {
-    let stop = stop_on_signals()?;
+    let stop = aliquot_daemon::stop_on_signals().map_err(Error::Runtime)?;
     let mut config = kube::Config::infer().await?;
     // Whoever asks knows when to ask again.
     config.default_retry = false;
@@ -70,21 +73,45 @@ async fn serve(cli: Cli) -> Result<(), Error> {
     let end_lease = CancellationToken::new();
     let (holder, leadership) = Holder::new(client.clone(), lease.clone());
     let holding = tokio::spawn(holder.run(end_lease.clone()));
+    let mut webhook = webhook(&cli, client.clone(), &lease, &stop);
     let mut tasks = tasks(cli, client, &lease, leadership, &stop).await?;
     let ended = tokio::select! {
         () = stop.cancelled() => Ok(()),
         Some(_) = tasks.join_next() => if stop.is_cancelled() { Ok(()) } else { Err(Error::Ended) },
+        Some(result) = webhook.join_next() => match result {
+            Ok(Err(error)) => Err(error.into()),
+            _ if stop.is_cancelled() => Ok(()),
+            _ => Err(Error::Ended),
+        },
     };
     stop.cancel();
     // The next one may begin as soon as the Lease is free, so all that acts ends first.
     tasks.shutdown().await;
     end_lease.cancel();
     let _ = holding.await;
+    // Answers that are under way are given; nobody else waits for them.
+    while webhook.join_next().await.is_some() {}
     tracing::info!("stopped");
     ended
 }
 
-/// Everything that runs beside the Lease; what is added to the controller is spawned here.
+/// The admission webhook, which every replica serves, whoever leads.
+///
+/// Readiness doesn't wait for it: API servers go on without (`failurePolicy`), and the sweep must not wait for a Secret.
+fn webhook(
+    cli: &Cli,
+    client: kube::Client,
+    lease: &lease::Settings,
+    stop: &CancellationToken,
+) -> JoinSet<Result<(), aliquot_admission::Error>> {
+    let site = Site { driver_name: cli.sweep.driver_name.clone(), namespace: lease.namespace.clone() };
+    let mut task = JoinSet::new();
+    // A token of its own: if it fails, that mustn't look like an orderly end.
+    task.spawn(aliquot_admission::run(cli.webhook.clone(), site, client, stop.child_token()));
+    task
+}
+
+/// Everything that runs beside the Lease and the webhook; what is added to the controller is spawned here.
 async fn tasks(
     cli: Cli,
     client: kube::Client,
@@ -93,14 +120,16 @@ async fn tasks(
     stop: &CancellationToken,
 ) -> Result<JoinSet<()>, Error> {
     // Destructured in full, so that a flag that nothing uses doesn't compile.
-    let Cli { sweep, lease: _, http_address, logs: _ } = cli;
+    let Cli { sweep, lease: _, webhook: _, http_address, logs: _ } = cli;
     let SweepArgs { driver_name, slice_grace, stuck_after, release_stuck_claims, page_size } = sweep;
     let (metrics, shared) = (Metrics::default(), watch::Shared::default());
     let (readiness, ready) = channel::channel(false);
     let mut tasks = JoinSet::new();
 
-    let site = http::Site { registry: metrics.registry(), ready };
-    tasks.spawn(http::serve(http::bind(http_address).await?, site, stop.clone()));
+    let unread = || "the cluster's objects are not all read yet".to_owned();
+    let missing = move || (!*ready.borrow()).then(unread).into_iter().collect();
+    let pages = Pages { metrics: metrics.registry(), missing };
+    tasks.spawn(pages::serve(http::bind(http_address).await?, pages, stop.clone()));
 
     for watch in watch::all(&client, &driver_name, page_size, &shared, &metrics) {
         tasks.spawn(watch);
@@ -126,20 +155,4 @@ fn lease_settings(args: &LeaseArgs, config: &kube::Config) -> Result<lease::Sett
 fn host() -> Option<String> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
     Some(name.trim().to_owned()).filter(|name| !name.is_empty())
-}
-
-fn stop_on_signals() -> Result<CancellationToken, Error> {
-    let stop = CancellationToken::new();
-    let mut terminate = signal(SignalKind::terminate()).map_err(Error::Runtime)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Runtime)?;
-    let told = stop.clone();
-    tokio::spawn(async move {
-        let name = tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
-        };
-        tracing::info!(signal = name, "stopping");
-        told.cancel();
-    });
-    Ok(stop)
 }

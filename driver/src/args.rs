@@ -2,6 +2,7 @@
 #![allow(clippy::doc_markdown, reason = "these comments are the text of --help, where backticks are noise")]
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use aliquot_daemon::logs::Logs;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::privileges::Keep;
@@ -26,6 +27,19 @@ pub enum Command {
     /// Needs root on the node, access to the API server (in-cluster or KUBECONFIG) and the kubelet's root directory at
     /// the same path inside and outside of the container.
     Run(Box<RunArgs>),
+    /// Show the claims that are prepared on this node, and what the sweep thinks of each; no cluster needed.
+    ///
+    /// Reads the records as they are, takes no lock and changes nothing, so it works without a running driver too. What is
+    /// stale is told by the running driver, which only root may ask.
+    ///
+    /// For example: aliquot-driver status -o json | jq -r '.claims[] | select(.state == "quarantined") | .file'
+    ///
+    /// The JSON is one object: apiVersion "gpu.aliquot.dev/v1alpha1", kind "ClaimReport", version (of this program), driver,
+    /// sweep {mode, graceSeconds, secondsAgo} where a driver runs that sweeps, and claims [{namespace, name, uid, state,
+    /// ageSeconds, file, trouble, devices [{device, request, gpu, shareId, memoryBytes}], sweep {verdict, reason,
+    /// forSeconds}}]. state is "preparing", "prepared", "quarantined" or "spec-only"; verdict is "in_use", "asked",
+    /// "allocated", "unknown", "suspect" or "stale". Names and fields stay; new ones may come.
+    Status(Box<StatusArgs>),
     /// Print what this node would publish; no cluster needed.
     Inspect(Box<InspectArgs>),
     /// Check a policy file, or print its schema; no cluster needed.
@@ -140,27 +154,6 @@ pub struct Identity {
     pub driver_name: String,
 }
 
-/// How logs are written, to standard error.
-#[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Logs")]
-pub struct Logs {
-    /// One line for people, or one JSON object a line.
-    #[arg(long, env = "ALIQUOT_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
-    pub log_format: LogFormat,
-    /// What to log: error, warn, info, debug, trace, or filters such as "info,dra_plugin=debug".
-    #[arg(long, env = "ALIQUOT_LOG", default_value = "info", value_name = "FILTER")]
-    pub log: String,
-}
-
-/// The form of a log line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// For machines.
-    Json,
-}
-
 /// `aliquot-driver run`.
 #[derive(Debug, Clone, Args)]
 pub struct RunArgs {
@@ -199,6 +192,9 @@ pub struct RunArgs {
     /// How often the memory of shares in use is measured, if the policy has it guarded.
     #[arg(long, env = "ALIQUOT_GUARD_INTERVAL", default_value = "2s", value_parser = duration, value_name = "TIME")]
     pub guard_interval: Duration,
+    /// What is cleaned up.
+    #[command(flatten)]
+    pub sweep: SweepArgs,
     /// The hook that makes NVIDIA's driver known in containers, and holds them to their share of a GPU's memory;
     /// aliquot-hook beside this program if not given, and none if empty.
     ///
@@ -230,12 +226,32 @@ pub struct RunArgs {
     /// cgroups (a privileged one does) finds the place by itself.
     #[arg(long, env = "ALIQUOT_CGROUP_ROOT", value_parser = absolute, value_name = "DIR")]
     pub cgroup_root: Option<PathBuf>,
+    /// Whether the pods that hold a GPU are evicted when it falls ill. New claims don't get it anyway (taint
+    /// DRIVER-NAME/unhealthy), and the Event GPUUnhealthy on the Node says what to do.
+    ///
+    /// The effect of the taint is then NoExecute (KEP-5055): kube-controller-manager deletes the pods, unless their claims
+    /// tolerate it, so that whatever made them starts them elsewhere. It needs the feature gate DRADeviceTaints, on by
+    /// default from Kubernetes 1.36.
+    #[arg(long, env = "ALIQUOT_EVICT_FROM_ILL_GPUS", value_enum, default_value_t = Eviction::Never, value_name = "WHEN")]
+    pub evict_from_ill_gpus: Eviction,
+    /// How long after an error what NVIDIA's driver says of the GPU is believed to take it into account.
+    #[arg(long, env = "ALIQUOT_ILLNESS_SETTLES", default_value = "60s", value_parser = duration, value_name = "TIME", hide = true)]
+    pub illness_settles: Duration,
     /// What the driver keeps of root's capabilities, of capabilities(7); the others are given up at the start, for good.
     ///
     /// sys_admin is what NVIDIA's kernel module asks for where a time slice or a memory limit is set; kill is for a guard
     /// that ends processes of any user. All else works without any. Empty for none; "all" to give up nothing.
     #[arg(long, env = "ALIQUOT_KEEP_CAPABILITIES", default_value = "sys_admin,kill", value_name = "NAMES")]
     pub keep_capabilities: Keep,
+}
+
+/// When pods lose the GPU that they hold since it is ill.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Eviction {
+    /// They go on for as long as they can: an error may have harmed one of them, or none.
+    Never,
+    /// When nothing can run on the GPU until the node is started anew, as after it has fallen off the bus.
+    Fatal,
 }
 
 /// What is done about GPUs that others hand out too.
@@ -250,6 +266,47 @@ pub enum OtherPlugins {
     Ignore,
 }
 
+/// What becomes of what is left of claims that are gone.
+#[derive(Debug, Clone, Args)]
+pub struct SweepArgs {
+    /// What becomes of claims that are gone and that the kubelet has not unprepared: act, report or off.
+    ///
+    /// Such leftovers come about where the kubelet has lost its state, for example. With "act" they are unprepared, which
+    /// gives their devices to other claims; with "report" an event on the Node and a metric say what would be; with "off"
+    /// nothing is looked at. Stale is only what the API server has said twice not to be here any more, a grace period
+    /// apart, while the kubelet showed no container that uses it. "aliquot-driver status" shows what is thought of each.
+    #[arg(id = "sweep", long = "sweep", env = "ALIQUOT_SWEEP", value_enum, default_value_t = SweepMode::Act)]
+    pub mode: SweepMode,
+    /// How often it is looked for stale claims. Without any claim on the node, this asks nobody.
+    #[arg(id = "sweep_interval", long = "sweep-interval", env = "ALIQUOT_SWEEP_INTERVAL", default_value = "1m", value_parser = duration, value_name = "TIME")]
+    pub interval: Duration,
+    /// How long a claim must look stale before it is taken for that. The kubelet cleans up once a minute by itself, and
+    /// should have had two chances: at least 2m.
+    #[arg(id = "sweep_grace", long = "sweep-grace", env = "ALIQUOT_SWEEP_GRACE", default_value = "5m", value_parser = duration, value_name = "TIME")]
+    pub grace: Duration,
+}
+
+/// What becomes of what is stale on the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SweepMode {
+    /// It is removed.
+    Act,
+    /// It is told.
+    Report,
+    /// Nothing is looked at.
+    Off,
+}
+
+impl std::fmt::Display for SweepMode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Act => "act",
+            Self::Report => "report",
+            Self::Off => "off",
+        })
+    }
+}
+
 /// An address to listen on, or none.
 pub type Address = Option<SocketAddr>;
 
@@ -262,6 +319,29 @@ pub struct InspectArgs {
     /// A table, or the ResourceSlices as YAML or JSON.
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     pub output: Output,
+}
+
+/// `aliquot-driver status`.
+#[derive(Debug, Clone, Args)]
+pub struct StatusArgs {
+    /// The DRA driver's name.
+    #[arg(long, env = "ALIQUOT_DRIVER_NAME", default_value = "gpu.aliquot.dev", value_name = "NAME")]
+    pub driver_name: String,
+    /// Where things are.
+    #[command(flatten)]
+    pub places: Places,
+    /// For people, or for machines.
+    #[arg(short, long, value_enum, default_value_t = StatusForm::Table)]
+    pub output: StatusForm,
+}
+
+/// The form of what `status` prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum StatusForm {
+    /// One line for each device of a claim.
+    Table,
+    /// One object.
+    Json,
 }
 
 /// A node that is looked at without a cluster.
@@ -293,6 +373,10 @@ pub struct DoctorArgs {
     /// The container hook that the driver is given; aliquot-hook beside this program if not given, and none if empty.
     #[arg(help_heading = "Checks", long, env = "ALIQUOT_HOOK", value_parser = hook, value_name = "FILE")]
     pub hook: Option<PathBuf>,
+    /// Where the driver is to install the hook for pods with user namespaces (hostUsers: false).
+    #[arg(help_heading = "Checks", long, env = "ALIQUOT_HOOK_ROOT", default_value = "/var/lib/aliquot",
+        value_parser = absolute, value_name = "DIR")]
+    pub hook_root: PathBuf,
     /// containerd's configuration; what it imports is read as well.
     ///
     /// Some distributions keep it elsewhere (k3s: /var/lib/rancher/k3s/agent/etc/containerd/config.toml).
@@ -412,7 +496,7 @@ mod tests {
     fn every_flag_has_an_environment_variable() {
         let cli = Cli::command();
         let check = cli.find_subcommand("policy").unwrap().find_subcommand("check").unwrap();
-        for (name, command) in ["run", "inspect", "convert", "doctor"]
+        for (name, command) in ["run", "inspect", "convert", "doctor", "status"]
             .map(|name| (name, cli.find_subcommand(name).unwrap()))
             .into_iter()
             .chain([("policy check", check)])

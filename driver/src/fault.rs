@@ -5,7 +5,7 @@
 //! with `/` names a file that says so, and is read at each place. `kill` ends the process as SIGKILL does, `stop` stops it as
 //! SIGSTOP does, and `ENOSPC`, `EIO` and `EROFS` make the step fail once it is done. `@2` means the second passage alone,
 //! `@1+` every one from the first on; without, it is the first alone. `ALIQUOT_FAULT_TRACE` names a file that gets a line for
-//! each passage. In release builds a place is nothing.
+//! each passage, and one for each order that is obeyed (`spec-placed=ENOSPC@2`). In release builds a place is nothing.
 #[cfg(debug_assertions)]
 mod desk;
 #[cfg(debug_assertions)]
@@ -171,6 +171,14 @@ pub(crate) fn specs(done: Step, name: &str) -> io::Result<()> {
         Step::LeftoverRemoved => Point::SpecLeftoverRemoved,
         Step::Removed => Point::SpecRemoved,
     })
+}
+
+/// Watches sockets, of which the hook's is one that others wait for.
+pub(crate) fn socket(done: Step, name: &str) -> io::Result<()> {
+    if name != crate::sharing::limits::SOCKET {
+        return Ok(());
+    }
+    step(if done == Step::Placed { Point::LimitsSocketPlaced } else { Point::LimitsSocketMade })
 }
 
 /// Watches the plugin's directory, from which nothing is removed.

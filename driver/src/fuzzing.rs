@@ -1,5 +1,8 @@
 //! Ways in for the fuzzer to what reads foreign bytes and is nobody else's business.
-use crate::{claim::Record, doctor, edits, sharing::guard};
+use aliquot_model::Inventory;
+use kubelet_api::podresources::v1::{ContainerDevices, PodResources};
+
+use crate::{claim::Record, doctor, edits, hook, others, sharing::guard};
 
 /// A record, whose checksum is made to fit: what is behind it is read all the same.
 ///
@@ -35,4 +38,28 @@ pub fn procfs(text: &str) {
 pub fn runtime_config(text: &str) {
     let (told, files) = text.split_once('\n').unwrap_or((text, ""));
     doctor::fuzzing::runtime_config(told, files);
+}
+
+/// A line of the hook's log.
+///
+/// # Panics
+/// Where what isn't a name of Kubernetes' becomes a pod's, or an event has more than a line.
+pub fn refusal(line: &[u8]) {
+    hook::refusals::fuzzing::line(line);
+}
+
+/// A device plugin's device.
+///
+/// # Panics
+/// Where a GPU is read out of a name that isn't in it.
+pub fn device_id(resource: &str, id: &str) {
+    others::fuzzing::device_id(resource, id);
+}
+
+/// What the kubelet's pod-resources socket answers, on a node with these GPUs.
+///
+/// # Panics
+/// Where others hand out what the node doesn't have.
+pub fn pod_resources(inventory: &Inventory, offered: &[ContainerDevices], pods: Vec<PodResources>) {
+    others::fuzzing::answers(inventory, offered, pods);
 }

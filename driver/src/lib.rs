@@ -7,6 +7,7 @@
 //!                             └──┴───────┐                    │
 //! kubelet ─gRPC─> dra_plugin ─> claim: plan ─> book (intent) ─┴> sharing, edits ─> CDI spec ─> book (prepared) ─> answer
 //! kubelet, slices of others ─> others ─> offering (taints), claim (refusals)
+//! kubelet, API server ─> sweep: what is provably stale ─> claim: unprepare
 //! runtime ─> aliquot-hook ─socket─> sharing::limits ─> book (what was promised) ─> NVML ─> the container starts, or doesn't
 //! ```
 //! `offer`, `claim::plan` and `claim::hold` are pure; discovery, the policy file, the book and the spec store are the edges. The book's records are the
@@ -34,16 +35,20 @@ mod notices;
 pub mod offer;
 mod offering;
 mod others;
+mod podresources;
 mod policy;
 pub mod privileges;
 pub mod roots;
 mod run;
 pub mod sharing;
+mod status;
 mod streams;
+mod sweep;
 mod telemetry;
 
 use std::process::ExitCode;
 
+use aliquot_daemon::report;
 use args::{Cli, Command, PolicyCommand};
 
 /// Does what the command line says.
@@ -53,6 +58,7 @@ pub fn main(cli: Cli) -> ExitCode {
             Ok(code) => return code,
             Err(error) => Err(report(&error)),
         },
+        Command::Status(args) => status::run(&args).map_err(|error| report(&error)),
         Command::Run(args) => run::run(*args).map_err(|error| report(&error)),
         Command::Inspect(args) => inspect::inspect(&args).map_err(|error| report(&error)),
         Command::Policy(PolicyCommand::Schema) => policy::check::schema().map_err(|error| report(&error)),
@@ -66,19 +72,4 @@ pub fn main(cli: Cli) -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// An error with all its causes, in one line.
-pub(crate) fn report(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let inner_text = inner.to_string();
-        if !text.contains(&inner_text) {
-            text.push_str(": ");
-            text.push_str(&inner_text);
-        }
-        cause = inner.source();
-    }
-    text
 }

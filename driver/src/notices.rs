@@ -77,6 +77,15 @@ impl Notices {
         self.send(Subject::Node, event(EventType::Normal, reason, "Offer", note));
     }
 
+    /// Tells the node's administrators what the sweep did, and on the claim whoever made it.
+    pub(crate) fn tell_swept(&self, claim: Option<&ClaimRef>, reason: &str, note: String) {
+        let told = |note| event(EventType::Normal, reason, "Sweep", note);
+        if let Some(claim) = claim {
+            self.send(Subject::Users { claim: claim.clone(), pods: Vec::new() }, told(note.clone()));
+        }
+        self.send(Subject::Node, told(note));
+    }
+
     fn send(&self, subject: Subject, event: Event) {
         if let Err(error) = self.0.try_send(Notice { subject, event }) {
             let (Notice { event, .. }, full) = match error {

@@ -1,14 +1,12 @@
 //! `aliquot-driver run`: builds the parts, joins the tasks, and orders their end.
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Instant};
 
+use aliquot_daemon::logs;
 use dra_plugin::{
-    DriverName, Plugin,
+    Builder, DriverName, Plugin,
     slices::{NodeName, Publisher},
 };
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::{mpsc, watch},
-};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -22,7 +20,7 @@ use crate::{
     hook, instance,
     notices::{self, Notices},
     offer,
-    offering::Offering,
+    offering::{self, Offering},
     others::{self, Others},
     policy::{self, InForce},
     privileges,
@@ -32,7 +30,8 @@ use crate::{
         guarding,
         limits::{self, Limits},
     },
-    telemetry::{self, health::Readiness, metrics},
+    sweep::{self, report::Report},
+    telemetry::{health::Readiness, metrics},
 };
 
 /// Why the driver can't run on.
@@ -40,7 +39,7 @@ use crate::{
 pub(crate) enum Error {
     /// The log filter.
     #[error(transparent)]
-    Logs(#[from] telemetry::BadFilter),
+    Logs(#[from] logs::BadFilter),
     /// What the process may do can't be made less.
     #[error(transparent)]
     Privileges(#[from] privileges::Error),
@@ -95,7 +94,7 @@ pub(crate) enum Error {
 
 /// Runs until SIGTERM or SIGINT, or until something fails that a restart may mend.
 pub(crate) fn run(args: RunArgs) -> Result<(), Error> {
-    telemetry::start(&args.logs)?;
+    logs::start(&args.logs)?;
     args.keep_capabilities.alone()?;
     // One thread serves: all work is short or waits, and NVML has a thread of its own.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
@@ -119,13 +118,16 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
         rescan_interval,
         nvml_deadline,
         guard_interval,
+        sweep,
         hook,
         other_plugins,
         hook_root,
         cgroup_root,
+        evict_from_ill_gpus,
+        illness_settles,
         keep_capabilities: _,
     } = args;
-    let stop = stop_on_signals()?;
+    let stop = aliquot_daemon::stop_on_signals().map_err(Error::Runtime)?;
     let roots = Roots::new(&places, &identity.driver_name);
     let _sole = instance::alone(&roots.run, pod_uid.as_deref())?;
     let boot_id = roots.boot_id().map_err(|source| Error::BootId { proc: roots.proc.clone(), source })?;
@@ -139,7 +141,8 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     let (views, view) = watch::channel(View::Searching);
     let (questions, asked) = watch::channel(None);
     let (happened, happenings) = mpsc::unbounded_channel();
-    let findings = discovery::Findings { views, questions, events: happened };
+    let (ended, read) = watch::channel(Instant::now());
+    let findings = discovery::Findings { views, read: ended, questions, events: happened };
     let hook = hook::begin(&roots, hook.as_deref(), &hook_root.join(&identity.driver_name));
     let procfs = Procfs::open(&roots.proc, cgroup_root.as_deref());
     let limits = Limits::begin(&roots, hook.is_some(), procfs.kubepods().clone());
@@ -165,24 +168,44 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     let (notices, told) = Notices::new();
     let writing =
         tokio::spawn(notices::write(client.clone(), driver.to_string(), node.to_string(), told, stop.clone()));
-    let (wards, ward) = watch::channel(Health::default());
-    let sources = health::Sources { view: view.clone(), events: happenings, notices: notices.clone() };
     let chart = Chart::open(&roots.run, boot_id.clone())?;
-    let nursing = tokio::spawn(health::follow(chart, sources, wards, stop.clone()));
+    let (wards, ward) = watch::channel(Health::kept(&chart));
+    let sources = health::Sources { view: view.clone(), read, events: happenings, notices: notices.clone() };
+    let illness = health::Marker::new(&identity.driver_name, evict_from_ill_gpus);
+    let settings = health::Settings { settle: illness_settles, marker: illness.clone() };
+    let nursing = tokio::spawn(health::follow(settings, chart, sources, wards, stop.clone()));
     let telling = tokio::spawn(tell(roots.clone(), notices.clone(), view.clone(), in_force.clone(), stop.clone()));
 
     let others = Others::new(&roots.kubelet, &identity, other_plugins);
-    let site = Site { pool: pool.to_string(), cdi_kind: cdi_spec::Kind::new(&identity.driver_name, "claim")? };
-    let store = spec_store(&roots)?;
-    let edits = Edits::new(roots.clone(), hook);
-    let around =
-        claim::Around { view: view.clone(), policy: in_force.clone(), notices: notices.clone(), gate: others.gate() };
-    let claims = Arc::new(Claims::open(site, boot_id, &roots.run.join("claims"), store, edits, around)?);
-    let (mark, known) = (others.mark(), others.latest());
-    let offering =
-        Offering { client: client.clone(), driver, node, pool, publishing, healths, notices: notices.clone(), mark };
-    let offering =
-        tokio::spawn(offering.run(view.clone(), in_force.clone(), known.clone(), Arc::clone(&claims), stop.clone()));
+    let around = claim::Around {
+        view: view.clone(),
+        policy: in_force.clone(),
+        notices: notices.clone(),
+        gate: others.gate(),
+        health: health::Gate::new(ward.clone()),
+    };
+    let claims = open_claims(&roots, &identity.driver_name, pool.to_string(), boot_id, hook, around)?;
+    let in_cluster = sweep::Asker { client: client.clone(), driver: driver.to_string(), pool: pool.to_string() };
+    let known = others.latest();
+    let offering = Offering {
+        client: client.clone(),
+        driver,
+        node,
+        pool,
+        publishing,
+        healths,
+        notices: notices.clone(),
+        elsewhere: others.marker(),
+        illness,
+    };
+    let sources = offering::Sources {
+        view: view.clone(),
+        policy: in_force.clone(),
+        others: known.clone(),
+        health: ward.clone(),
+        claims: Arc::clone(&claims),
+    };
+    let offering = tokio::spawn(offering.run(sources, stop.clone()));
     let around = others::Sources {
         client: client.clone(),
         view: view.clone(),
@@ -195,54 +218,82 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     let library = limits::Library::new(asked.clone(), nvml_deadline);
     let limiting = tokio::spawn(answer_hooks(limits, Arc::clone(&claims), library, stop.clone()));
     let library = guarding::Library { questions: asked.clone(), deadline: nvml_deadline };
-    let sources =
-        guarding::Sources { claims: Arc::clone(&claims), view: view.clone(), policy: in_force.clone(), library };
+    let sources = guarding::Sources {
+        claims: Arc::clone(&claims),
+        view: view.clone(),
+        policy: in_force.clone(),
+        library: library.clone(),
+    };
     let settings = guard::Settings {
         procfs: procfs.clone(),
-        turn: Turn::open(&roots.run)?,
+        turn: Turn::open(&roots.run, "guard")?,
         interval: guard_interval,
         driver: identity.driver_name.clone(),
         node: identity.node_name.clone(),
-        notices,
+        notices: notices.clone(),
     };
     let guarding = tokio::spawn(guarding::run(sources, settings, client.clone(), usages, stop.clone()));
     let calls = Arc::new(metrics::Calls::default());
-    let mut plugin = Plugin::builder(&identity.driver_name)?
+    let plugin = Plugin::builder(&identity.driver_name)?
         .kubelet_root(&roots.kubelet)
         .claims(client)
         .health(health)
         .observer(calls.clone())
         .budget(prepare_budget);
-    if let Some(uid) = pod_uid {
-        plugin = plugin.rolling_update(uid);
-    }
-    let plugin = plugin.build(Arc::clone(&claims))?;
+    let plugin = beside_others(plugin, pod_uid).build(Arc::clone(&claims))?;
     let readiness = Readiness { registration: plugin.registration(), slices };
-    let claims_told = Arc::clone(&claims);
+    let (reports, report) = watch::channel(Report::default());
     let sources = metrics::Sources {
         view,
         policy: in_force,
         usage,
         others: known,
         health: ward,
-        claims: claims_told,
+        claims: Arc::clone(&claims),
+        report,
         calls,
         publishing: published,
         questions: asked,
-        procfs,
+        procfs: procfs.clone(),
     };
     let metrics = metrics::serve(metrics_address, sources, readiness, stop.clone()).await?;
-    let restoring = tokio::spawn(restore(claims, stop.clone()));
+    let restoring = tokio::spawn(restore(Arc::clone(&claims), stop.clone()));
+    let turns = plugin.turns();
+    let settings = sweep::Settings { args: sweep, roots, claims, asker: in_cluster, turns, notices, procfs, library };
+    let sweeping = tokio::spawn(sweep::run(settings, reports, stop.clone()));
     let result = plugin.run(stop.clone()).await;
     stop.cancel();
     for task in [
         discovery, publisher, following, offering, nursing, telling, writing, watching, guarding, limiting, metrics,
-        restoring,
+        restoring, sweeping,
     ] {
         let _ = task.await;
     }
     tracing::info!("stopped; slices and prepared claims stay");
     Ok(result?)
+}
+
+/// The claims of this node, with their records and the CDI directory.
+fn open_claims(
+    roots: &Roots,
+    driver: &str,
+    pool: String,
+    boot_id: String,
+    hook: Option<hook::Hook>,
+    around: claim::Around,
+) -> Result<Arc<Claims>, Error> {
+    let site = Site { pool, cdi_kind: cdi_spec::Kind::new(driver, "claim")? };
+    let store = spec_store(roots)?;
+    let edits = Edits::new(roots.clone(), hook);
+    Ok(Arc::new(Claims::open(site, boot_id, &roots.run.join("claims"), store, edits, around)?))
+}
+
+/// With sockets of its own, if this instance has a name of its own.
+fn beside_others(plugin: Builder, pod_uid: Option<String>) -> Builder {
+    match pod_uid {
+        Some(uid) => plugin.rolling_update(uid),
+        None => plugin,
+    }
 }
 
 /// Of GPUs, the policy, and containers that the hook refused, until `stop`.
@@ -279,20 +330,4 @@ pub(crate) async fn client() -> Result<kube::Client, Error> {
     let mut config = kube::Config::infer().await?;
     config.default_retry = false;
     kube::Client::try_from(config).map_err(Error::Access)
-}
-
-fn stop_on_signals() -> Result<CancellationToken, Error> {
-    let stop = CancellationToken::new();
-    let mut terminate = signal(SignalKind::terminate()).map_err(Error::Runtime)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Runtime)?;
-    let told = stop.clone();
-    tokio::spawn(async move {
-        let name = tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
-        };
-        tracing::info!(signal = name, "stopping");
-        told.cancel();
-    });
-    Ok(stop)
 }

@@ -4,7 +4,8 @@ use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _, path::Component};
 
 use aliquot_hook::{
     args::{Command, Order},
-    state::{self, State},
+    bundle::Config,
+    state::State,
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -42,7 +43,8 @@ fuzz_target!(|bytes: &[u8]| {
     }
     if let Ok(bundle) = state.bundle() {
         assert!(bundle.is_absolute());
-        if let Ok(root) = state::root(bundle, config) {
+        if let Ok(Config { root, dev }) = Config::read(bundle, config) {
+            assert!(dev.is_none() || config.windows(5).any(|five| five == b"tmpfs") || config.contains(&b'\\'));
             assert!(root.is_absolute(), "the hook's directory is of no account");
             assert!(root.starts_with(bundle) || config.windows(2).any(|two| two == b"\"/") || config.contains(&b'\\'));
         }

@@ -17,8 +17,14 @@ use tokio::{
 
 use crate::{
     node::Artifacts,
-    testbed::{DRIVER, PATIENCE, Result, end},
+    testbed::{DRIVER, PATIENCE, Result, end, rules},
 };
+
+/// The token of the controller's account, which may do what `deploy/base/controller-rbac.yaml` says.
+pub const ACCOUNT: &str = "aliquot-controller";
+const BASE: &str = include_str!("../../deploy/base/controller-rbac.yaml");
+const RELEASE: &str = include_str!("../../deploy/components/release-stuck-claims/rbac.yaml");
+const WEBHOOK: &str = include_str!("../../deploy/base/webhook.yaml");
 
 /// The API server and where replicas keep their logs.
 pub struct Stage {
@@ -46,10 +52,28 @@ impl Stage {
     pub async fn of(binary: PathBuf) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("aliquot").tempdir()?;
         let api = Server::builder().start().await?;
-        std::fs::write(dir.path().join("kubeconfig"), api.kubeconfig())?;
+        std::fs::write(dir.path().join("kubeconfig"), api.kubeconfig_with(ACCOUNT))?;
+        api.permit(ACCOUNT, rules(BASE, "aliquot-controller")?);
         let mut config = Config::new(api.url().parse()?);
         config.default_retry = false;
         Ok(Self { client: Client::try_from(config)?, api, dir, binary })
+    }
+
+    /// Gives the controller's account what component `release-stuck-claims` adds.
+    pub fn permit_release(&self) -> Result<()> {
+        self.permit(RELEASE, "aliquot-controller-release")
+    }
+
+    /// Gives it what the webhook needs, which suites leave off otherwise.
+    pub fn permit_webhook(&self) -> Result<()> {
+        self.permit(WEBHOOK, "aliquot-webhook")
+    }
+
+    fn permit(&self, manifest: &str, role: &str) -> Result<()> {
+        let mut all = rules(BASE, "aliquot-controller")?;
+        all.extend(rules(manifest, role)?);
+        self.api.permit(ACCOUNT, all);
+        Ok(())
     }
 
     /// Starts a replica with more flags; its own come later and win.
@@ -62,6 +86,8 @@ impl Stage {
             .args(flags)
             .env("KUBECONFIG", self.dir.path().join("kubeconfig"))
             .env_remove("POD_NAMESPACE")
+            // Several run at once on this machine; a flag counts for more.
+            .env("ALIQUOT_WEBHOOK_ADDRESS", "")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(file)
@@ -121,6 +147,11 @@ impl Replica {
         Ok(self.child.wait()?)
     }
 
+    /// Waits for it to end by itself.
+    pub fn wait(&mut self) -> Result<ExitStatus> {
+        Ok(self.child.wait()?)
+    }
+
     /// Its process.
     pub fn pid(&self) -> u32 {
         self.child.id()
@@ -131,12 +162,18 @@ impl Replica {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// The status and body of a page; an error while it isn't served.
-    pub async fn get(&self, path: &str) -> Result<(u16, String)> {
+    /// Where it serves metrics and probes; none before it does.
+    pub fn address(&self) -> Option<String> {
         let log = self.log();
         let mut lines = log.lines().rev().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let address = lines.find_map(|line| line["address"].as_str().map(ToOwned::to_owned));
-        let mut stream = TcpStream::connect(address.ok_or("the log names no address")?).await?;
+        // The webhook has an address too.
+        let line = lines.find(|line| line["message"] == "serving metrics and probes");
+        line.and_then(|line| line["address"].as_str().map(ToOwned::to_owned))
+    }
+
+    /// The status and body of a page; an error while it isn't served.
+    pub async fn get(&self, path: &str) -> Result<(u16, String)> {
+        let mut stream = TcpStream::connect(self.address().ok_or("the log names no address")?).await?;
         let request = format!("GET {path} HTTP/1.1\r\nHost: controller\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut text = String::new();

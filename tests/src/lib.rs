@@ -1,5 +1,6 @@
 //! Testbed, suites, playground and xtask.
 pub mod bench;
+mod cluster;
 pub mod conformance;
 pub mod controllers;
 pub mod crash;
@@ -14,8 +15,8 @@ pub mod objects;
 pub mod playground;
 pub mod policies;
 pub mod random;
+pub mod rollout;
 pub mod runtime;
 pub mod skip;
 pub mod tasks;
 pub mod testbed;
-mod told;

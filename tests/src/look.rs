@@ -85,6 +85,21 @@ impl Testbed {
         Ok(values.next().and_then(|value| value.trim().parse().ok()))
     }
 
+    /// Waits until the driver that was started last says that it is registered and has published.
+    pub async fn until_ready(&self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let answer = self.get("/readyz").await;
+            if matches!(&answer, Ok(answer) if answer.starts_with("HTTP/1.1 200")) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(format!("the driver isn't ready: {answer:?}; its log:\n{}", self.log()).into());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// All metrics of the driver that was started last.
     pub async fn metrics(&self) -> Result<String> {
         self.get("/metrics").await

@@ -64,6 +64,19 @@ pub fn cluster() -> Option<PathBuf> {
     path
 }
 
+/// kubectl, which has kustomize; `None` where there is none, after saying so.
+///
+/// A bare machine has none, and what it is asked here is asked otherwise too, so this is no failure even where nothing may be
+/// skipped.
+pub fn kubectl() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|dir| dir.join("kubectl")).find(|path| path.is_file());
+    if found.is_none() {
+        tell("there is no kubectl");
+    }
+    found
+}
+
 fn tell(why: &str) {
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
     eprintln!("SKIPPED {test}: {why}");

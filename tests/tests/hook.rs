@@ -45,6 +45,13 @@ impl Bundle {
         fs::write(self.path("config.json"), json!({"root": {"path": path}}).to_string()).unwrap();
     }
 
+    /// What the runtime has mounted, by destination and type.
+    fn mounts_are(&self, mounts: &[(&str, &str)]) {
+        let mounts: Vec<_> = mounts.iter().map(|(to, kind)| json!({"destination": to, "type": kind})).collect();
+        let config = json!({"root": {"path": "rootfs"}, "mounts": mounts});
+        fs::write(self.path("config.json"), config.to_string()).unwrap();
+    }
+
     fn write(&self, path: &str, text: &str) {
         fs::create_dir_all(self.path(path).parent().unwrap()).unwrap();
         fs::write(self.path(path), text).unwrap();
@@ -200,18 +207,36 @@ fn a_cuda_toolkit_on_a_volume_is_looked_at_and_serves() {
     assert!(String::from_utf8_lossy(&cache).contains("/usr/local/cuda/compat/libcuda.so.1"));
 }
 
+const LINK: &str =
+    "hook --link ../card0::/dev/dri/by-path/pci-card; ls rootfs/dev/dri/by-path 2>/dev/null || echo none";
+const OWN_DEV: (&str, &str) = ("/dev", "tmpfs");
+
 #[test]
 fn links_by_place_are_made_in_the_runtimes_dev_and_in_no_other() {
     let Some(bundle) = Bundle::new(&["dev"]) else { return };
-    let link = "hook --link ../card0::/dev/dri/by-path/pci-card; ls rootfs/dev/dri/by-path 2>/dev/null || echo none";
-    let made = bundle.run(&format!("mount -t tmpfs none rootfs/dev; {link}")).well();
+    bundle.mounts_are(&[("/proc", "proc"), OWN_DEV, ("/dev/shm", "tmpfs")]);
+    let made = bundle.run(&format!("mount -t tmpfs none rootfs/dev; {LINK}")).well();
     assert_eq!(made, "pci-card\n");
     fs::create_dir(bundle.path("volume")).unwrap();
     for of_pod in ["mount --bind volume rootfs/dev", "mount --rbind /dev rootfs/dev"] {
-        let left = bundle.run(&format!("{of_pod}; {link}")).well();
+        let left = bundle.run(&format!("{of_pod}; {LINK}")).well();
         assert!(left.contains("another mount") && !left.contains("pci-card\n"), "{of_pod}: {left}");
     }
     assert!(fs::read_dir(bundle.path("volume")).unwrap().next().is_none());
+}
+
+#[test]
+fn a_volume_in_memory_at_dev_stays_as_it_is() {
+    let Some(bundle) = Bundle::new(&["dev"]) else { return };
+    symlink("/dev", bundle.path("rootfs/by-link")).unwrap();
+    fs::create_dir(bundle.path("volume")).unwrap();
+    // As of an emptyDir in memory; by a link of the image, it is there without its name.
+    let mount = "mount -t tmpfs none rootfs/dev; mount -t tmpfs none volume; mount --bind volume rootfs/dev";
+    for mounts in [&[("/dev", "bind")][..], &[OWN_DEV, ("/dev/", "bind")], &[OWN_DEV, ("/by-link", "bind")], &[]] {
+        bundle.mounts_are(mounts);
+        let left = bundle.run(&format!("{mount}; {LINK}; ls -A volume | wc -l")).well();
+        assert!(left.contains("another mount") && left.starts_with("none\n0\n"), "{mounts:?}: {left}");
+    }
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! The webhook's paths: reviews in, answers out, with bounds on size, time and number.
 use std::{sync::Arc, time::Duration};
 
+use aliquot_daemon::report;
 use axum::{
     Router,
-    body::{Body, to_bytes},
+    body::{Body, HttpBody as _, to_bytes},
     extract::{Request, State},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
@@ -11,12 +12,12 @@ use axum::{
 };
 use tokio::{sync::Semaphore, time::timeout};
 
-use crate::{report, review::review};
+use crate::review::review;
 
-/// What a review can be in bytes: an object and its old version, each of at most 1.5 MiB in etcd, written as JSON.
-const LARGEST: usize = 8 << 20;
-/// How many reviews are read and judged at once; others wait for their turn.
-const AT_ONCE: usize = 16;
+/// What a review can be in bytes: an object and its old version, each of at most 1.5 MiB in etcd.
+const LARGEST: usize = 3 << 20;
+/// How many bytes of bodies are held at once; others wait for their turn.
+const AT_ONCE: usize = 4 * LARGEST;
 /// How long a review may take, from its turn to its answer. The API server waits no longer than that for any webhook of
 /// this project.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -24,12 +25,15 @@ const DEADLINE: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 struct Shared {
     driver: Arc<str>,
-    turns: Arc<Semaphore>,
+    /// One for each byte of a body.
+    room: Arc<Semaphore>,
+    /// What is read from a body takes several times its room, so that is done one by one.
+    turn: Arc<Semaphore>,
 }
 
 /// Judges parameters for `driver`.
 pub(crate) fn router(driver: Arc<str>) -> Router {
-    let shared = Shared { driver, turns: Arc::new(Semaphore::new(AT_ONCE)) };
+    let shared = Shared { driver, room: Arc::new(Semaphore::new(AT_ONCE)), turn: Arc::new(Semaphore::new(1)) };
     Router::new().route("/validate", post(validate)).route("/healthz", get(|| async { "ok" })).with_state(shared)
 }
 
@@ -43,13 +47,17 @@ async fn answer(shared: &Shared, request: Request) -> Response {
     if !is_json(&request) {
         return refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Content-Type application/json is needed");
     }
-    // The semaphore is never closed.
-    let Ok(_turn) = shared.turns.acquire().await else {
-        return refused(StatusCode::SERVICE_UNAVAILABLE, "the webhook is ending");
-    };
-    let Ok(body) = to_bytes(request.into_body(), LARGEST).await else {
-        return refused(StatusCode::PAYLOAD_TOO_LARGE, "the review is incomplete, or larger than 8 MiB");
-    };
+    let too_large = || refused(StatusCode::PAYLOAD_TOO_LARGE, "the review is incomplete, or larger than 3 MiB");
+    // A body whose length isn't told may be of any.
+    let length = request.body().size_hint().upper().and_then(|length| usize::try_from(length).ok()).unwrap_or(LARGEST);
+    if length > LARGEST {
+        return too_large();
+    }
+    // Neither semaphore is ever closed.
+    let bytes = u32::try_from(length).unwrap_or(u32::MAX);
+    let Ok(_room) = shared.room.acquire_many(bytes).await else { return ending() };
+    let Ok(body) = to_bytes(request.into_body(), length).await else { return too_large() };
+    let Ok(_turn) = shared.turn.acquire().await else { return ending() };
     match review(&shared.driver, &body) {
         Ok(verdict) => {
             if !verdict.findings.is_empty() {
@@ -66,6 +74,10 @@ fn is_json(request: &Request) -> bool {
     content.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
 }
 
+fn ending() -> Response {
+    refused(StatusCode::SERVICE_UNAVAILABLE, "the webhook is ending")
+}
+
 fn refused(code: StatusCode, why: &str) -> Response {
     tracing::debug!(%code, why, "not answered");
     (code, why.to_owned()).into_response()
@@ -79,8 +91,12 @@ mod tests {
     use super::*;
 
     async fn sent(content: &str, body: Body) -> (StatusCode, String) {
+        posted(router("gpu.aliquot.dev".into()), content, body).await
+    }
+
+    async fn posted(router: Router, content: &str, body: Body) -> (StatusCode, String) {
         let request = Request::post("/validate").header(header::CONTENT_TYPE, content).body(body).unwrap();
-        let response = router("gpu.aliquot.dev".into()).oneshot(request).await.unwrap();
+        let response = router.oneshot(request).await.unwrap();
         let code = response.status();
         (code, String::from_utf8(to_bytes(response.into_body(), LARGEST).await.unwrap().to_vec()).unwrap())
     }
@@ -104,6 +120,27 @@ mod tests {
         assert_eq!(code, StatusCode::PAYLOAD_TOO_LARGE);
         let (code, _) = sent("application/json", vec![b' '; LARGEST].into()).await;
         assert_eq!(code, StatusCode::BAD_REQUEST);
+        let chunks = (0..4).map(|_| Ok::<_, std::io::Error>(vec![b' '; LARGEST / 3]));
+        let (code, _) = sent("application/json", Body::from_stream(stream::iter(chunks))).await;
+        assert_eq!(code, StatusCode::PAYLOAD_TOO_LARGE, "also where the length isn't told");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bodies_that_are_held_at_once_are_bounded_by_their_bytes() {
+        let router = router("gpu.aliquot.dev".into());
+        let endless = || Body::from_stream(stream::pending::<Result<Vec<u8>, std::io::Error>>());
+        let held: Vec<_> = (0..AT_ONCE / LARGEST)
+            .map(|_| tokio::spawn(posted(router.clone(), "application/json", endless())))
+            .collect();
+        tokio::task::yield_now().await;
+        // It has its turn only after those were given up, and so as late as they.
+        let before = tokio::time::Instant::now();
+        let late = posted(router, "application/json", "{}".into());
+        assert!(timeout(DEADLINE / 2, late).await.is_err());
+        for one in held {
+            assert_eq!(one.await.unwrap().0, StatusCode::REQUEST_TIMEOUT);
+        }
+        assert_eq!(before.elapsed(), DEADLINE);
     }
 
     #[tokio::test(start_paused = true)]

@@ -7,6 +7,9 @@ use std::{collections::BTreeMap, fmt};
 use aliquot_params::Config;
 use serde_json::Value;
 
+/// How much of a list is judged. The API server takes no list of more than 32 configurations or requests, so all is.
+const LONGEST: usize = 64;
+
 /// The kinds of objects with parameters. Where these are is the same in `v1`, `v1beta2` and `v1beta1` of
 /// `resource.k8s.io`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,9 +42,10 @@ impl Carrier {
         }
     }
 
-    fn list(self, object: &Value, name: &str) -> Vec<Value> {
+    fn list<'a>(self, object: &'a Value, name: &str) -> &'a [Value] {
         let parent = self.parents().iter().try_fold(object, |value, field| value.get(field));
-        parent.and_then(|parent| parent.get(name)).and_then(Value::as_array).cloned().unwrap_or_default()
+        let list = parent.and_then(|parent| parent.get(name)).and_then(Value::as_array);
+        list.map(|list| &list[..list.len().min(LONGEST)]).unwrap_or_default()
     }
 }
 
@@ -70,7 +74,7 @@ pub fn judge(carrier: Carrier, driver: &str, object: &Value, old: Option<&Value>
     }
     let before = old.map(|old| carrier.list(old, "config")).unwrap_or_default();
     let configs = carrier.list(object, "config");
-    let alternatives = with_alternatives(&carrier.list(object, "requests"));
+    let alternatives = with_alternatives(carrier.list(object, "requests"));
     let mut findings = Vec::new();
     let mut kinds: BTreeMap<&str, (usize, &'static str)> = BTreeMap::new();
     let path = carrier.parents().join(".");
@@ -201,6 +205,12 @@ mod tests {
         let told = told(Carrier::Claim, &new, Some(&old));
         assert!(told.iter().all(|text| text.starts_with("spec.devices.config[1]")), "{told:?}");
         assert_eq!(told.len(), 2);
+    }
+
+    #[test]
+    fn a_list_longer_than_any_is_judged_in_part() {
+        let told = told(Carrier::Claim, &claim(&vec![config(&[], &json!(null)); 2 * LONGEST]), None);
+        assert_eq!(told.len(), LONGEST);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! certs: Secret <─keeper─> ValidatingWebhookConfiguration        API server
 //!           └─ or files ──> identity ──> tls ──> http ──> review ──> judge ──> aliquot_params
 //! ```
-//! `judge`, `review`, `certs::decide` and `certs::issue` are pure. The parameters are read by the function with which the
+//! `judge`, `lean`, `review`, `certs::decide` and `certs::issue` are pure. The parameters are read by the function with which the
 //! driver reads them at prepare, so the two can't disagree; the webhook only tells earlier, and at the field.
 #![forbid(unsafe_code)]
 
@@ -12,6 +12,7 @@ mod args;
 mod certs;
 mod http;
 pub mod judge;
+mod lean;
 pub mod review;
 mod tls;
 
@@ -97,15 +98,4 @@ pub async fn run(args: Args, site: Site, client: Client, stop: CancellationToken
     }
     stop.cancelled().await;
     Ok(())
-}
-
-/// An error with all its causes, in one line.
-fn report(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
-    }
-    text
 }

@@ -2,7 +2,10 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::judge::{Carrier, Finding, judge};
+use crate::{
+    judge::{Carrier, Finding, judge},
+    lean,
+};
 
 /// Whose objects with parameters are judged.
 const GROUP: &str = "resource.k8s.io";
@@ -15,7 +18,7 @@ const MOST: usize = 20;
 #[derive(Debug, thiserror::Error)]
 pub enum NoReview {
     /// It is something else.
-    #[error("this is no AdmissionReview with a request")]
+    #[error("this is no AdmissionReview with a request that can be judged")]
     Form(#[from] serde_json::Error),
     /// It is one of another version.
     #[error("this is {api_version} {kind}, but an AdmissionReview of admission.k8s.io/v1 is needed")]
@@ -47,9 +50,9 @@ struct Request {
     #[serde(default)]
     namespace: Option<String>,
     operation: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lean::object")]
     object: Value,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lean::object")]
     old_object: Value,
 }
 

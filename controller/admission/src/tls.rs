@@ -13,6 +13,7 @@ use rustls::{
     sign::CertifiedKey,
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
     time::{sleep, timeout},
@@ -24,13 +25,15 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub(crate) type Identity = watch::Receiver<Option<Arc<CertifiedKey>>>;
 
 /// How many connections there may be. An API server needs one or two.
-const CONNECTIONS: usize = 256;
+const CONNECTIONS: usize = 64;
 /// How long a client may take for its part of the handshake, or for a request's headers.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// After that a connection ends with its next answer, so that nobody keeps one for good, nor an old certificate.
 const AGE: Duration = Duration::from_mins(10);
-/// How long answers that are under way at the end may take.
+/// How long answers that are under way at the end of a connection may take.
 const FAREWELL: Duration = Duration::from_secs(5);
+/// What a client may send ahead of being read over one connection, in bytes; all of them at once have room in memory.
+const AHEAD: u32 = 128 << 10;
 /// How long to wait where the system has no file descriptor left, say.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -78,21 +81,33 @@ fn config(identity: Identity) -> Result<ServerConfig, rustls::Error> {
 }
 
 async fn connection(stream: TcpStream, acceptor: TlsAcceptor, router: Router, stop: CancellationToken) {
-    let stream = match timeout(PATIENCE, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return ended(&error),
-        Err(_) => return ended(&io::Error::from(io::ErrorKind::TimedOut)),
-    };
+    match timeout(PATIENCE, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => answers(stream, router, stop).await,
+        Ok(Err(error)) => ended(&error),
+        Err(_) => ended(&io::Error::from(io::ErrorKind::TimedOut)),
+    }
+}
+
+async fn answers<S>(stream: S, router: Router, stop: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE);
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(64);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(AHEAD as usize);
+    let mut http2 = builder.http2();
+    http2.timer(TokioTimer::new()).max_concurrent_streams(64).max_header_list_size(16 << 10);
+    http2.initial_connection_window_size(AHEAD).initial_stream_window_size(AHEAD).max_send_buf_size(AHEAD as usize);
     let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     tokio::pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,
         _ = stop.run_until_cancelled(sleep(AGE)) => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            // A client that takes nothing of its answer would keep its place for good.
+            match timeout(FAREWELL, connection).await {
+                Ok(result) => result,
+                Err(_) => return tracing::debug!("a connection was cut off"),
+            }
         }
     };
     if let Err(error) = result {
@@ -117,5 +132,27 @@ impl fmt::Debug for InForce {
 impl ResolvesServerCert for InForce {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         self.0.borrow().clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tokio::{
+        io::{AsyncWriteExt as _, duplex},
+        time::Instant,
+    };
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_no_answer_is_cut_off() {
+        let (mut client, server) = duplex(1 << 10);
+        let router = Router::new().route("/", get(|| async { vec![0; 1 << 20] }));
+        client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        let began = Instant::now();
+        let cut_off = timeout(AGE + 2 * FAREWELL, answers(server, router, CancellationToken::new())).await;
+        assert!(cut_off.is_ok() && began.elapsed() >= AGE, "{:?}", began.elapsed());
+        drop(client);
     }
 }

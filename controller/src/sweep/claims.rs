@@ -3,11 +3,11 @@ use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{Sweep, TELL_AGAIN, Then, release, remedy::State};
+use super::{RETRY, Sweep, TELL_AGAIN, TELL_SOON, Then, release, remedy::State};
 use crate::{
-    cluster::{CallError, LiveClaim},
-    index::{self, PodRef, Uid},
-    judge::{Stuck, StuckClaim},
+    cluster::{CallError, LiveClaim, Told},
+    index::{self, Held, PodRef, Uid},
+    judge::{self, Stuck, StuckClaim},
     notes::{Note, reference},
 };
 
@@ -52,10 +52,11 @@ impl Sweep {
             }
             return Ok(());
         };
+        let mut told = BTreeMap::new();
         for state in State::ALL {
             let of_state: Vec<Stuck> = confirmed.iter().filter(|stuck| State::of(stuck) == state).cloned().collect();
             if !of_state.is_empty() {
-                self.tell_stuck(uid, &live, state, &of_state).await?;
+                told.insert(state, self.tell_stuck(uid, &live, state, &of_state).await?);
             }
         }
         let mut gone = Vec::new();
@@ -65,12 +66,22 @@ impl Sweep {
                 self.claims.refute(stuck, now);
                 continue;
             }
+            let told = told.get(&State::of(&stuck.stuck)).copied().flatten();
             let may_go = self.settings.release && matches!(stuck.stuck, Stuck::GonePod(_));
-            let pause = if may_go { self.settings.stuck_after } else { TELL_AGAIN };
-            let confirmed_for = self.claims.confirm(stuck, now, pause);
+            let pause = match told {
+                None => RETRY.min(self.settings.stuck_after),
+                Some(_) if may_go => self.settings.stuck_after,
+                Some(Told::Before) => TELL_SOON,
+                Some(Told::Now | Told::NoPlace) => TELL_AGAIN,
+            };
+            self.claims.confirm(stuck, now, pause);
+            if told.is_none() {
+                continue;
+            }
+            let announced_for = self.claims.announce(stuck, now);
             if let Stuck::GonePod(pod) = &stuck.stuck
                 && may_go
-                && confirmed_for >= self.settings.stuck_after
+                && announced_for >= self.settings.stuck_after
             {
                 gone.push(pod.clone());
             }
@@ -95,7 +106,10 @@ impl Sweep {
         for StuckClaim { stuck, .. } in all {
             let holds = match stuck {
                 Stuck::Deleting => claim.is_deleting,
-                Stuck::GoneGpu(held) => claim.is_reserved && claim.devices.contains(held),
+                Stuck::GoneGpu(held) | Stuck::UnseenGpu(held) => {
+                    let uses = claim.is_reserved && claim.devices.contains(held);
+                    uses && self.without(held).await?.as_ref() == Some(stuck)
+                }
                 Stuck::GonePod(pod) => match claim.pods.iter().find(|reserved| reserved.uid == *pod) {
                     Some(reserved) => self.is_gone(namespace, reserved).await?,
                     None => false,
@@ -108,17 +122,31 @@ impl Sweep {
         Ok(Some(Look { live, confirmed }))
     }
 
+    /// What the node's slices say of the GPU: the index is as old as its watches.
+    async fn without(&mut self, held: &Held) -> Result<Option<Stuck>, CallError> {
+        let node = {
+            let index = self.shared.index();
+            let mut of_pool = index.slices.iter().filter(|(_, slice)| slice.pool == held.pool);
+            of_pool.find_map(|(_, slice)| slice.node.clone())
+        };
+        let Some(node) = node else { return Ok(None) };
+        let Some(uid) = self.cluster.node(&node).await? else { return Ok(None) };
+        let slices = self.cluster.slices(&self.settings.reporter.driver, &node).await?;
+        Ok(judge::without(&slices, &uid, held))
+    }
+
     async fn is_gone(&mut self, namespace: &str, pod: &PodRef) -> Result<bool, CallError> {
         Ok(self.cluster.pod(namespace, &pod.name).await?.is_none_or(|live| live != pod.uid))
     }
 
+    /// None if the API server refuses the Event for now: what is stuck is so all the same.
     async fn tell_stuck(
         &mut self,
         uid: &Uid,
         live: &LiveClaim,
         state: State,
         confirmed: &[Stuck],
-    ) -> Result<(), CallError> {
+    ) -> Result<Option<Told>, CallError> {
         let metadata = &live.claim.metadata;
         let (namespace, name) = (metadata.namespace.as_deref(), metadata.name.as_deref().unwrap_or_default());
         let after = words(self.settings.stuck_after);
@@ -132,10 +160,34 @@ impl Sweep {
             key: uid.to_string(),
             text: text.clone(),
         };
-        if self.cluster.tell(&self.settings.reporter.event(note)).await? {
-            tracing::warn!(namespace, claim = name, state = state.label(), "{text}");
+        let told = match self.cluster.tell(&self.settings.reporter.event(note)).await {
+            Ok(told) => told,
+            Err(CallError::NotLeading) => return Err(CallError::NotLeading),
+            Err(error) => {
+                let error = crate::report(&error);
+                tracing::warn!(
+                    namespace,
+                    claim = name,
+                    state = state.label(),
+                    error,
+                    "no Event can tell that it is {text}"
+                );
+                return Ok(None);
+            }
+        };
+        match told {
+            Told::Now => tracing::warn!(namespace, claim = name, state = state.label(), "{text}"),
+            Told::NoPlace => {
+                tracing::warn!(
+                    namespace,
+                    claim = name,
+                    state = state.label(),
+                    "in a namespace that is being deleted: {text}"
+                );
+            }
+            Told::Before => {}
         }
-        Ok(())
+        Ok(Some(told))
     }
 
     async fn release(&mut self, namespace: &str, name: &str, live: &LiveClaim, gone: &[Uid]) -> Result<(), CallError> {
@@ -153,6 +205,9 @@ impl Sweep {
         let freed = patch.pointer("/status/allocation").is_some();
         tracing::warn!(namespace, claim = name, freed, "reservations for pods that are gone are removed");
         let uid = index::uid(&live.claim.metadata).to_string();
+        // Each release is told, also the second of a claim that several pods share.
+        let version = live.claim.metadata.resource_version.as_deref().unwrap_or_default();
+        let key = format!("{uid}.{version}");
         let rest = if freed { ", and its devices are freed" } else { "" };
         let note = Note {
             regarding: reference("resource.k8s.io/v1", "ResourceClaim", Some(namespace), name, &uid),
@@ -160,7 +215,7 @@ impl Sweep {
             is_warning: false,
             reason: "ClaimReleased",
             action: "Release",
-            key: uid,
+            key,
             text: format!("reservations for {} pods that are gone are removed{rest}", gone.len()),
         };
         // It is done, and the log has said so.

@@ -20,8 +20,11 @@ use crate::{
 
 /// After a request that got no answer.
 const RETRY: Duration = Duration::from_secs(30);
-/// Events live for an hour unless the API server is told otherwise (`--event-ttl`); what is still wrong is told again then.
-const TELL_AGAIN: Duration = Duration::from_hours(1);
+/// Events live for an hour unless the API server is told otherwise (`--event-ttl`), and for up to a minute more, as leases
+/// of etcd are shared. What is still wrong is told again when the last Event has surely gone.
+const TELL_AGAIN: Duration = Duration::from_mins(65);
+/// After an Event that was there already, whose age isn't known.
+const TELL_SOON: Duration = Duration::from_mins(10);
 /// As much is acted on before everything is judged again.
 const AT_ONCE: usize = 100;
 
@@ -140,15 +143,17 @@ impl Sweep {
         }
     }
 
-    /// What is known now, as metrics. A replica that doesn't lead has confirmed nothing.
+    /// What is known now, as metrics. A replica that doesn't lead confirms nothing.
     fn show(&self) {
         let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
-        self.metrics.leader.set(i64::from(self.leadership.until().is_some()));
+        let leads = self.leadership.until().is_some();
+        self.metrics.leader.set(i64::from(leads));
         self.metrics.stale_slices.set(count(self.slices.len()));
         for state in remedy::State::ALL {
             let of_state = self.claims.confirmed().filter(|stuck| remedy::State::of(&stuck.stuck) == state);
             let claims: std::collections::BTreeSet<_> = of_state.map(|stuck| &stuck.claim).collect();
-            self.metrics.stuck(state.label()).set(count(claims.len()));
+            // What was confirmed while it led is no more known to hold.
+            self.metrics.stuck(state.label()).set(if leads { count(claims.len()) } else { 0 });
         }
     }
 

@@ -10,19 +10,21 @@ pub(super) enum State {
     Deleting,
     GonePods,
     GoneGpu,
+    UnseenGpu,
 }
 
 /// As many names are told; the rest is counted.
 const MOST_NAMES: usize = 5;
 
 impl State {
-    pub(super) const ALL: [Self; 3] = [Self::Deleting, Self::GonePods, Self::GoneGpu];
+    pub(super) const ALL: [Self; 4] = [Self::Deleting, Self::GonePods, Self::GoneGpu, Self::UnseenGpu];
 
     pub(super) fn of(stuck: &Stuck) -> Self {
         match stuck {
             Stuck::Deleting => Self::Deleting,
             Stuck::GonePod(_) => Self::GonePods,
             Stuck::GoneGpu(_) => Self::GoneGpu,
+            Stuck::UnseenGpu(_) => Self::UnseenGpu,
         }
     }
 
@@ -31,6 +33,7 @@ impl State {
             Self::Deleting => "deleting",
             Self::GonePods => "reserved_for_gone_pods",
             Self::GoneGpu => "gpu_gone",
+            Self::UnseenGpu => "gpu_unseen",
         }
     }
 
@@ -39,6 +42,7 @@ impl State {
             Self::Deleting => "ClaimStuckDeleting",
             Self::GonePods => "ClaimReservedForGonePods",
             Self::GoneGpu => "ClaimGPUGone",
+            Self::UnseenGpu => "ClaimGPUUnseen",
         }
     }
 
@@ -49,6 +53,7 @@ impl State {
             Self::Deleting => deleting(claim, consumers, after),
             Self::GonePods => gone_pods(consumers, confirmed, after, releases),
             Self::GoneGpu => gone_gpus(confirmed, after),
+            Self::UnseenGpu => unseen_gpus(confirmed, after),
         }
     }
 }
@@ -82,15 +87,26 @@ fn gone_pods(consumers: &[Consumer], confirmed: &[Stuck], after: &str, releases:
     )
 }
 
-fn gone_gpus(confirmed: &[Stuck], after: &str) -> String {
-    let gpus = confirmed.iter().filter_map(|stuck| match stuck {
-        Stuck::GoneGpu(held) => Some(format!("{} of pool {}", held.gpu, held.pool)),
+fn gpus(confirmed: &[Stuck]) -> String {
+    names(confirmed.iter().filter_map(|stuck| match stuck {
+        Stuck::GoneGpu(held) | Stuck::UnseenGpu(held) => Some(format!("{} of pool {}", held.gpu, held.pool)),
         Stuck::Deleting | Stuck::GonePod(_) => None,
-    });
+    }))
+}
+
+fn unseen_gpus(confirmed: &[Stuck], after: &str) -> String {
+    format!(
+        "allocated to {}, and for more than {after} the driver has seen no GPU on that node at all: NVIDIA's driver may be \
+         stopped or in an update, and pods may run on. Run \"aliquot-driver doctor\" on the node before anything is deleted",
+        gpus(confirmed)
+    )
+}
+
+fn gone_gpus(confirmed: &[Stuck], after: &str) -> String {
     format!(
         "allocated to {}, which its node hasn't published for more than {after}: the GPU has failed or was taken out. Run \
          \"aliquot-driver doctor\" on the node; delete the claim's pods, so that they get another GPU",
-        names(gpus)
+        gpus(confirmed)
     )
 }
 
@@ -142,6 +158,8 @@ mod tests {
     #[test]
     fn a_gpu_that_is_gone_is_named_with_its_pool() {
         let held = Held { pool: "gpu.aliquot.dev/n1".into(), gpu: "gpu-0000-41-00".into() };
+        let unseen = State::UnseenGpu.text(&claim(&json!([])), &[Stuck::UnseenGpu(held.clone())], "10m", false);
+        assert!(unseen.contains("gpu-0000-41-00 of pool") && !unseen.contains("delete the claim's pods"), "{unseen}");
         let text = State::GoneGpu.text(&claim(&json!([])), &[Stuck::GoneGpu(held)], "10m", false);
         assert!(text.contains("gpu-0000-41-00 of pool gpu.aliquot.dev/n1") && text.contains("doctor"), "{text}");
     }

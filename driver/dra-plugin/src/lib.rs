@@ -54,4 +54,5 @@ pub use name::{DriverName, InvalidDriverName};
 pub use observer::{Observer, Reason};
 pub use plugin::{BuildError, Builder, Plugin, RunError};
 pub use registration::Registration;
+pub use runner::Turns;
 pub use socket::SocketError;

@@ -24,9 +24,9 @@ use crate::{
     name::{DriverName, InvalidDriverName},
     observer::Observer,
     registration::{Registration, RegistrationService},
-    runner::Runner,
+    runner::{Runner, Turns},
     service::Service,
-    socket::{Socket, SocketError, SocketPaths},
+    socket::{Socket, SocketError, SocketPaths, orphans},
 };
 
 /// Where the kubelet keeps its files unless it was told otherwise.
@@ -199,6 +199,11 @@ impl<D: Driver> Plugin<D> {
         self.registration.subscribe()
     }
 
+    /// The order in which claims are worked on, for a driver that cleans up after the kubelet.
+    pub fn turns(&self) -> Turns {
+        self.runner.turns()
+    }
+
     /// Serves until `shutdown`, then lets claims in work end, for 10 s at most.
     ///
     /// The kubelet hears of the plugin only when it can serve, and stops choosing it before it cannot. An error means that
@@ -215,6 +220,7 @@ impl<D: Driver> Plugin<D> {
         let result = tokio::select! {
             biased;
             () = shutdown.cancelled() => Ok(()),
+            () = orphans::remove(self.paths.clone(), self.name.to_string()) => Ok(()),
             ended = &mut dra => Err(premature("DRA", ended)),
             ended = &mut registrar => Err(premature("registration", ended)),
         };

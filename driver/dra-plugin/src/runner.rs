@@ -22,6 +22,8 @@ use crate::{
 /// What is left for a call that has used up its budget before the kubelet is told that it has not ended. With the default
 /// budget of 35 s, the answer is there before the kubelet's own deadline of 45 s.
 const OVERTIME: Duration = Duration::from_secs(5);
+/// For work that keeps its worth: tokio's own farthest future, thirty years.
+const EVER: Duration = Duration::from_hours(24 * 365 * 30);
 
 /// Runs a driver's work on claims.
 pub(crate) struct Runner<D> {
@@ -91,6 +93,11 @@ impl<D: Driver> Runner<D> {
         if tokio::time::timeout(limit, self.tasks.wait()).await.is_ok() { 0 } else { self.tasks.len() }
     }
 
+    /// The order of the claims, for others who do something to one.
+    pub(crate) fn turns(&self) -> Turns {
+        Turns { queues: Arc::clone(&self.queues), tasks: self.tasks.clone() }
+    }
+
     /// Takes the place in the queue at once; the returned future only waits for the answer.
     fn submit<T, F, Fut>(
         &self,
@@ -112,10 +119,7 @@ impl<D: Driver> Runner<D> {
 
         let is_new = {
             let mut queues = self.queues.lock();
-            let (queue, is_new) = match queues.entry(uid.clone()) {
-                Entry::Occupied(entry) => (entry.into_mut(), false),
-                Entry::Vacant(entry) => (entry.insert(Queue::default()), true),
-            };
+            let (queue, is_new) = queue_of(&mut queues, &uid);
             match operation {
                 Operation::Prepare => call.cancelled = queue.prepares.clone(),
                 Operation::Unprepare => std::mem::take(&mut queue.prepares).cancel(),
@@ -154,6 +158,49 @@ impl<D: Driver> Runner<D> {
             span.in_scope(|| work.report(&claim, operation, &error, Some(Reason::Late)));
             Err(error)
         }
+    }
+}
+
+/// The order in which a plugin works on each claim, for what a driver does to one of its own accord.
+#[derive(Clone)]
+pub struct Turns {
+    queues: Arc<Queues>,
+    tasks: TaskTracker,
+}
+
+impl Turns {
+    /// Does `work` when all that the kubelet has asked for this claim so far is done, and before what it asks from now on.
+    ///
+    /// It takes the place in the queue at once, goes on if the returned future is dropped, and gives up nothing that the
+    /// kubelet waits for. None if it panicked.
+    pub fn take<W>(&self, claim: &ClaimUid, work: W) -> impl Future<Output = Option<W::Output>> + use<W>
+    where
+        W: Future<Output: Send> + Send + 'static,
+    {
+        let (tell, told) = oneshot::channel();
+        let run = async move {
+            if let Ok(done) = AssertUnwindSafe(work).catch_unwind().await {
+                let _ = tell.send(done);
+            }
+        };
+        let is_new = {
+            let mut queues = self.queues.lock();
+            let (queue, is_new) = queue_of(&mut queues, claim);
+            queue.waiting.push_back(Job { worthless_from: Instant::now() + EVER, run: run.in_current_span().boxed() });
+            is_new
+        };
+        if is_new {
+            self.tasks.spawn(Arc::clone(&self.queues).work_off(claim.clone()));
+        }
+        async move { told.await.ok() }
+    }
+}
+
+/// The queue of a claim, and whether it is a new one that nobody works off yet.
+fn queue_of<'a>(queues: &'a mut HashMap<ClaimUid, Queue>, uid: &ClaimUid) -> (&'a mut Queue, bool) {
+    match queues.entry(uid.clone()) {
+        Entry::Occupied(entry) => (entry.into_mut(), false),
+        Entry::Vacant(entry) => (entry.insert(Queue::default()), true),
     }
 }
 
@@ -249,4 +296,34 @@ fn broke_off(operation: Operation, claim: &ClaimRef) -> Fault {
         "internal error: the driver broke off the {operation} of ResourceClaim {claim}; its log on this node says why"
     ));
     Fault { failure, reason: Reason::Internal }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn work_of_ones_own_begins_when_earlier_work_on_its_claim_has_ended_and_others_go_on() {
+        let turns = Turns { queues: Arc::default(), tasks: TaskTracker::new() };
+        let (one, other) = (ClaimUid::new("u1").unwrap(), ClaimUid::new("u2").unwrap());
+        let (end, ended) = oneshot::channel::<()>();
+        let first = turns.take(&one, ended);
+        let second = turns.take(&one, async { 2 });
+        tokio::pin!(second);
+        assert!(tokio::time::timeout(Duration::from_secs(1), &mut second).await.is_err());
+        assert_eq!(turns.take(&other, async { 3 }).await, Some(3));
+        end.send(()).unwrap();
+        assert_eq!((first.await, second.await), (Some(Ok(())), Some(2)));
+    }
+
+    #[tokio::test]
+    async fn work_of_ones_own_goes_on_unheard_and_a_panic_costs_only_itself() {
+        let turns = Turns { queues: Arc::default(), tasks: TaskTracker::new() };
+        let uid = ClaimUid::new("u1").unwrap();
+        let (tell, told) = oneshot::channel();
+        drop(turns.take(&uid, async { tell.send(1) }));
+        assert_eq!(told.await, Ok(1));
+        assert_eq!(turns.take(&uid, async { assert_eq!(1, 2) }).await, None);
+        assert_eq!(turns.take(&uid, async { 3 }).await, Some(3));
+    }
 }

@@ -1,4 +1,6 @@
 //! Unix sockets that only the kubelet reaches: named within the limits, bound with care, removed only if still ours.
+pub(crate) mod orphans;
+
 use std::{
     io,
     os::unix::{

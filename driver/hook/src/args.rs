@@ -65,6 +65,13 @@ impl Order {
     }
 }
 
+/// Where refusals are written, also of a command line that says nothing else.
+pub(crate) fn log(words: &[OsString]) -> Option<PathBuf> {
+    let (flags, _) = words.get(1..)?.as_chunks::<2>();
+    let [_, path] = flags.iter().rfind(|[flag, _]| flag == "--log")?;
+    absolute("--log", path.to_str()?).ok().map(PathBuf::from)
+}
+
 fn job(flags: Vec<(String, String)>) -> Result<Job, Error> {
     let mut job = Job::default();
     for (flag, value) in flags {
@@ -145,6 +152,18 @@ mod tests {
         }
         assert_eq!(order("prepare-container").unwrap().log, None);
         assert!(order("prepare-container --log log").unwrap_err().contains("no plain absolute path"));
+    }
+
+    #[test]
+    fn the_log_is_known_where_the_rest_is_wrong() {
+        let of = |line: &str| log(&line.split_whitespace().map(OsString::from).collect::<Vec<_>>());
+        for line in ["prepare-container --log /p/log", "x --y z --log /p/log --w", "limit-memory --log /o --log /p/log"]
+        {
+            assert_eq!(of(line).as_deref(), Some(std::path::Path::new("/p/log")), "{line}");
+        }
+        for line in ["", "--log /p/log", "x --log", "x --log p/log", "x --y --log /p/log"] {
+            assert_eq!(of(line), None, "{line}");
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The OCI state that a runtime writes to a hook's standard input: of it, the container's first process and its root.
+//! The OCI state that a runtime writes to a hook's standard input: of it, the container's first process and its bundle.
 use std::{
     fs::File,
     io::{self, Read},
@@ -8,12 +8,10 @@ use std::{
 
 use serde_json::Value;
 
-use crate::subject::Subject;
+use crate::{bundle::Config, subject::Subject};
 
 /// Annotations are the bulk of a state, and Kubernetes holds those of a pod to a quarter of this.
 const LARGEST: u64 = 1 << 20;
-/// A bundle's configuration lists every mount, and seccomp's rules.
-const LARGEST_CONFIG: u64 = 16 << 20;
 
 /// Why a state is none.
 #[derive(Debug, thiserror::Error)]
@@ -72,21 +70,13 @@ impl State {
         bundle.filter(|bundle| bundle.is_absolute()).ok_or(Error::Lacks("bundle"))
     }
 
-    /// The container's root as the host names it: `root.path` of the bundle's configuration.
-    pub fn rootfs(&self) -> Result<PathBuf, Error> {
+    /// The bundle's configuration.
+    pub fn config(&self) -> Result<Config, Error> {
         let bundle = self.bundle()?;
         let path = bundle.join("config.json");
-        let read = File::open(&path).map_err(|error| error.to_string()).and_then(|file| root(bundle, file));
+        let read = File::open(&path).map_err(|error| error.to_string()).and_then(|file| Config::read(bundle, file));
         read.map_err(|reason| Error::Config { path, reason })
     }
-}
-
-/// The root that a bundle's configuration names: an absolute path, or one below the bundle.
-pub fn root(bundle: &Path, config: impl Read) -> Result<PathBuf, String> {
-    let config: Value =
-        serde_json::from_reader(io::BufReader::new(config.take(LARGEST_CONFIG))).map_err(|error| error.to_string())?;
-    let root = config.pointer("/root/path").and_then(Value::as_str).filter(|root| !root.is_empty());
-    root.map(|root| bundle.join(root)).ok_or_else(|| "it has no root.path".to_owned())
 }
 
 #[cfg(test)]
@@ -116,20 +106,17 @@ mod tests {
     }
 
     #[test]
-    fn the_root_is_the_one_of_the_bundles_configuration() {
+    fn the_configuration_is_the_one_of_the_bundle() {
         let dir = tempfile::tempdir().unwrap();
         let told = |config: &str| {
             std::fs::write(dir.path().join("config.json"), config).unwrap();
             let state = format!(r#"{{"bundle": "{}"}}"#, dir.path().display());
-            State::read(state.as_bytes()).unwrap().rootfs().map_err(|error| error.to_string())
+            State::read(state.as_bytes()).unwrap().config().map_err(|error| error.to_string())
         };
-        assert_eq!(told(r#"{"root": {"path": "rootfs"}}"#), Ok(dir.path().join("rootfs")));
-        assert_eq!(told(r#"{"root": {"path": "/run/x"}}"#), Ok("/run/x".into()));
-        for config in ["", "{}", r#"{"root": {"path": ""}}"#, r#"{"root": {"path": 1}}"#] {
-            assert!(told(config).unwrap_err().contains("config.json"), "{config}");
-        }
+        assert_eq!(told(r#"{"root": {"path": "rootfs"}}"#).unwrap().root, dir.path().join("rootfs"));
+        assert!(told("{}").unwrap_err().contains("config.json"));
         for state in ["{}", r#"{"bundle": "b"}"#, r#"{"bundle": 1}"#] {
-            assert!(matches!(State::read(state.as_bytes()).unwrap().rootfs(), Err(Error::Lacks("bundle"))), "{state}");
+            assert!(matches!(State::read(state.as_bytes()).unwrap().config(), Err(Error::Lacks("bundle"))), "{state}");
         }
     }
 }

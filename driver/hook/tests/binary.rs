@@ -2,7 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 use std::{
     io::Write as _,
-    process::{Command, Stdio},
+    path::Path,
+    process::{Child, Command, Stdio},
 };
 
 const HOOK: &str = env!("CARGO_BIN_EXE_aliquot-hook");
@@ -38,4 +39,39 @@ fn a_container_without_a_state_or_a_driver_fails_with_the_reason() {
     assert_eq!((code, error.as_str()), (Some(1), "aliquot-hook: the container's state on standard input has no pid\n"));
     let (code, error) = ended(&[], "");
     assert!(code == Some(1) && error.contains("usage"), "{error}");
+}
+
+/// With a log, and an input that stays open.
+fn logging(log: &Path, args: &[&str]) -> Child {
+    let mut hook = Command::new(HOOK);
+    hook.args(args).arg("--log").arg(log).env_clear();
+    hook.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+#[test]
+fn a_wrong_command_line_or_state_is_in_the_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("log");
+    let mut hook = logging(&log, &["limit-memory", "--device", "d"]);
+    assert!(!hook.wait().unwrap().success());
+    let mut hook = logging(&log, &["prepare-container"]);
+    hook.stdin.take().unwrap().write_all(b"none").unwrap();
+    assert!(!hook.wait().unwrap().success());
+    let told = std::fs::read_to_string(&log).unwrap();
+    let lines: Vec<&str> = told.lines().collect();
+    assert!(lines.len() == 2 && lines[0].contains("--socket is missing") && lines[1].contains("no JSON"), "{told}");
+}
+
+#[test]
+fn one_that_blocks_for_ever_is_ended_and_the_log_says_whose_container_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, config) = (dir.path().join("log"), dir.path().join("config.json"));
+    // Nobody ever writes to it, so that opening it doesn't end.
+    rustix::fs::mknodat(rustix::fs::CWD, &config, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    let mut hook = logging(&log, &["prepare-container"]);
+    let state = format!(r#"{{"id": "c1", "bundle": "{}"}}"#, dir.path().display());
+    hook.stdin.take().unwrap().write_all(state.as_bytes()).unwrap();
+    assert_eq!(hook.wait().unwrap().code(), Some(1));
+    let told = std::fs::read_to_string(&log).unwrap();
+    assert!(told.contains(r#""id":"c1""#) && told.contains("nobody answered within 10 s"), "{told}");
 }

@@ -17,7 +17,7 @@ mod xid;
 
 pub use gpu::{BrokenGpu, ComputeCapability, DrmNode, Gpu, Inventory};
 pub use memory::{InvalidMemory, Memory};
-pub use name::{DeviceName, GpuUuid, InvalidDeviceName, InvalidGpuUuid, Part};
+pub use name::{DeviceName, GpuUuid, InvalidDeviceName, InvalidGpuUuid, Part, SHARED};
 pub use pci::{InvalidPciAddress, PciAddress};
 pub use version::semver;
 pub use xid::{Remedy, Xid};

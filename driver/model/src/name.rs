@@ -24,7 +24,8 @@ pub enum Part {
     Admin,
 }
 
-const SHARED: &str = "-shared";
+/// What a shared device's name ends in.
+pub const SHARED: &str = "-shared";
 const ADMIN: &str = "-admin";
 const SLOT: &str = "-share-";
 
@@ -74,6 +75,18 @@ impl DeviceName {
     /// Whether several claims may have it at once.
     pub fn is_shared(&self) -> bool {
         self.0.ends_with(SHARED)
+    }
+
+    /// Whether it is only for claims with admin access.
+    pub fn is_admin(&self) -> bool {
+        self.0.ends_with(ADMIN)
+    }
+
+    /// The name of the whole GPU that this is a part of.
+    pub fn gpu(&self) -> &str {
+        let slot = self.0.rsplit_once(SLOT).filter(|(_, number)| number.bytes().all(|b| b.is_ascii_digit()));
+        let part = self.0.strip_suffix(SHARED).or_else(|| self.0.strip_suffix(ADMIN));
+        part.or(slot.map(|(gpu, _)| gpu)).unwrap_or(&self.0)
     }
 
     /// The name as text.
@@ -200,6 +213,7 @@ mod tests {
         assert_eq!(DeviceName::of(pci, Part::Shared).as_str(), "gpu-0000-41-00-shared");
         for part in [Part::Whole, Part::Shared, Part::Admin, Part::Slot(0), Part::Slot(127)] {
             assert_eq!(DeviceName::of(pci, part).part_of(pci), Some(part));
+            assert_eq!(DeviceName::of(pci, part).gpu(), DeviceName::whole(pci).as_str());
             assert_eq!(DeviceName::of(pci, part).part_of("0000:42:00.0".parse().unwrap()), None);
         }
         for name in ["gpu-0000-41-00-share-07", "gpu-0000-41-00-share", "gpu-0000-41-00-1", "gpu-0000-41-000"] {

@@ -33,6 +33,17 @@ impl Remedy {
         matches!(self, Self::None | Self::RestartApplication)
     }
 
+    /// In a word: a label's value.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::RestartApplication => "restart-application",
+            Self::ResetGpu => "reset-gpu",
+            Self::RestartNode => "restart-node",
+            Self::ContactSupport => "contact-support",
+        }
+    }
+
     /// What an operator is to do, as the end of a sentence.
     pub fn advice(self) -> &'static str {
         match self {
@@ -163,5 +174,34 @@ mod tests {
     fn a_range_covers_its_ends_and_no_more() {
         let remedies: Vec<Remedy> = [118, 119, 120, 121].map(|xid| Xid(xid).remedy()).to_vec();
         assert_eq!(remedies, [Remedy::ContactSupport, Remedy::ResetGpu, Remedy::ResetGpu, Remedy::None]);
+    }
+
+    /// `46, 48, 109 to 110`.
+    fn numbers(remedy: Remedy) -> String {
+        let lines = CATALOGUE.into_iter().filter(|line| line.2 == remedy);
+        let all: Vec<u8> = lines.flat_map(|(numbers, ..)| numbers).collect();
+        let runs = all.chunk_by(|number, next| number + 1 == *next);
+        let texts = runs.map(|run| match run {
+            [one] => one.to_string(),
+            _ => format!("{} to {}", run[0], run[run.len() - 1]),
+        });
+        texts.collect::<Vec<_>>().join(", ")
+    }
+
+    #[test]
+    fn the_table_for_operators_is_this_one() {
+        let page = include_str!("../../../docs/operators.md");
+        let remedies =
+            [Remedy::None, Remedy::RestartApplication, Remedy::ResetGpu, Remedy::RestartNode, Remedy::ContactSupport];
+        for remedy in remedies {
+            let begin =
+                format!("| `{}` | {} ", remedy.name(), if remedy.leaves_usable() { "is offered" } else { "is ill" });
+            let row = page.lines().find(|line| line.starts_with(begin.trim_end())).unwrap_or_default();
+            let numbers = numbers(remedy);
+            let cell = row.rsplit('|').nth(1).unwrap_or_default().trim();
+            let is_all =
+                cell.strip_prefix(&numbers).is_some_and(|rest| rest.is_empty() || rest.starts_with([',', ';']));
+            assert!(is_all, "docs/operators.md has {row:?}, and {} is {numbers}", remedy.name());
+        }
     }
 }

@@ -314,6 +314,10 @@ fn number(value: &SampleValue) -> Option<u64> {
 }
 
 fn processes(device: &Device<'_>) -> Option<Vec<ProcessShare>> {
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "NVML's samples are of the clock of the day, and nothing is decided by it"
+    )]
     let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
     let since = u64::try_from(now.as_micros()).ok()?.saturating_sub(RECENT);
     match device.process_utilization_stats(since) {

@@ -104,8 +104,20 @@ impl Access {
 impl Dir {
     /// Makes the directory if need be, and refuses one that is a link or that others may write.
     pub fn open(path: &Path) -> Result<Self, Error> {
+        std::fs::create_dir_all(path).map_err(|source| Error::Open { path: path.to_owned(), source })?;
+        Self::at(path)
+    }
+
+    /// The same for whoever only looks: `None` if there is none.
+    pub fn existing(path: &Path) -> Result<Option<Self>, Error> {
+        match Self::at(path) {
+            Err(Error::Open { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+            dir => dir.map(Some),
+        }
+    }
+
+    fn at(path: &Path) -> Result<Self, Error> {
         let failed = |source: io::Error| Error::Open { path: path.to_owned(), source };
-        std::fs::create_dir_all(path).map_err(failed)?;
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| failed(errno.into()))?;
         let stat = rustix::fs::fstat(&fd).map_err(|errno| failed(errno.into()))?;
@@ -297,6 +309,15 @@ mod tests {
         std::fs::create_dir(&path).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777)).unwrap();
         assert!(matches!(Dir::open(&path), Err(Error::Foreign { .. })));
+    }
+
+    #[test]
+    fn whoever_only_looks_makes_nothing() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("records");
+        assert!(Dir::existing(&path).unwrap().is_none() && !path.exists());
+        drop(Dir::open(&path).unwrap());
+        assert!(Dir::existing(&path).unwrap().is_some());
     }
 
     #[test]

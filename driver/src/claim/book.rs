@@ -25,12 +25,13 @@ use crate::{
 };
 
 use super::{
+    file::{self, Bad, file_name, uid_of},
     hold::{self, Clash},
-    record::{self, Held, Record, Room, State},
+    quarantine::Quarantined,
+    record::{self, Glimpse, Held, Record, Room, State},
 };
 
 const LOCK: &str = "lock";
-const SUFFIX: &str = ".json";
 /// A longer wait for the lock means that its holder is stopped, and not that it is slow.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_micros(200);
@@ -44,6 +45,8 @@ pub(super) struct Book {
     /// The count of changes that the index stands for.
     seen: Option<u64>,
     records: HashMap<ClaimUid, Arc<Record>>,
+    /// Files that can't be used as records: what they hold stays held.
+    quarantined: BTreeMap<ClaimUid, Quarantined>,
     /// The claims that hold something of a GPU, other than for administration, so that a reservation looks at these only.
     users: BTreeMap<GpuUuid, BTreeSet<ClaimUid>>,
 }
@@ -94,13 +97,24 @@ pub(super) struct Change {
 }
 
 impl Book {
-    /// Opens the records; those of another boot are removed, since all that they describe has ended with it.
+    #[cfg(test)]
     pub(super) fn open(path: &Path, boot_id: String) -> Result<Self, Error> {
+        Self::open_and_clean(path, boot_id, |_| Ok(()))
+    }
+
+    /// Opens the records; those of another boot are removed once `first` is done for them, since all that they describe has
+    /// ended with it.
+    pub(super) fn open_and_clean(
+        path: &Path,
+        boot_id: String,
+        first: impl Fn(&ClaimUid) -> Result<(), cdi_spec::StoreError>,
+    ) -> Result<Self, Error> {
         let dir = Dir::open(path)?.watched(fault::records);
         fault::point(Point::RecordsDirMade);
         let lock = dir.lock_file(LOCK)?;
-        let mut book = Self { dir, lock, boot_id, seen: None, records: HashMap::new(), users: BTreeMap::new() };
-        book.locked(|book, _| book.clean())?;
+        let (records, quarantined, users) = (HashMap::new(), BTreeMap::new(), BTreeMap::new());
+        let mut book = Self { dir, lock, boot_id, seen: None, records, quarantined, users };
+        book.locked(|book, _| book.clean(first))?;
         Ok(book)
     }
 
@@ -117,6 +131,19 @@ impl Book {
     /// All records.
     pub(super) fn all(&mut self) -> Result<Vec<Arc<Record>>, Error> {
         self.locked(|book, _| Ok(book.records.values().cloned().collect()))
+    }
+
+    /// The files that can't be used as records.
+    ///
+    /// Nobody tells of what an administrator does to one of them, so these are looked at each time.
+    pub(super) fn quarantined(&mut self) -> Result<Vec<Quarantined>, Error> {
+        self.locked(|book, _| {
+            let is_mended = |uid: &ClaimUid| book.read(&file_name(uid), uid).is_ok();
+            if book.quarantined.keys().any(is_mended) {
+                book.load()?;
+            }
+            Ok(book.quarantined.values().cloned().collect())
+        })
     }
 
     /// What is held of each device.
@@ -196,6 +223,22 @@ impl Book {
         })
     }
 
+    /// The same for a claim that was judged by this record, or by a file that is none; false if that has changed since.
+    pub(super) fn release_if_still(
+        &mut self,
+        uid: &ClaimUid,
+        judged: Option<&Record>,
+        first: impl FnOnce() -> Result<(), cdi_spec::StoreError>,
+    ) -> Result<bool, Error> {
+        self.locked(|book, change| {
+            if book.records.get(uid).map(Arc::as_ref) != judged {
+                return Ok(false);
+            }
+            first()?;
+            book.strike(uid, change).map(|()| true)
+        })
+    }
+
     /// Does something that no other instance is to do at the same time.
     pub(super) fn alone<T>(&mut self, act: impl FnOnce(&Self) -> Result<T, Error>) -> Result<T, Error> {
         self.locked(|book, _| act(book))
@@ -266,6 +309,7 @@ impl Book {
     }
 
     fn forget(&mut self, uid: &ClaimUid) {
+        self.quarantined.remove(uid);
         if let Some(record) = self.records.remove(uid) {
             for held in &record.devices {
                 if let Some(users) = self.users.get_mut(&held.gpu) {
@@ -301,41 +345,36 @@ impl Book {
     /// Reads every record of this boot.
     fn load(&mut self) -> Result<(), Error> {
         self.records.clear();
+        self.quarantined.clear();
         self.users.clear();
         for name in self.dir.names()? {
-            let Some(uid) = name.strip_suffix(SUFFIX).and_then(|stem| ClaimUid::new(stem).ok()) else {
-                continue;
-            };
-            match self.read(&name) {
-                Ok(Some(record)) if *record.claim.uid() == uid && record.boot_id == self.boot_id => {
-                    self.index(Arc::new(record));
-                }
-                Ok(Some(record)) if *record.claim.uid() != uid => {
-                    tracing::error!(file = %self.dir.path().join(&name).display(), claim.uid = %record.claim.uid(),
-                        "this record is another claim's; it is left alone");
-                }
+            let Some(uid) = uid_of(&name) else { continue };
+            match self.read(&name, &uid) {
+                Ok(Some(record)) if record.boot_id == self.boot_id => self.index(Arc::new(record)),
                 Ok(_) => {}
-                Err(reason) => {
-                    tracing::error!(file = %self.dir.path().join(&name).display(), %reason,
-                        "this record can't be read; it is written anew when the kubelet prepares the claim again, and \
-                         removed when it unprepares it");
+                Err(bad) => {
+                    let Bad { reason, glimpse: Glimpse { whose, is_intact, devices } } = *bad;
+                    let file = self.dir.path().join(&name);
+                    self.quarantined.insert(uid.clone(), Quarantined { uid, file, reason, whose, is_intact, devices });
                 }
             }
         }
         Ok(())
     }
 
-    fn read(&self, name: &str) -> Result<Option<Record>, String> {
-        let bytes = self.dir.read(name, record::LARGEST).map_err(|error| error.to_string())?;
-        bytes.map(|bytes| Record::decode(&bytes).map_err(|error| error.to_string())).transpose()
+    fn read(&self, name: &str, uid: &ClaimUid) -> Result<Option<Record>, Box<Bad>> {
+        file::read(&self.dir, name, uid)
     }
 
     /// Removes records of other boots and what a killed process left half-written.
-    fn clean(&mut self) -> Result<(), Error> {
+    fn clean(&mut self, first: impl Fn(&ClaimUid) -> Result<(), cdi_spec::StoreError>) -> Result<(), Error> {
         for name in self.dir.names()? {
-            let of_another_boot = name.ends_with(SUFFIX)
-                && matches!(self.read(&name), Ok(Some(record)) if record.boot_id != self.boot_id);
-            if of_another_boot || owned_dir::unfinished(&name).is_some() {
+            let ended = uid_of(&name)
+                .filter(|uid| matches!(self.read(&name, uid), Ok(Some(record)) if record.boot_id != self.boot_id));
+            if let Some(uid) = &ended {
+                first(uid)?;
+            }
+            if ended.is_some() || owned_dir::unfinished(&name).is_some() {
                 self.dir.remove(&name)?;
                 tracing::info!(file = name, "removed: it is of an earlier boot or was never finished");
             }
@@ -385,10 +424,6 @@ fn read_count(lock: &File) -> io::Result<u64> {
     let mut bytes = [0; 8];
     let length = lock.read_at(&mut bytes, 0)?;
     Ok(if length == bytes.len() { u64::from_le_bytes(bytes) } else { 0 })
-}
-
-fn file_name(uid: &ClaimUid) -> String {
-    format!("{}{SUFFIX}", uid.as_str())
 }
 
 #[cfg(test)]
@@ -499,7 +534,9 @@ mod tests {
         let mut book = open(&dir);
         assert!(book.find(&uid("u1")).unwrap().is_none());
         assert!(book.find(&uid("u2")).unwrap().is_some());
+        assert_eq!(book.quarantined().unwrap().len(), 1);
         book.reserve(&record("u1", &["gpu-0"]).into()).unwrap();
+        assert!(book.quarantined().unwrap().is_empty());
         assert!(open(&dir).find(&uid("u1")).unwrap().is_some());
     }
 

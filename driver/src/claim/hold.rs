@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 
 use aliquot_model::{DeviceName, GpuUuid};
 use aliquot_params::TimeSlice;
-use dra_plugin::ClaimRef;
+use dra_plugin::{ClaimRef, ClaimUid};
 
 use super::record::{Held, Record, Room};
 
@@ -40,6 +40,13 @@ pub(super) enum Clash {
         set: TimeSlice,
         /// Whose wish that is.
         by: ClaimRef,
+    },
+    /// A claim whose record can't be used may hold it.
+    Quarantined {
+        /// What was to be held.
+        device: DeviceName,
+        /// That claim.
+        uid: ClaimUid,
     },
 }
 

@@ -7,12 +7,16 @@
 //! Every step can be repeated, and every state that a killed process leaves behind is one that the next call goes on
 //! from: the record is there before anything it describes, and is the last to go.
 mod book;
+mod file;
 mod hold;
+mod look;
 mod naming;
 mod plan;
+mod quarantine;
 mod record;
 mod settings;
 mod slices;
+mod upkeep;
 mod wait;
 
 use std::{
@@ -29,6 +33,7 @@ use crate::{
     discovery::{Found, View},
     edits::{Base, Edits},
     fault::{self, Point},
+    health::{self, Verdict},
     notices::Notices,
     offer::Holding,
     others::Gate,
@@ -36,12 +41,15 @@ use crate::{
 };
 use book::{Book, Reservation};
 use hold::Clash;
+pub(crate) use look::{LookAt, Seen, State as SeenState, look};
 pub use plan::Site;
+pub(crate) use quarantine::Quarantined;
+use record::SCHEMA;
 #[cfg(test)]
 pub(crate) use record::tests as testing;
-pub(crate) use record::{Held, Record};
-use record::{SCHEMA, State};
+pub(crate) use record::{Held, Record, State};
 use slices::TimeSlices;
+pub(crate) use upkeep::Kept;
 
 /// How long a claim waits for one that wants another time slice: for a pod that is being replaced, and not for one that
 /// stays.
@@ -61,10 +69,15 @@ pub struct Claims {
     policy: watch::Receiver<InForce>,
     notices: Notices,
     gate: Gate,
+    health: health::Gate,
     slices: TimeSlices,
     store: cdi_spec::Store,
     edits: Edits,
     base: Base,
+    /// When the kubelet last asked for each claim.
+    asked: upkeep::Asked,
+    /// What is known of records that can't be used.
+    known: quarantine::Known,
 }
 
 /// What claims are prepared with, from the rest of the driver.
@@ -78,6 +91,8 @@ pub struct Around {
     pub notices: Notices,
     /// Who else may have given the GPUs away.
     pub gate: Gate,
+    /// Which GPUs are too ill.
+    pub health: health::Gate,
 }
 
 /// Why the claims of this node can't be served.
@@ -104,7 +119,7 @@ impl From<book::Error> for Error {
 }
 
 impl Claims {
-    /// Opens the records and the CDI directory, and removes specs that no record stands behind.
+    /// Opens the records and the CDI directory, and removes what is of an earlier boot.
     pub fn open(
         site: Site,
         boot_id: String,
@@ -113,12 +128,32 @@ impl Claims {
         edits: Edits,
         around: Around,
     ) -> Result<Self, Error> {
-        let Around { view, policy, notices, gate } = around;
-        let book = Mutex::new(Book::open(records, boot_id.clone())?);
-        let (changed, slices) = (watch::Sender::new(()), TimeSlices::default());
-        let base = Base::of(&site.cdi_kind)?;
-        let claims = Self { site, boot_id, book, changed, view, policy, notices, gate, slices, store, edits, base };
-        claims.remove_orphans()?;
+        let Around { view, policy, notices, gate, health } = around;
+        // The spec first, as ever: of what is left when this is broken off, there is still a record.
+        let first = |uid: &ClaimUid| store.remove(&site.cdi_kind, uid.as_str());
+        let book = Book::open_and_clean(records, boot_id.clone(), first)?;
+        let (changed, slices, base) = (watch::Sender::new(()), TimeSlices::default(), Base::of(&site.cdi_kind)?);
+        let (asked, known) = (upkeep::Asked::default(), quarantine::Known::default());
+        let book = Mutex::new(book);
+        let claims = Self {
+            site,
+            boot_id,
+            book,
+            changed,
+            view,
+            policy,
+            notices,
+            gate,
+            health,
+            slices,
+            store,
+            edits,
+            base,
+            asked,
+            known,
+        };
+        let quarantined = claims.book().quarantined()?;
+        claims.tell_quarantined(&quarantined);
         Ok(claims)
     }
 
@@ -191,20 +226,6 @@ impl Claims {
         Ok(())
     }
 
-    /// A spec whose record is there but can't be read stays: containers that start again need it.
-    fn remove_orphans(&self) -> Result<(), Error> {
-        Ok(self.book().alone(|book| {
-            for spec in self.store.list(&self.site.cdi_kind)? {
-                let is_known = ClaimUid::new(spec.id.clone()).is_ok_and(|uid| book.mentions(&uid));
-                if !is_known {
-                    self.store.remove(&self.site.cdi_kind, &spec.id)?;
-                    tracing::info!(file = %spec.path.display(), "removed a CDI spec that no prepared claim stands behind");
-                }
-            }
-            Ok(())
-        })?)
-    }
-
     /// The book is only ever held for a few file operations, never across a wait.
     fn book(&self) -> MutexGuard<'_, Book> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
@@ -249,18 +270,23 @@ impl Claims {
         let mut wait = wait::Wait::new(self.changed.subscribe());
         let (mut told, begun) = (false, Instant::now());
         loop {
-            let reservation = self.book().reserve(record).map_err(|error| broken(&error))?;
+            let quarantined = self.in_quarantine(record).map_err(|error| broken(&error))?;
+            let reservation = match quarantined {
+                Some(clash) => Reservation::Clashes(clash),
+                None => self.book().reserve(record).map_err(|error| broken(&error))?,
+            };
             let clash = match reservation {
                 Reservation::Held => return Ok(()),
                 Reservation::Clashes(clash) => clash,
             };
-            let (by, patience) = match &clash {
-                Clash::Held { by, .. } | Clash::Full { by, .. } => (by, Duration::MAX),
-                Clash::TimeSlice { by, .. } => (by, OTHER_SLICE),
+            let (holder, patience) = match &clash {
+                Clash::Held { by, .. } | Clash::Full { by, .. } => (by.uid(), Duration::MAX),
+                Clash::Quarantined { uid, .. } => (uid, Duration::MAX),
+                Clash::TimeSlice { by, .. } => (by.uid(), OTHER_SLICE),
             };
             if begun.elapsed() < patience {
                 if !std::mem::replace(&mut told, true) {
-                    tracing::info!(holder = %by, holder.uid = %by.uid(), "waiting for another claim to leave: {}",
+                    tracing::info!(holder.uid = %holder, "waiting for another claim to leave: {}",
                         naming::clash(&clash, &record.claim));
                 }
                 if wait.more(call).await {
@@ -283,10 +309,18 @@ impl Claims {
         written.map_err(|error| broken(&error))
     }
 
-    /// Refuses what a pod of somebody else holds. Whoever only looks at a GPU takes nothing from that pod.
+    /// Refuses what a pod of somebody else holds, and what nothing can run on. Whoever only looks at a GPU may do so.
     async fn pass(&self, record: &Record, found: &Found, call: &Call) -> Result<(), Failure> {
         let taken = record.devices.iter().filter(|held| !held.admin_access);
         let taken: Vec<_> = taken.map(|held| (held.device.to_string(), &held.gpu)).collect();
+        match self.health.verdict(&taken, &found.inventory) {
+            Some(Verdict::Refused(note)) => return Err(Failure::Permanent(note)),
+            Some(Verdict::Warned(note)) => {
+                tracing::warn!(claim = %record.claim, "{note}");
+                self.notices.warn_users(&record.claim, &record.pods, "GPUUnhealthy", note);
+            }
+            None => {}
+        }
         let Some(in_use) = self.gate.in_use(&record.claim, &taken, &found.inventory, call).await else { return Ok(()) };
         let note = in_use.note();
         if in_use.is_refused {
@@ -350,6 +384,7 @@ impl Claims {
 
 impl Driver for Claims {
     async fn recall(&self, claim: &ClaimRef) -> Option<Result<Vec<PreparedDevice>, Failure>> {
+        self.asked.note(claim.uid());
         let record = match self.book().find(claim.uid()) {
             Ok(record) => record.filter(|record| record.state == State::Prepared)?,
             Err(error) => return Some(Err(broken(&error))),
@@ -401,6 +436,7 @@ impl Driver for Claims {
             return Err(Failure::Transient("the claim was unprepared while it was being prepared".to_owned()));
         }
         fault::point(Point::Committed);
+        self.asked.note(record.claim.uid());
         self.changed.send_replace(());
         tracing::info!(devices = %names(&record), "prepared");
         self.tell_exclusive(&record);

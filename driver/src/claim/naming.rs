@@ -50,6 +50,11 @@ pub(super) fn clash(clash: &Clash, to: &ClaimRef) -> String {
              leave it out of the parameters to take what is set, or wait: the kubelet tries again",
             other(by)
         ),
+        Clash::Quarantined { device, uid } => format!(
+            "device {device} may still be in use by the claim with UID {uid}, whose record on this node can't be read; an \
+             administrator finds the file and the remedy in the event RecordQuarantined of the Node, and the kubelet tries \
+             again"
+        ),
     }
 }
 

@@ -9,7 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::edits::Base;
 
-/// The schema that this build writes. Readers take any schema whose fields they find, so that a downgrade works.
+/// The schema that this build writes, and the last one that it reads.
+///
+/// A version that only adds fields keeps the number: readers leave out what they don't know, and take what isn't there for
+/// its default, so that upgrades and downgrades read each other's records. A higher number says that this isn't enough:
+/// such a record is quarantined.
 pub(super) const SCHEMA: u32 = 1;
 
 /// A larger file is none of ours: 32 devices and 256 pods, as many as a claim can have, stay below with the longest names.
@@ -157,6 +161,12 @@ pub enum Unreadable {
         /// Of the bytes.
         computed: u32,
     },
+    /// A version wrote it that means something else by its fields.
+    #[error("it has schema {found}, and this version reads up to {SCHEMA}: a newer version of the driver wrote it")]
+    Schema {
+        /// In the file.
+        found: u64,
+    },
     /// The JSON isn't a record's.
     #[error("it is no record")]
     Content(#[from] serde_json::Error),
@@ -173,14 +183,10 @@ impl Record {
 
     /// Back from the file's bytes.
     pub fn decode(bytes: &[u8]) -> Result<Self, Unreadable> {
-        let text = std::str::from_utf8(bytes).map_err(|_| Unreadable::Form)?;
-        let mut lines = text.split('\n');
-        let (Some(json), Some(found), Some("")) = (lines.next(), lines.next(), lines.next()) else {
-            return Err(Unreadable::Form);
-        };
-        let computed = crc32fast::hash(json.as_bytes());
-        if u32::from_str_radix(found, 16) != Ok(computed) {
-            return Err(Unreadable::Checksum { found: found.chars().take(16).collect(), computed });
+        let json = checked(bytes)?;
+        let Header { schema } = serde_json::from_str(json)?;
+        if !(1..=u64::from(SCHEMA)).contains(&schema) {
+            return Err(Unreadable::Schema { found: schema });
         }
         Ok(serde_json::from_str(json)?)
     }
@@ -197,6 +203,51 @@ impl Record {
                 share_id: held.share_id.clone(),
             })
             .collect()
+    }
+}
+
+/// What any schema begins with.
+#[derive(Deserialize)]
+struct Header {
+    schema: u64,
+}
+
+/// The JSON of a file whose checksum is right.
+fn checked(bytes: &[u8]) -> Result<&str, Unreadable> {
+    let text = std::str::from_utf8(bytes).map_err(|_| Unreadable::Form)?;
+    let mut lines = text.split('\n');
+    let (Some(json), Some(found), Some("")) = (lines.next(), lines.next(), lines.next()) else {
+        return Err(Unreadable::Form);
+    };
+    let computed = crc32fast::hash(json.as_bytes());
+    if u32::from_str_radix(found, 16) != Ok(computed) {
+        return Err(Unreadable::Checksum { found: found.chars().take(16).collect(), computed });
+    }
+    Ok(json)
+}
+
+/// What a file that can't be used as a record shows all the same.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Glimpse {
+    /// The claim that it names.
+    pub(super) whose: Option<ClaimRef>,
+    /// Whether these are the bytes that a driver wrote.
+    pub(super) is_intact: bool,
+    /// The devices that it names.
+    pub(super) devices: Vec<DeviceName>,
+}
+
+impl Glimpse {
+    /// Of a file's bytes, whatever they are.
+    pub(super) fn of(bytes: &[u8]) -> Self {
+        let first = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        let json: serde_json::Value = serde_json::from_slice(first).unwrap_or_default();
+        let devices = json["devices"].as_array().into_iter().flatten();
+        Self {
+            whose: json.get("claim").and_then(|claim| claim_ref::deserialize(claim).ok()),
+            is_intact: checked(bytes).is_ok(),
+            devices: devices.filter_map(|held| held["device"].as_str()?.parse().ok()).collect(),
+        }
     }
 }
 
@@ -298,15 +349,63 @@ pub(crate) mod tests {
         }
     }
 
-    #[test]
-    fn a_field_of_a_later_version_is_no_damage() {
+    /// A record of a version that writes one field more, under this schema.
+    pub(crate) fn of_schema(schema: u64) -> Vec<u8> {
         let mut json = serde_json::to_value(record("u1", &["gpu-0000-41-00"])).unwrap();
         json["later"] = serde_json::json!({"a": 1});
-        json["schema"] = serde_json::json!(2);
+        json["schema"] = serde_json::json!(schema);
         let mut bytes = serde_json::to_vec(&json).unwrap();
         let crc = crc32fast::hash(&bytes);
         bytes.extend_from_slice(format!("\n{crc:08x}\n").as_bytes());
-        assert_eq!(Record::decode(&bytes).unwrap().schema, 2);
+        bytes
+    }
+
+    #[test]
+    fn a_field_of_a_later_version_is_no_damage_and_another_schema_is_not_guessed_at() {
+        assert_eq!(Record::decode(&of_schema(1)).unwrap(), record("u1", &["gpu-0000-41-00"]));
+        for schema in [0, 2, u64::MAX] {
+            let error = Record::decode(&of_schema(schema)).unwrap_err();
+            assert!(matches!(error, Unreadable::Schema { found } if found == schema), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_can_not_be_used_still_shows_whose_it_is() {
+        let later = Glimpse::of(&of_schema(2));
+        assert_eq!(later.whose, Some(ClaimRef::new("default", "claim", "u1").unwrap()));
+        assert_eq!((later.is_intact, later.devices.len()), (true, 1));
+        let mut changed = of_schema(1);
+        changed[20] ^= 1;
+        assert!(!Glimpse::of(&changed).is_intact);
+        for nothing in [&b""[..], b"{", b"[]", b"{\"claim\":{\"uid\":\"../x\"}}\n00000000\n", &[0xff; 300]] {
+            assert_eq!(Glimpse::of(nothing), Glimpse::default());
+        }
+    }
+
+    /// As version 0.1.0 wrote them; what each version writes is kept beside these when it is released.
+    const OF_RELEASES: [(&str, &[u8]); 5] = [
+        ("0.1.0 whole", include_bytes!("golden/0.1.0/whole.json")),
+        ("0.1.0 share", include_bytes!("golden/0.1.0/share.json")),
+        ("0.1.0 share with a hard limit", include_bytes!("golden/0.1.0/hard-limit.json")),
+        ("0.1.0 share with a time slice", include_bytes!("golden/0.1.0/time-slice.json")),
+        ("0.1.0 fixed share and administration", include_bytes!("golden/0.1.0/fixed-and-admin.json")),
+    ];
+
+    #[test]
+    fn the_records_of_every_released_version_are_read() {
+        for (name, bytes) in OF_RELEASES {
+            let record = Record::decode(bytes).unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert_eq!(record.claim.to_string(), "team/training", "{name}");
+            assert!(!record.devices.is_empty() && record.schema <= SCHEMA, "{name}");
+            // Nothing that it said is lost on the way through this version.
+            assert_eq!(Record::decode(&record.encode().unwrap()).unwrap(), record, "{name}");
+        }
+        let read = |n: usize| Record::decode(OF_RELEASES[n].1).unwrap();
+        assert_eq!((read(0).state, read(0).pods.len(), read(0).devices.len()), (State::Prepared, 1, 2));
+        assert_eq!(read(1).devices[0].share.map(|share| share.takes.shares), Some(2));
+        assert!(read(2).devices[0].hard().is_some());
+        assert_eq!(read(3).devices[0].time_slice.map(|slice| slice.interval), Some(TimeSlice::Short));
+        assert!(read(4).devices[0].share.is_some_and(|share| share.alone) && read(4).devices[1].admin_access);
     }
 
     proptest! {

@@ -9,7 +9,7 @@ pub mod wake;
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use aliquot_model::{BrokenGpu, Gpu, Inventory};
@@ -125,6 +125,8 @@ pub async fn read(library: &mut Library, session: Session, settings: &Settings) 
 pub struct Findings {
     /// A view that is the same as the last wakes nobody.
     pub views: watch::Sender<View>,
+    /// When the last reading that came to an end was begun, told after its view.
+    pub read: watch::Sender<Instant>,
     /// The library, for those who ask more of it: a second session would hide new GPUs from this one.
     pub questions: watch::Sender<Option<Questions>>,
     /// What GPUs report by themselves.
@@ -133,16 +135,18 @@ pub struct Findings {
 
 /// Follows the node until `stop`.
 pub async fn follow(settings: Settings, findings: Findings, stop: CancellationToken) {
-    let Findings { views, questions, events } = findings;
+    let Findings { views, read: ended, questions, events } = findings;
     let (told, mut heard) = mpsc::unbounded_channel();
     let mut library = Library { nvml: None, told: Some(told) };
     let mut session = Session::Keep;
     let mut waker = wake::Waker::of_driver(&settings.roots);
     loop {
+        let begun = Instant::now();
         let reading = tokio::select! {
             () = stop.cancelled() => return,
             reading = read(&mut library, session, &settings) => reading,
         };
+        let has_ended = reading.is_ok();
         questions.send_if_modified(|last| {
             let is_over = last.as_ref().is_none_or(Questions::are_over);
             if is_over {
@@ -160,6 +164,9 @@ pub async fn follow(settings: Settings, findings: Findings, stop: CancellationTo
             }
             changed
         });
+        if has_ended {
+            ended.send_replace(begun);
+        }
         let due = tokio::time::sleep(settings.interval);
         tokio::pin!(due);
         session = loop {

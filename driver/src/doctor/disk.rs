@@ -37,6 +37,8 @@ pub(super) struct Disk {
     pub(super) devices: Result<String, String>,
     pub(super) nodes: Vec<Node>,
     pub(super) hook: Result<PathBuf, Lacking>,
+    /// Where it is for pods with user namespaces.
+    pub(super) hook_root: Result<PathBuf, Lacking>,
     /// Under the driver's own directory.
     pub(super) mount: Option<Mount>,
     pub(super) kubelet: Vec<(PathBuf, Place)>,
@@ -58,6 +60,7 @@ pub(super) fn look(args: &DoctorArgs, roots: &Roots, reading: &Result<Found, Tro
         devices: read(&roots.proc.join("devices")),
         nodes: nodes(&roots.dev),
         hook: hook::shipped(args.hook.as_deref()),
+        hook_root: hook::look_open_to_all(&args.hook_root.join(&args.node.driver_name)),
         mount: mount(&roots.plugin),
         kubelet: kubelet.into_iter().map(|path| (path.clone(), place(&path))).collect(),
         cdi: place(&roots.cdi),

@@ -148,7 +148,13 @@ async fn checks(args: &DoctorArgs, driver: &DriverName, node: &NodeName) -> Vec<
         }
         (Ok((asking, _)), Some(inventory), None) => asking.rehearse(driver, node, inventory, &Policy::default()).await,
     };
-    checks.extend(in_cluster(args, &asked.map(|(_, answers)| answers), &rehearsed, inventory, plugins.ok()));
+    checks.extend(in_cluster(
+        args,
+        &asked.map(|(_, answers)| answers),
+        &rehearsed,
+        inventory,
+        plugins.map_err(|error| crate::report(&error)),
+    ));
     checks
 }
 
@@ -167,6 +173,7 @@ fn on_node(args: &DoctorArgs, disk: &Disk, reading: &Result<Found, Trouble>, run
         devices::nodes(&disk.devices, &disk.nodes, &places.dev_root.display().to_string()),
         places::hook(&disk.hook),
         places::exec(&disk.hook, disk.mount.as_ref()),
+        places::hook_root(&disk.hook, &disk.hook_root),
         places::kubelet(&places.kubelet_root, &disk.kubelet),
         places::cdi(&places.cdi_root, &disk.cdi, &disk.fatal),
         runtime::judge(runtime, &disk.sources, &places.cdi_root),
@@ -179,7 +186,7 @@ fn in_cluster(
     answers: &Answer<Answers>,
     rehearsed: &Rehearsed,
     inventory: Option<&Inventory>,
-    plugins: Option<Plugins>,
+    plugins: Result<Plugins, String>,
 ) -> Vec<Check> {
     let (driver, node) = (&args.node.driver_name, &args.node.node_name);
     let unasked;

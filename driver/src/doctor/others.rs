@@ -43,11 +43,11 @@ pub(super) fn classes(driver: &str, classes: &Answer<Vec<DeviceClass>>) -> Check
     Check::ok(CLASSES, some(&ours))
 }
 
-/// What is asked of the node and the cluster; `plugins` is none where the kubelet can't be asked.
+/// What is asked of the node and the cluster; `plugins` is why not, where the kubelet can't be asked.
 pub(super) struct Sources<'a> {
     pub(super) driver: &'a str,
     pub(super) node: &'a str,
-    pub(super) plugins: Option<Plugins>,
+    pub(super) plugins: Result<Plugins, String>,
     pub(super) object: &'a Answer<Option<Node>>,
     pub(super) slices: &'a Answer<Vec<ResourceSlice>>,
     pub(super) inventory: Option<&'a Inventory>,
@@ -56,8 +56,11 @@ pub(super) struct Sources<'a> {
 pub(super) fn drivers(sources: Sources<'_>) -> Check {
     let Sources { driver, node, plugins, object, slices, inventory } = sources;
     let published = slices.as_ref().map(|slices| Published::of(driver, slices)).unwrap_or_default();
-    let is_asked = plugins.is_some();
-    let heard = Heard { plugins: plugins.unwrap_or_default(), published };
+    let (plugins, unasked) = match plugins {
+        Ok(plugins) => (plugins, None),
+        Err(error) => (Plugins::default(), Some(error)),
+    };
+    let heard = Heard { plugins, published };
     let elsewhere = inventory.map(|inventory| judge(inventory, &heard)).unwrap_or_default();
     let mut others: BTreeMap<Other, Option<usize>> =
         elsewhere.unplaced.into_iter().map(|other| (other, None)).collect();
@@ -73,7 +76,7 @@ pub(super) fn drivers(sources: Sources<'_>) -> Check {
             .map(|other| (other, None)),
     );
     // The node's figures stand where it can't be seen which GPUs they are of.
-    if !is_asked || inventory.is_none() {
+    if unasked.is_some() || inventory.is_none() {
         let resources = object.iter().flatten().flat_map(counted);
         others.extend(resources.map(|(resource, amount)| (Other::Plugin(resource), Some(amount))));
     }
@@ -93,6 +96,13 @@ pub(super) fn drivers(sources: Sources<'_>) -> Check {
             remedies.join("; ")
         );
         return Check::warning(OTHERS, format!("others hand out GPUs of this node too: {}", some(&found)), fix);
+    }
+    if let Some(error) = unasked {
+        let found =
+            format!("device plugins can't be seen, and the driver can't keep GPUs from two pods at once: {error}");
+        let fix = "set --kubelet-root to the kubelet's --root-dir, mount its directory pod-resources into the driver's pod at \
+                   the same path, and let the kubelet serve it (it does unless a feature gate was turned off)";
+        return Check::warning(OTHERS, found, fix);
     }
     match (object, slices) {
         (Err(error), _) | (_, Err(error)) => Check::skipped(OTHERS, error.reason.clone()),
@@ -143,25 +153,28 @@ mod tests {
 
     fn found(
         driver: &str,
-        plugins: Option<Plugins>,
+        plugins: Result<Plugins, &str>,
         object: &Answer<Option<Node>>,
         slices: &Answer<Vec<ResourceSlice>>,
         inventory: Option<&Inventory>,
     ) -> Check {
+        let plugins = plugins.map_err(str::to_owned);
         drivers(Sources { driver, node: "node1", plugins, object, slices, inventory })
     }
 
     #[test]
     fn a_device_plugin_is_told_by_its_devices_and_else_by_what_the_node_counts() {
         let counts = node(&json!({"cpu": "8", "nvidia.com/gpu": "8"}));
-        let check = found(DRIVER, None, &counts, &Ok(vec![]), None);
+        let check = found(DRIVER, Err("no socket"), &counts, &Ok(vec![]), None);
         assert_eq!(check.verdict, Verdict::Warning);
         assert!(check.found.contains("the device plugin of nvidia.com/gpu (8)"), "{}", check.found);
         assert!(check.fix.unwrap().contains("kubectl label node node1 nvidia.com/gpu.deploy.device-plugin=false"));
         let gone = node(&json!({"nvidia.com/gpu": "0"}));
-        assert_eq!(found(DRIVER, None, &gone, &Ok(vec![]), None).verdict, Verdict::Ok);
+        let blind = found(DRIVER, Err("no socket"), &gone, &Ok(vec![]), None);
+        assert!(blind.verdict == Verdict::Warning && blind.found.ends_with("no socket"), "{}", blind.found);
+        assert_eq!(found(DRIVER, Ok(Plugins::default()), &gone, &Ok(vec![]), None).verdict, Verdict::Ok);
         let inventory = Inventory::new(vec![gpu(0x41)], vec![]);
-        let asked = |plugins| found(DRIVER, Some(plugins), &counts, &Ok(vec![]), Some(&inventory));
+        let asked = |plugins| found(DRIVER, Ok(plugins), &counts, &Ok(vec![]), Some(&inventory));
         assert_eq!(asked(Plugins::default()).verdict, Verdict::Ok, "it hands out others' GPUs");
         let check = asked(Plugins::of_gpu("example.com/renamed", &gpu(0x41)));
         assert!(check.found.contains("the device plugin of example.com/renamed (1)"), "{}", check.found);
@@ -173,16 +186,16 @@ mod tests {
         let inventory = Inventory::new(vec![gpu(0x41)], vec![]);
         let verdict = |ours: &str, driver: &str, pci: &str| {
             let slices = Ok(vec![slice("a", driver, pci), slice("b", ours, "0000:41:00.0")]);
-            found(ours, None, &none, &slices, Some(&inventory)).verdict
+            found(ours, Ok(Plugins::default()), &none, &slices, Some(&inventory)).verdict
         };
         assert_eq!(verdict(DRIVER, "gpu.nvidia.com", "0000:99:00.0"), Verdict::Warning);
         assert_eq!(verdict(DRIVER, "gpu.example.com", "0000:41:00.0"), Verdict::Warning);
         assert_eq!(verdict(DRIVER, "nic.example.com", "0000:99:00.0"), Verdict::Ok);
         assert_eq!(verdict("gpu.nvidia.com", "gpu.nvidia.com", "0000:41:00.0"), Verdict::Ok);
         let away = Err(Unanswered::away("no"));
-        assert_eq!(found(DRIVER, Some(Plugins::default()), &none, &away, None).verdict, Verdict::Skipped);
+        assert_eq!(found(DRIVER, Ok(Plugins::default()), &none, &away, None).verdict, Verdict::Skipped);
         let plugins = Plugins::of_gpu("nvidia.com/gpu", &gpu(0x41));
-        let check = found(DRIVER, Some(plugins), &none, &away, Some(&inventory));
+        let check = found(DRIVER, Ok(plugins), &none, &away, Some(&inventory));
         assert_eq!(check.verdict, Verdict::Warning, "what the kubelet says needs no API server");
     }
 }

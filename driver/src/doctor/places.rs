@@ -1,4 +1,4 @@
-//! Checks `hook`, `hook-exec`, `kubelet-directories` and `cdi-directory`: where the driver puts what others read.
+//! Checks `hook`, `hook-exec`, `hook-root`, `kubelet-directories` and `cdi-directory`: where the driver puts what others read.
 use std::path::{Path, PathBuf};
 
 use super::check::{Check, some};
@@ -6,6 +6,7 @@ use crate::hook::Lacking;
 
 const HOOK: &str = "hook";
 const EXEC: &str = "hook-exec";
+const ROOT: &str = "hook-root";
 const KUBELET: &str = "kubelet-directories";
 const CDI: &str = "cdi-directory";
 
@@ -54,6 +55,22 @@ pub(super) fn exec(shipped: &Result<PathBuf, Lacking>, mount: Option<&Mount>) ->
             format!("mount -o remount,exec the file system of {} (and in /etc/fstab), or set --hook=", dir.display()),
         ),
         Some(Mount { dir, .. }) => Check::ok(EXEC, format!("programs can be started below {}", dir.display())),
+    }
+}
+
+/// `open_to_all` is where containers in user namespaces would find it.
+pub(super) fn hook_root(shipped: &Result<PathBuf, Lacking>, open_to_all: &Result<PathBuf, Lacking>) -> Check {
+    if shipped.is_err() {
+        return Check::skipped(ROOT, "there is no hook to install");
+    }
+    match open_to_all {
+        Ok(path) => Check::ok(ROOT, format!("{} is, or can be made, open to all and root's alone", path.display())),
+        Err(lacking) => Check::warning(
+            ROOT,
+            format!("pods with user namespaces (hostUsers: false) can't start with a GPU: {}", crate::report(lacking)),
+            "mend that directory, or set --hook-root to one that is root's alone from / on, passable for all (mode 0755), and \
+             not mounted noexec; nothing else needs it",
+        ),
     }
 }
 

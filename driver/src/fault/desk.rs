@@ -1,6 +1,7 @@
 //! Counts passages, and does what is ordered.
 use std::{
     collections::BTreeMap,
+    fmt,
     fs::File,
     io::{self, Write as _},
     sync::{Mutex, PoisonError},
@@ -15,7 +16,7 @@ use super::{
 
 /// Orders, or the file that has them.
 const ORDERS: &str = "ALIQUOT_FAULT";
-/// The file that gets a line for each passage.
+/// The file that gets a line for each passage, and one for each order that is obeyed.
 const TRACE: &str = "ALIQUOT_FAULT_TRACE";
 /// Somebody's orders are wrong: what would be tested isn't.
 const REFUSED: i32 = 64;
@@ -30,16 +31,17 @@ struct Desk {
 }
 
 pub(super) fn pass(point: Point) -> io::Result<()> {
-    trace(point);
-    match ordered(point) {
-        None => Ok(()),
-        Some(Action::Kill) => Ok(kill_process(getpid(), Signal::KILL)?),
-        Some(Action::Stop) => Ok(kill_process(getpid(), Signal::STOP)?),
-        Some(Action::Fail(errno)) => Err(errno.into()),
+    trace(&point.name());
+    let Some(order) = ordered(point) else { return Ok(()) };
+    trace(&order);
+    match order.action() {
+        Action::Kill => Ok(kill_process(getpid(), Signal::KILL)?),
+        Action::Stop => Ok(kill_process(getpid(), Signal::STOP)?),
+        Action::Fail(errno) => Err(errno.into()),
     }
 }
 
-fn ordered(point: Point) -> Option<Action> {
+fn ordered(point: Point) -> Option<Order> {
     let mut desk = DESK.lock().unwrap_or_else(PoisonError::into_inner);
     let text = std::env::var(ORDERS).ok()?;
     let text = if text.starts_with('/') { std::fs::read_to_string(text).unwrap_or_default() } else { text };
@@ -57,9 +59,9 @@ fn ordered(point: Point) -> Option<Action> {
     orders::at(&desk.orders, point, passage)
 }
 
-fn trace(point: Point) {
+fn trace(what: &dyn fmt::Display) {
     let Ok(path) = std::env::var(TRACE) else { return };
     let file = File::options().create(true).append(true).open(path);
     // One write, so that two drivers' lines don't mix.
-    let _ = file.and_then(|mut file| file.write_all(format!("{}\n", point.name()).as_bytes()));
+    let _ = file.and_then(|mut file| file.write_all(format!("{what}\n").as_bytes()));
 }

@@ -1,4 +1,6 @@
 //! What is to happen at which place, as a text says it. Pure.
+use std::fmt;
+
 use rustix::io::Errno;
 
 use super::{Kind, Point};
@@ -27,6 +29,31 @@ pub(super) struct Order {
     point: Point,
     action: Action,
     passage: Passage,
+}
+
+impl Order {
+    /// What happens.
+    pub(super) fn action(self) -> Action {
+        self.action
+    }
+}
+
+/// As a text says it, always with the passage.
+impl fmt::Display for Order {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let action = match self.action {
+            Action::Kill => "kill",
+            Action::Stop => "stop",
+            Action::Fail(Errno::NOSPC) => "ENOSPC",
+            Action::Fail(Errno::ROFS) => "EROFS",
+            Action::Fail(_) => "EIO",
+        };
+        write!(f, "{}={action}@", self.point.name())?;
+        match self.passage {
+            Passage::Only(only) => write!(f, "{only}"),
+            Passage::From(first) => write!(f, "{first}+"),
+        }
+    }
 }
 
 /// Why a text is no order.
@@ -73,13 +100,13 @@ fn one(text: &str) -> Result<Order, Invalid> {
     Ok(Order { point, action, passage: parsed.ok_or_else(|| Invalid::Passage(passage.to_owned()))? })
 }
 
-/// What is to happen when a place is passed for the `passage`th time.
-pub(super) fn at(orders: &[Order], point: Point, passage: u32) -> Option<Action> {
+/// The order for the `passage`th time that a place is passed.
+pub(super) fn at(orders: &[Order], point: Point, passage: u32) -> Option<Order> {
     let is_meant = |order: &&Order| match order.passage {
         Passage::Only(only) => passage == only,
         Passage::From(first) => passage >= first,
     };
-    orders.iter().filter(|order| order.point == point).find(is_meant).map(|order| order.action)
+    orders.iter().filter(|order| order.point == point).find(is_meant).copied()
 }
 
 #[cfg(test)]
@@ -89,7 +116,7 @@ mod tests {
     #[test]
     fn an_order_is_for_one_passage_or_for_all_from_one_on() {
         let orders = parse("record-written=kill, spec-placed=ENOSPC@2,record-placed=EROFS@2+").unwrap();
-        let what = |point, passage| at(&orders, point, passage);
+        let what = |point, passage| at(&orders, point, passage).map(Order::action);
         assert_eq!(what(Point::RecordWritten, 1), Some(Action::Kill));
         assert_eq!(what(Point::RecordWritten, 2), None);
         assert_eq!((what(Point::SpecPlaced, 1), what(Point::SpecPlaced, 2)), (None, Some(Action::Fail(Errno::NOSPC))));
@@ -110,6 +137,14 @@ mod tests {
         for passage in ["0", "x", "+", ""] {
             assert_eq!(parse(&format!("reserved=kill@{passage}")), Err(Invalid::Passage(passage.into())));
         }
+    }
+
+    #[test]
+    fn an_order_is_told_as_it_was_given() {
+        for text in ["record-written=kill@1", "spec-placed=stop@2", "spec-placed=ENOSPC@2", "hook-begun=EIO@1+"] {
+            assert_eq!(parse(text).unwrap().remove(0).to_string(), text);
+        }
+        assert_eq!(parse("hook-begun=EROFS").unwrap().remove(0).to_string(), "hook-begun=EROFS@1");
     }
 
     #[test]

@@ -5,10 +5,6 @@ use aliquot_model::{GpuUuid, Inventory, Remedy, Xid};
 use aliquot_nvml::{EventKind, GpuEvent};
 use serde::{Deserialize, Serialize};
 
-/// How long after an error its GPU's recovery action is believed to have been set, in seconds: the two come to NVML by
-/// different ways.
-const SETTLED: u64 = 60;
-
 /// Seconds since the boot.
 pub(crate) type Seconds = u64;
 
@@ -33,6 +29,20 @@ impl Cause {
             Self::Needs(remedy) => *remedy,
         }
     }
+
+    /// In a word.
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Self::Xid(Xid(number)) => format!("xid-{number}"),
+            Self::DoubleBitEcc => "double-bit-ecc".to_owned(),
+            Self::Needs(remedy) => remedy.name().to_owned(),
+        }
+    }
+
+    /// What it is, and what an operator is to do.
+    pub(crate) fn explained(&self) -> String {
+        format!("{self}; {}", self.remedy().advice())
+    }
 }
 
 impl std::fmt::Display for Cause {
@@ -56,12 +66,6 @@ pub(crate) struct Illness {
     /// Whether the GPU has been away since: a reset takes it away and brings it back well.
     #[serde(default)]
     pub(crate) was_away: bool,
-}
-
-impl std::fmt::Display for Illness {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}; {}", self.cause, self.cause.remedy().advice())
-    }
 }
 
 /// The node's ill GPUs.
@@ -94,15 +98,16 @@ impl Ward {
         self
     }
 
-    /// The ward after a reading: what the driver says of a GPU counts for more than what was heard of it.
-    pub(crate) fn read(mut self, inventory: &Inventory, now: Seconds) -> Self {
+    /// The ward after a reading that was begun at this time: what the driver says of a GPU counts for more than what was
+    /// heard of it, once the driver has had this many seconds to know.
+    pub(crate) fn read(mut self, inventory: &Inventory, begun: Seconds, settle: Seconds) -> Self {
         for gpu in inventory.gpus() {
             let is_over = |illness: &Illness| match gpu.needs {
-                Some(_) => now.saturating_sub(illness.since) >= SETTLED,
+                Some(_) => begun.saturating_sub(illness.since) >= settle,
                 None => illness.was_away,
             };
             match gpu.needs {
-                Some(needed) if !needed.leaves_usable() => self.admit(&gpu.uuid, Cause::Needs(needed), now),
+                Some(needed) if !needed.leaves_usable() => self.admit(&gpu.uuid, Cause::Needs(needed), begun),
                 _ if self.illness(&gpu.uuid).is_some_and(is_over) => drop(self.0.remove(&gpu.uuid)),
                 _ => {}
             }
@@ -127,6 +132,8 @@ mod tests {
     use aliquot_model::{Gpu, testing};
 
     use super::*;
+
+    const SETTLE: Seconds = 60;
 
     fn gpu(needs: Option<Remedy>) -> Gpu {
         Gpu { needs, ..testing::gpu(1) }
@@ -163,26 +170,30 @@ mod tests {
     fn a_gpu_is_well_once_the_driver_has_had_time_to_say_that_it_needs_nothing() {
         let well = node(vec![gpu(Some(Remedy::None))]);
         let ward = Ward::default().hear(&xid(95), 1000);
-        assert!(cause(&ward.clone().read(&well, 1000)).is_some(), "the driver may not know yet");
-        assert!(cause(&ward.clone().read(&well, 1000 + SETTLED)).is_none());
-        assert!(cause(&ward.read(&node(vec![gpu(Some(Remedy::ResetGpu))]), 2000)).is_some());
+        assert!(cause(&ward.clone().read(&well, 1000, SETTLE)).is_some(), "the driver may not know yet");
+        assert!(cause(&ward.clone().read(&well, 1000 + SETTLE, SETTLE)).is_none());
+        assert!(cause(&ward.read(&node(vec![gpu(Some(Remedy::ResetGpu))]), 2000, SETTLE)).is_some());
     }
 
     #[test]
     fn without_the_drivers_word_a_gpu_is_well_when_it_has_been_away_and_is_back() {
         let (here, away) = (node(vec![gpu(None)]), node(vec![]));
-        let ward = Ward::default().hear(&xid(95), 0).read(&here, 100_000);
+        let ward = Ward::default().hear(&xid(95), 0).read(&here, 100_000, SETTLE);
         assert!(cause(&ward).is_some(), "nothing has happened to it");
-        let ward = ward.read(&away, 100_001);
+        let ward = ward.read(&away, 100_001, SETTLE);
         assert!(cause(&ward).is_some());
-        assert!(cause(&ward.read(&here, 100_002)).is_none());
+        assert!(cause(&ward.read(&here, 100_002, SETTLE)).is_none());
     }
 
     #[test]
     fn what_the_driver_says_makes_a_gpu_ill_that_was_not_heard() {
-        let ward = Ward::default().read(&node(vec![gpu(Some(Remedy::RestartNode))]), 5);
+        let ward = Ward::default().read(&node(vec![gpu(Some(Remedy::RestartNode))]), 5, SETTLE);
         assert_eq!(cause(&ward), Some(&Cause::Needs(Remedy::RestartNode)));
-        assert_eq!(ward.clone().read(&node(vec![gpu(Some(Remedy::RestartNode))]), 500), ward, "the same is no news");
+        assert_eq!(
+            ward.clone().read(&node(vec![gpu(Some(Remedy::RestartNode))]), 500, SETTLE),
+            ward,
+            "the same is no news"
+        );
     }
 
     #[test]

@@ -59,6 +59,23 @@ fn is_name(text: &str) -> bool {
     !text.is_empty() && text.len() <= LONGEST_NAME && text.bytes().all(is_plain)
 }
 
+/// A way in for the fuzzer.
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing {
+    use super::{LONGEST_NAME, Refusal};
+
+    /// What is taken for a pod has names that are Kubernetes', and so of no path.
+    pub(crate) fn line(line: &[u8]) -> Option<Refusal> {
+        let refusal = Refusal::parse(line)?;
+        if let Some(pod) = refusal.pod() {
+            for name in [pod.namespace, pod.pod, pod.uid] {
+                assert!(!name.is_empty() && name.len() <= LONGEST_NAME && !name.contains(['/', ' ', '\n']), "{name:?}");
+            }
+        }
+        Some(refusal)
+    }
+}
+
 /// A log and how far it was read.
 #[derive(Debug)]
 pub(crate) struct Tail {
@@ -69,13 +86,12 @@ pub(crate) struct Tail {
 }
 
 impl Tail {
-    /// From its present end on: what is in it was told of before.
-    pub(crate) fn at_end(path: PathBuf) -> io::Result<Self> {
-        let (inode, read) = match open(&path)? {
-            Some(file) => file.metadata().map(|meta| (meta.ino(), meta.len()))?,
-            None => (0, 0),
-        };
-        Ok(Self { path, inode, read })
+    /// From its present end on: what is in it was told of before. One that can't be read now is read from its beginning
+    /// once it can; why it can't is told by each reading.
+    pub(crate) fn at_end(path: PathBuf) -> Self {
+        let end = open(&path).ok().flatten().and_then(|file| file.metadata().ok());
+        let (inode, read) = end.map_or((0, 0), |meta| (meta.ino(), meta.len()));
+        Self { path, inode, read }
     }
 
     /// The refusals that were written since.
@@ -131,7 +147,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("hook.log");
         append(&path, &line("old"));
-        let mut tail = Tail::at_end(path.clone()).unwrap();
+        let mut tail = Tail::at_end(path.clone());
         assert!(ids(&mut tail).is_empty());
         append(&path, &(line("a") + "no refusal\n" + &line("b") + "{\"id\""));
         assert_eq!(ids(&mut tail), ["a", "b"]);
@@ -144,7 +160,7 @@ mod tests {
     fn a_log_that_begins_anew_is_read_from_its_beginning() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("hook.log");
-        let mut tail = Tail::at_end(path.clone()).unwrap();
+        let mut tail = Tail::at_end(path.clone());
         append(&path, &(line("a") + &line("b")));
         assert_eq!(ids(&mut tail), ["a", "b"]);
         std::fs::write(&path, line("c")).unwrap();
@@ -158,7 +174,7 @@ mod tests {
     fn of_a_log_that_grew_too_much_the_end_is_read() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("hook.log");
-        let mut tail = Tail::at_end(path.clone()).unwrap();
+        let mut tail = Tail::at_end(path.clone());
         append(&path, &(line("lost") + &"x".repeat(200 << 10) + "\n" + &line("a")));
         assert_eq!(ids(&mut tail), ["a"]);
         append(&path, &"x".repeat(200 << 10));
@@ -171,13 +187,25 @@ mod tests {
     fn what_is_no_file_is_not_read() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("hook.log");
-        let mut tail = Tail::at_end(path.clone()).unwrap();
+        let mut tail = Tail::at_end(path.clone());
         append(&dir.path().join("other"), &line("a"));
         std::os::unix::fs::symlink("other", &path).unwrap();
         assert!(tail.read_on().is_err());
         std::fs::remove_file(&path).unwrap();
         std::fs::create_dir(&path).unwrap();
         assert!(tail.read_on().is_err());
+    }
+
+    #[test]
+    fn one_that_cannot_be_read_at_first_is_read_from_its_beginning_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("hook.log");
+        std::fs::create_dir(&path).unwrap();
+        let mut tail = Tail::at_end(path.clone());
+        assert!(tail.read_on().is_err());
+        std::fs::remove_dir(&path).unwrap();
+        append(&path, &line("a"));
+        assert_eq!(ids(&mut tail), ["a"]);
     }
 
     #[test]

@@ -77,8 +77,6 @@ pub(crate) fn log_path(roots: &Roots) -> PathBuf {
 ///
 /// `from` is the shipped one. `open_to_all` is a directory for containers in user namespaces as well.
 pub(crate) fn begin(roots: &Roots, from: Option<&Path>, open_to_all: &Path) -> Option<Hook> {
-    // Given by the kubelet to every container.
-    let in_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
     let begun = source(from).and_then(|from| {
         let params = params::masked(&roots.proc);
         let put = |dir: &Dir| -> Result<Hook, Lacking> {
@@ -90,7 +88,7 @@ pub(crate) fn begin(roots: &Roots, from: Option<&Path>, open_to_all: &Path) -> O
             Ok(Hook { path: dir.path().join(NAME), params, log: log_path(roots) })
         };
         let of_plugin = put(&directory(roots)?)?;
-        let open = place::open(open_to_all, in_pod).map_err(Lacking::from).and_then(|dir| put(&dir));
+        let open = place::open(open_to_all, in_pod()).map_err(Lacking::from).and_then(|dir| put(&dir));
         Ok(open.unwrap_or_else(|unfit| {
             tracing::warn!(reason = %crate::report(&unfit), hook = %of_plugin.path.display(), "containers of pods with user \
                 namespaces (hostUsers: false) can't start the hook, and so not with a GPU; see --hook-root");
@@ -105,6 +103,16 @@ pub(crate) fn begin(roots: &Roots, from: Option<&Path>, open_to_all: &Path) -> O
             None
         }
     }
+}
+
+/// Where containers in user namespaces would find a hook that is installed now; nothing is made.
+pub(crate) fn look_open_to_all(open_to_all: &Path) -> Result<PathBuf, Lacking> {
+    Ok(place::look(open_to_all, in_pod())?)
+}
+
+/// By what the kubelet gives to every container.
+fn in_pod() -> bool {
+    std::env::var_os("KUBERNETES_SERVICE_HOST").is_some()
 }
 
 /// Whether a driver that is started here would install one.

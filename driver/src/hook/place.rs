@@ -62,35 +62,82 @@ pub(crate) enum Unfit {
     Dir(#[from] owned_dir::Error),
 }
 
-/// The directory, made where it is missing. `in_pod`: this process has an image's root and not the host's.
+/// The directory, made where it is missing, by its path without links: what is written into specs is what was judged, and
+/// who owns a link can't have it lead elsewhere later. `in_pod`: this process has an image's root and not the host's.
 pub(super) fn open(path: &Path, in_pod: bool) -> Result<Dir, Unfit> {
+    let path = without_links(path, in_pod)?;
+    for at in way(&path) {
+        let meta = match there(at)? {
+            Some(meta) => meta,
+            None => make(at).and_then(|()| at.symlink_metadata()).map_err(failed(at))?,
+        };
+        judge_at(at, &meta)?;
+    }
+    let dir = Dir::open(&path)?;
+    executable(&path)?;
+    Ok(dir)
+}
+
+/// The same without making anything: where it would be, if it could be as things are.
+pub(crate) fn look(path: &Path, in_pod: bool) -> Result<PathBuf, Unfit> {
+    let path = without_links(path, in_pod)?;
+    let mut nearest = Path::new("/");
+    for at in way(&path) {
+        let Some(meta) = there(at)? else { break };
+        judge_at(at, &meta)?;
+        nearest = at;
+    }
+    executable(nearest)?;
+    Ok(path)
+}
+
+/// The path to which the links in it lead; what is missing of it has none.
+fn without_links(path: &Path, in_pod: bool) -> Result<PathBuf, Unfit> {
     if in_pod && is_on_root(path)? {
         return Err(Unfit::InImage { path: path.to_owned() });
     }
-    for (at, meta) in way(path)? {
-        judge(&at, meta.uid(), meta.mode() & 0o7777)?;
+    for nearest in path.ancestors() {
+        match nearest.canonicalize() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed(nearest)(error)),
+            Ok(found) => {
+                let missing = path.strip_prefix(nearest).unwrap_or(Path::new(""));
+                return Ok(found.components().chain(missing.components()).collect());
+            }
+        }
     }
-    let dir = Dir::open(path)?;
+    Err(failed(path)(io::ErrorKind::NotFound.into()))
+}
+
+/// Every directory from the root on.
+fn way(path: &Path) -> impl Iterator<Item = &Path> {
+    let mut all: Vec<&Path> = path.ancestors().collect();
+    all.reverse();
+    all.into_iter()
+}
+
+/// Of what is at a path itself, be it a link.
+fn there(path: &Path) -> Result<Option<Metadata>, Unfit> {
+    match path.symlink_metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => other.map(Some).map_err(failed(path)),
+    }
+}
+
+fn judge_at(path: &Path, meta: &Metadata) -> Result<(), Unfit> {
+    if !meta.is_dir() {
+        // Also a link to nowhere, or one that has come meanwhile.
+        return Err(failed(path)(io::ErrorKind::NotADirectory.into()));
+    }
+    judge(path, meta.uid(), meta.mode() & 0o7777)
+}
+
+fn executable(path: &Path) -> Result<(), Unfit> {
     let flags = statvfs(path).map_err(|errno| failed(path)(errno.into()))?.f_flag;
     if flags.contains(StatVfsMountFlags::NOEXEC) {
         return Err(Unfit::NoExec { path: path.to_owned() });
     }
-    Ok(dir)
-}
-
-/// Every directory from the root on; those that are missing are made.
-fn way(path: &Path) -> Result<Vec<(PathBuf, Metadata)>, Unfit> {
-    let mut all: Vec<PathBuf> = path.ancestors().map(Path::to_owned).collect();
-    all.reverse();
-    all.into_iter()
-        .map(|at| {
-            let meta = match at.metadata() {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => make(&at).and_then(|()| at.metadata()),
-                other => other,
-            };
-            meta.map(|meta| (at.clone(), meta)).map_err(failed(&at))
-        })
-        .collect()
+    Ok(())
 }
 
 /// Open to all, whatever the umask.
@@ -151,6 +198,36 @@ mod tests {
     fn in_a_pod_the_images_own_directories_are_not_taken_for_the_hosts() {
         let error = open(Path::new("/aliquot-is-not-here/x"), true).unwrap_err();
         assert!(matches!(error, Unfit::InImage { .. }) && !Path::new("/aliquot-is-not-here").exists());
+    }
+
+    #[test]
+    fn a_link_is_replaced_by_where_it_leads_and_can_be_swapped_without_harm() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let shared = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(shared.path(), Permissions::from_mode(0o1777)).unwrap();
+        let (roots, link) = (shared.path().join("roots"), shared.path().join("link"));
+        make(&roots).unwrap();
+        std::os::unix::fs::symlink(&roots, &link).unwrap();
+        std::os::unix::fs::lchown(&link, Some(1000), Some(1000)).unwrap();
+        let of_root = roots.canonicalize().unwrap().join("d");
+        assert_eq!(look(&link.join("d"), false).unwrap(), of_root);
+        assert!(!of_root.exists(), "it is only looked at");
+        assert_eq!(open(&link.join("d"), false).unwrap().path(), of_root);
+        // As its owner would.
+        let others = shared.path().join("others");
+        make(&others).unwrap();
+        std::os::unix::fs::chown(&others, Some(1000), None).unwrap();
+        std::fs::remove_file(&link).unwrap();
+        std::os::unix::fs::symlink(&others, &link).unwrap();
+        for refused in [open(&link, false).err(), look(&link.join("d"), false).err()] {
+            assert!(matches!(refused, Some(Unfit::Writable { owner: 1000, .. })), "{refused:?}");
+        }
+        std::fs::remove_file(&link).unwrap();
+        std::os::unix::fs::symlink("nowhere", &link).unwrap();
+        assert!(matches!(open(&link.join("d"), false), Err(Unfit::Io { .. })));
+        assert!(!shared.path().join("nowhere").exists());
     }
 
     #[test]

@@ -21,17 +21,14 @@ pub(crate) async fn tell(roots: Roots, notices: Notices, stop: CancellationToken
     let mut events = watched(&roots.plugin)
         .inspect_err(|error| tracing::warn!(%error, "the hook's log can't be watched; it is looked at every {LOOK:?}"))
         .ok();
-    let mut tail = match Tail::at_end(path.clone()) {
-        Ok(tail) => tail,
-        Err(error) => {
-            tracing::warn!(path = %path.display(), %error, "the hook's log can't be read; why containers are refused is told nowhere else");
-            return;
-        }
-    };
+    let mut tail = Tail::at_end(path.clone());
     while stop.run_until_cancelled(changed(&mut events)).await.is_some() {
         match tail.read_on() {
             Ok(refusals) => refusals.iter().take(MOST).for_each(|refusal| tell_of(refusal, &notices)),
-            Err(error) => tracing::warn!(path = %path.display(), %error, "the hook's log can't be read"),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "the hook's log can't be read; why containers are refused is \
+                    told nowhere else");
+            }
         }
     }
 }
@@ -50,10 +47,20 @@ fn tell_of(refusal: &Refusal, notices: &Notices) {
 
 fn note(refusal: &Refusal) -> String {
     let Refusal { id, container, reason, .. } = refusal;
-    let container = container.as_ref().unwrap_or(id);
+    let note = format!("container {} isn't started: {reason}", container.as_ref().unwrap_or(id));
     // A note may have several lines, and kubectl would show them as such.
-    let reason: String = reason.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    format!("container {container} isn't started: {reason}")
+    note.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// A way in for the fuzzer.
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing {
+    /// The note about whatever is taken from a line is one line, as an event shows it.
+    pub(crate) fn line(line: &[u8]) {
+        if let Some(refusal) = super::super::log::fuzzing::line(line) {
+            assert!(!super::note(&refusal).contains(['\n', '\r']));
+        }
+    }
 }
 
 type Events = EventStream<[u8; 4096]>;
@@ -82,5 +89,6 @@ mod tests {
         let of = |json: &str| note(&serde_json::from_str(json).unwrap());
         assert_eq!(of(r#"{"id": "c1", "container": "main", "reason": "a\nb"}"#), "container main isn't started: a b");
         assert_eq!(of(r#"{"id": "c1", "reason": "x"}"#), "container c1 isn't started: x");
+        assert_eq!(of(r#"{"id": "c\n1", "reason": "x"}"#), "container c 1 isn't started: x");
     }
 }

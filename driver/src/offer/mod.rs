@@ -9,7 +9,9 @@
 //! policy says whether a GPU is whole or a fixed number of shares.
 mod attributes;
 mod devices;
+pub(crate) mod evicted;
 mod health;
+pub(crate) mod taints;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -75,7 +77,7 @@ impl Offered {
 ///
 /// Of a GPU of which claims hold a device that is no longer to be offered, nothing is offered until they have left. Those
 /// claims need no device in a slice: a scheduler looks only at the node of what is allocated (`Filter` of its plugin
-/// `dynamicresources`), and so do the kubelet and the eviction by taints. But whatever is there of the GPU goes to the
+/// `dynamicresources`), and so does the kubelet; who is to be evicted is in `evicted`. But whatever is there of the GPU goes to the
 /// next, as soon as a claim is gone from the API server while its containers still run here.
 pub fn offered(inventory: &Inventory, policy: &Policy, holdings: &[Holding], layout: Layout) -> Offered {
     let mut offered = Offered::default();

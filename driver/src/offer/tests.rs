@@ -18,7 +18,7 @@ fn policy(rules: &str) -> Policy {
 }
 
 /// Of shares of the default size.
-fn holding(bus: u8, part: Part, shares: u32) -> Holding {
+pub(crate) fn holding(bus: u8, part: Part, shares: u32) -> Holding {
     let memory = Memory::from_bytes(u64::from(shares) * (8155 << 20));
     Holding { gpu: gpu(bus).uuid, device: DeviceName::of(gpu(bus).pci, part), shares, memory }
 }
@@ -179,10 +179,48 @@ fn a_gpu_that_does_not_answer_is_not_offered_and_unhealthy() {
     let offered = offered(&inventory, &Policy::default(), &[], Layout::Counters);
     assert!(offered.devices.is_empty());
     let held = [holding(0, Part::Shared, 1)];
-    let health = health(&inventory, &offered, &held, &PoolName::new("p").unwrap(), std::time::SystemTime::UNIX_EPOCH);
+    let health = health_of(&inventory, &offered, &held, &[]);
     let told: Vec<_> = health.iter().map(|health| (health.device.as_str(), health.status)).collect();
     assert_eq!(told, [("gpu-0000-00-00", HealthStatus::Unhealthy), ("gpu-0000-00-00-shared", HealthStatus::Unhealthy)]);
     assert_eq!(health[0].message, "it is lost");
+}
+
+fn health_of(
+    inventory: &Inventory,
+    offered: &Offered,
+    held: &[Holding],
+    ill: &[(u8, &str)],
+) -> Vec<dra_plugin::DeviceHealth> {
+    let ill = ill.iter().map(|(bus, why)| (gpu(*bus).uuid, (*why).to_owned())).collect();
+    health(inventory, offered, held, &ill, &PoolName::new("p").unwrap(), std::time::SystemTime::UNIX_EPOCH)
+}
+
+#[test]
+fn every_device_of_an_ill_gpu_says_why_and_those_of_others_are_well() {
+    let inventory = inventory(2);
+    let offered = offered(&inventory, &Policy::default(), &[], Layout::Counters);
+    let health = health_of(&inventory, &offered, &[], &[(1, "it reported an error")]);
+    assert_eq!(health.len(), 6);
+    for health in health {
+        let expected = if health.device.starts_with("gpu-0000-01-00") {
+            (HealthStatus::Unhealthy, "it reported an error")
+        } else {
+            (HealthStatus::Healthy, "")
+        };
+        assert_eq!((health.status, health.message.as_str()), expected, "{}", health.device);
+    }
+}
+
+#[test]
+fn what_is_held_of_a_gpu_that_has_gone_is_unhealthy() {
+    let held = [holding(0, Part::Shared, 1), holding(0, Part::Shared, 1), holding(1, Part::Whole, 1)];
+    let health = health_of(&Inventory::default(), &Offered::default(), &held, &[(1, "it fell off the bus")]);
+    let told: Vec<_> = health.iter().map(|health| (health.device.as_str(), health.message.as_str())).collect();
+    assert_eq!(
+        told,
+        [("gpu-0000-00-00-shared", "the GPU is no longer there"), ("gpu-0000-01-00", "it fell off the bus")]
+    );
+    assert!(health.iter().all(|health| health.status == HealthStatus::Unhealthy));
 }
 
 proptest! {

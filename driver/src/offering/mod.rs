@@ -3,7 +3,7 @@ mod server;
 
 use std::{sync::Arc, time::SystemTime};
 
-use aliquot_model::Inventory;
+use aliquot_model::{Gpu, Inventory};
 use aliquot_params::policy::Policy;
 use dra_plugin::{
     Backoff, DeviceHealth, DriverName,
@@ -19,9 +19,13 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     claim::Claims,
     discovery::View,
+    health::{self, Health, Ward},
     notices::Notices,
-    offer::{self, Holding, Layout, Offered},
-    others::{Elsewhere, Latest, Mark, Storage},
+    offer::{
+        self, Holding, Layout, Offered, evicted,
+        taints::{self, Marks, Storage},
+    },
+    others::{self, Elsewhere, Latest},
     policy::InForce,
 };
 
@@ -40,13 +44,33 @@ pub(crate) struct Offering {
     pub(crate) publishing: Handle,
     pub(crate) healths: watch::Sender<Vec<DeviceHealth>>,
     pub(crate) notices: Notices,
-    pub(crate) mark: Mark,
+    /// How GPUs are marked that others hand out too.
+    pub(crate) elsewhere: others::Marker,
+    /// How ill GPUs are marked.
+    pub(crate) illness: health::Marker,
+}
+
+/// What decides what is published.
+pub(crate) struct Sources {
+    pub(crate) view: watch::Receiver<View>,
+    pub(crate) policy: watch::Receiver<InForce>,
+    pub(crate) others: Latest,
+    pub(crate) health: watch::Receiver<Health>,
+    pub(crate) claims: Arc<Claims>,
+}
+
+/// Which GPUs are not for new claims.
+struct Kept<'a> {
+    elsewhere: &'a Elsewhere,
+    ward: &'a Ward,
 }
 
 /// What has come of it so far.
 struct State {
     server: Server,
     taints: Storage,
+    /// The GPUs as last read, and those that have gone since and are held.
+    seen: Vec<Gpu>,
     /// What was told of GPUs that the policy doesn't fit.
     faults: Vec<String>,
     /// What was told of records that can't be read.
@@ -59,10 +83,21 @@ impl State {
         Self {
             server: Server::new(Instant::now()),
             taints: Storage::default(),
+            seen: Vec::new(),
             faults: Vec::new(),
             unread: None,
             pauses: fresh(),
         }
+    }
+}
+
+impl State {
+    fn with_evicted(&mut self, inventory: &Inventory, marks: &Marks, holdings: &[Holding]) -> Inventory {
+        let all = evicted::with_evicted(inventory, &self.seen, marks, holdings);
+        let is_here = |gpu: &Gpu| inventory.gpus().iter().any(|here| here.uuid == gpu.uuid);
+        self.seen.retain(|gpu| !is_here(gpu) && holdings.iter().any(|holding| holding.gpu == gpu.uuid));
+        self.seen.extend_from_slice(inventory.gpus());
+        all
     }
 }
 
@@ -72,14 +107,8 @@ fn fresh() -> Backoff {
 
 impl Offering {
     /// Publishes at every change until `stop`.
-    pub(crate) async fn run(
-        self,
-        mut view: watch::Receiver<View>,
-        mut policy: watch::Receiver<InForce>,
-        mut others: Latest,
-        claims: Arc<Claims>,
-        stop: CancellationToken,
-    ) {
+    pub(crate) async fn run(self, sources: Sources, stop: CancellationToken) {
+        let Sources { mut view, mut policy, mut others, mut health, claims } = sources;
         let mut holders = claims.changes();
         let (mut status, mut contested) = (self.publishing.status(), self.publishing.contested());
         let mut state = State::new();
@@ -87,6 +116,7 @@ impl Offering {
             let now = view.borrow_and_update().clone();
             let in_force = policy.borrow_and_update().policy();
             let known = others.borrow_and_update().clone();
+            let ward = health.borrow_and_update().ward.clone();
             holders.borrow_and_update();
             contested.borrow_and_update();
             let publishing = async {
@@ -99,7 +129,8 @@ impl Offering {
                     (View::Ready(found), Some((policy, known))) => match claims.holdings() {
                         Ok(holdings) => {
                             (state.unread, state.pauses) = (None, fresh());
-                            self.offer(&found.inventory, &policy, &holdings, &known.elsewhere, &mut state).await
+                            let kept = Kept { elsewhere: &known.elsewhere, ward: &ward };
+                            self.offer(&found.inventory, &policy, &holdings, kept, &mut state).await
                         }
                         Err(error) => {
                             let error = crate::report(&error);
@@ -119,6 +150,7 @@ impl Offering {
                 changed = view.changed() => if changed.is_err() { return },
                 Ok(()) = policy.changed() => state.server.doubt(Instant::now()),
                 Ok(()) = others.changed() => {}
+                Ok(()) = health::changed(&mut health, &ward) => {}
                 Ok(()) = holders.changed() => tokio::time::sleep(SETTLE).await,
                 // Another instance of the driver may know of claims of which nobody told this one.
                 Ok(()) = contested.changed() => {}
@@ -139,7 +171,7 @@ impl Offering {
         inventory: &Inventory,
         policy: &Policy,
         holdings: &[Holding],
-        elsewhere: &Elsewhere,
+        kept: Kept<'_>,
         state: &mut State,
     ) -> Option<Instant> {
         // Asked for all that the policy wants: what is offered meanwhile, around those who hold something, may need less.
@@ -156,20 +188,25 @@ impl Offering {
                 None => return again,
             };
         }
-        let mut offered = offer::offered(inventory, policy, holdings, layout);
-        if elsewhere.gpus.is_empty() {
+        let ill = health::ill(kept.ward, inventory);
+        let marks: Marks = self.elsewhere.marks(kept.elsewhere).chain(self.illness.marks(&ill)).collect();
+        if marks.is_empty() {
             state.taints = Storage::default();
         }
-        self.mark.put(&mut offered, inventory, elsewhere, state.taints);
+        let with_evicted = state.with_evicted(inventory, &marks, holdings);
+        let mut offered = offer::offered(&with_evicted, policy, holdings, layout);
+        taints::put(&mut offered, &with_evicted, &marks, state.taints);
+        offered.devices.retain(|device| device.taints.is_some() || evicted::is_of(inventory, device));
         let faults: Vec<String> = offered.faults.iter().map(ToString::to_string).collect();
         for fault in faults.iter().filter(|fault| !state.faults.contains(fault)) {
             tracing::error!(fault, "the policy doesn't fit a GPU, which is not offered");
             self.notices.warn_node("PolicyDoesNotFit", format!("a GPU is not offered: {fault}"));
         }
         state.faults = faults;
+        let told = ill.iter().map(|(gpu, cause)| (gpu.clone(), cause.explained())).collect();
         #[allow(clippy::disallowed_methods, reason = "the kubelet is told the time, and nothing is decided by it")]
         let now = SystemTime::now();
-        self.healths.send_replace(offer::health(inventory, &offered, holdings, &self.pool, now));
+        self.healths.send_replace(offer::health(inventory, &offered, holdings, &told, &self.pool, now));
         let look = (!offered.waiting.is_empty()).then(|| Instant::now() + LOOK);
         self.publish(offered);
         again.into_iter().chain(look).min()

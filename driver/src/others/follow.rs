@@ -20,7 +20,7 @@ use super::{
     judge::{Elsewhere, Heard, judge},
     kubelet::{self, Kubelet},
     linger::Linger,
-    taint::Mark,
+    taint::Marker,
     tell::{self, Contested},
 };
 use crate::{
@@ -28,6 +28,7 @@ use crate::{
     claim::Claims,
     discovery::{View, wake::Waker},
     notices::Notices,
+    podresources,
     policy::InForce,
 };
 
@@ -113,7 +114,7 @@ struct Following {
     settings: Settings,
     notices: Notices,
     known: watch::Sender<Option<Arc<Known>>>,
-    mark: Mark,
+    mark: Marker,
     heard: Heard,
     linger: Linger,
     contested: Contested,
@@ -143,7 +144,7 @@ impl Following {
         known: watch::Sender<Option<Arc<Known>>>,
     ) -> Self {
         Self {
-            mark: Mark::new(&settings.driver, settings.mode),
+            mark: Marker::new(&settings.driver, settings.mode),
             settings,
             notices,
             known,
@@ -175,7 +176,7 @@ impl Following {
                 self.ask_at = (!self.is_woken).then(|| Instant::now() + LOOK);
             }
             Err(error) => {
-                let is_absent = matches!(error, kubelet::Error::Absent { .. });
+                let is_absent = matches!(error, podresources::Error::Absent { .. });
                 let error = crate::report(&error);
                 if self.trouble.as_ref() != Some(&error) {
                     tracing::warn!(

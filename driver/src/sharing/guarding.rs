@@ -136,7 +136,7 @@ fn watched(records: &[Arc<Record>], guards: &BTreeMap<GpuUuid, policy::Guard>) -
 }
 
 /// NVML as the guard asks it, through whichever library discovery has open.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Library {
     pub(crate) questions: watch::Receiver<Option<Questions>>,
     pub(crate) deadline: Duration,

@@ -15,13 +15,14 @@ pub(crate) struct Failure {
     reason: &'static str,
     message: String,
     retry_after: Option<u32>,
-    /// The resource and the name of the object that it is about.
-    about: Option<(String, String)>,
+    /// The group, resource and name that it is about.
+    about: Option<Box<[String; 3]>>,
+    cause: Option<&'static str>,
 }
 
 impl Failure {
     fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), retry_after: None, about: None }
+        Self { code, reason, message: message.into(), retry_after: None, about: None, cause: None }
     }
 
     pub(crate) fn bad_request(message: impl Into<String>) -> Self {
@@ -32,8 +33,8 @@ impl Failure {
         Self::new(404, "NotFound", "the server could not find the requested resource")
     }
 
-    pub(crate) fn not_found(resource: &str, name: &str) -> Self {
-        let about = Some((resource.to_owned(), name.to_owned()));
+    pub(crate) fn not_found(group: &str, resource: &str, name: &str) -> Self {
+        let about = Some(Box::new([group, resource, name].map(ToOwned::to_owned)));
         Self { about, ..Self::new(404, "NotFound", format!("{resource} {name:?} not found")) }
     }
 
@@ -66,6 +67,16 @@ impl Failure {
         )
     }
 
+    /// As the plugin `NamespaceLifecycle` says it, by a cause that clients can tell from other refusals.
+    pub(crate) fn terminating(group: &str, resource: &str, name: &str, namespace: &str) -> Self {
+        let why = format!("unable to create new content in namespace {namespace} because it is being terminated");
+        Self {
+            about: Some(Box::new([group, resource, name].map(ToOwned::to_owned))),
+            cause: Some("NamespaceTerminating"),
+            ..Self::new(403, "Forbidden", format!("{resource} {name:?} is forbidden: {why}"))
+        }
+    }
+
     pub(crate) fn expired() -> Self {
         Self::new(410, "Expired", "too old resource version")
     }
@@ -82,12 +93,15 @@ impl Failure {
     }
 
     pub(crate) fn body(&self) -> Value {
-        let mut details = match &self.about {
-            Some((resource, name)) => json!({"kind": resource, "name": name}),
+        let mut details = match self.about.as_deref() {
+            Some([group, resource, name]) => json!({"name": name, "group": group, "kind": resource}),
             None => json!({}),
         };
         if let Some(seconds) = self.retry_after {
             details = json!({ "retryAfterSeconds": seconds });
+        }
+        if let Some(cause) = self.cause {
+            details["causes"] = json!([{"reason": cause}]);
         }
         json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",

@@ -113,7 +113,7 @@ impl Store {
 
     pub(crate) fn get(&self, kind: &'static Kind, namespace: &str, name: &str) -> Result<Value, Failure> {
         let found = self.objects.get(&key(kind, namespace, name)).cloned();
-        found.ok_or_else(|| Failure::not_found(kind.resource, name))
+        found.ok_or_else(|| Failure::not_found(kind.group, kind.resource, name))
     }
 
     /// In the order of namespace and name; an empty namespace is all of them.
@@ -162,6 +162,10 @@ impl Store {
     pub(crate) fn create(&mut self, kind: &'static Kind, namespace: &str, mut object: Value) -> Result<Value, Failure> {
         let taken = |name: &str| self.objects.contains_key(&key(kind, namespace, name));
         let name = name_of(kind, &object, taken)?;
+        // Admission comes before what is stored is looked at.
+        if kind.namespaced && self.is_terminating(namespace) {
+            return Err(Failure::terminating(kind.group, kind.resource, &name, namespace));
+        }
         if self.objects.contains_key(&key(kind, namespace, &name)) {
             return Err(Failure::exists(kind.resource, &name));
         }
@@ -178,6 +182,12 @@ impl Store {
             metadata.insert("namespace".to_owned(), json!(namespace));
         }
         Ok(self.put(kind, namespace, &name, object))
+    }
+
+    /// Only of a namespace that was made; others are taken to be there.
+    fn is_terminating(&self, namespace: &str) -> bool {
+        let found = Kind::find("", "v1", "namespaces").and_then(|kind| self.objects.get(&key(kind, "", namespace)));
+        found.is_some_and(|namespace| namespace.pointer("/metadata/deletionTimestamp").is_some())
     }
 
     /// Replaces an object, as far as `part` goes; the same again changes nothing.
@@ -254,7 +264,7 @@ impl Store {
 
     fn remove(&mut self, kind: &'static Kind, namespace: &str, name: &str) -> Result<Value, Failure> {
         let gone = self.objects.remove(&key(kind, namespace, name));
-        let mut object = gone.ok_or_else(|| Failure::not_found(kind.resource, name))?;
+        let mut object = gone.ok_or_else(|| Failure::not_found(kind.group, kind.resource, name))?;
         let before = object.clone();
         self.version += 1;
         metadata(&mut object).insert("resourceVersion".to_owned(), json!(self.version.to_string()));

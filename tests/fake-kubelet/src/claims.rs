@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    checkpoint::{Cache, ClaimInfo},
+    checkpoint::{Cache, ClaimInfo, Device},
     claim_errors::{CallError, PrepareError, UnprepareError},
     driver::Driver,
     plugins::Plugins,
@@ -168,6 +168,12 @@ impl Claims {
             }
         }
         (batches, last)
+    }
+
+    /// What drivers have prepared of a claim that is known.
+    pub(crate) fn drivers(&self, namespace: &str, name: &str) -> Option<BTreeMap<String, Vec<Device>>> {
+        let cache = self.lock();
+        Some(cache.claims.get(&(namespace.to_owned(), name.to_owned()))?.drivers.clone())
     }
 
     /// The UIDs of all pods that claims are remembered for.

@@ -17,10 +17,12 @@ use crate::{
     checkpoint,
     claim_errors::{PrepareError, UnprepareError},
     claims::Claims,
+    device_plugins::DevicePlugins,
     driver::Driver,
     health::Health,
     plugins::{PluginError, Plugins, Rules},
     pod::{PodSpec, RunningPod},
+    pod_resources::{Desk, ListTrouble, Serving},
     registry::{Registration, Registry},
 };
 
@@ -40,6 +42,14 @@ pub enum StartError {
     Checkpoint {
         /// The checkpoint.
         file: PathBuf,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// The pod-resources socket cannot be made.
+    #[error("serve pod resources below {}: {source}", root.display())]
+    PodResources {
+        /// The kubelet's root.
+        root: PathBuf,
         /// What went wrong.
         source: io::Error,
     },
@@ -109,19 +119,21 @@ impl Builder {
     /// Wipes the node's slices and starts to watch for drivers. Must be called within a tokio runtime.
     pub fn start(self) -> Result<Kubelet, StartError> {
         let pods = Pods::default();
-        let running = RwLock::new(Arc::new(Running::start(&self, &pods)?));
-        Ok(Kubelet { settings: self, running, pods })
+        let desk = Arc::new(Desk::new(&self.root));
+        let running = RwLock::new(Arc::new(Running::start(&self, &pods, &desk)?));
+        Ok(Kubelet { settings: self, running, pods, desk })
     }
 }
 
 /// The pods that exist, by UID; those of remembered claims that do not are unprepared.
-type Pods = Arc<Mutex<BTreeMap<String, PodSpec>>>;
+pub(crate) type Pods = Arc<Mutex<BTreeMap<String, PodSpec>>>;
 
 /// A kubelet of one node. Dropping it is like stopping the process: connections close, nothing is unprepared.
 pub struct Kubelet {
     settings: Builder,
     running: RwLock<Arc<Running>>,
     pods: Pods,
+    desk: Arc<Desk>,
 }
 
 impl fmt::Debug for Kubelet {
@@ -136,16 +148,19 @@ struct Running {
     plugins: Arc<Plugins>,
     claims: Arc<Claims>,
     reconciler: JoinHandle<()>,
+    _listing: Serving,
 }
 
 impl Running {
-    fn start(settings: &Builder, pods: &Pods) -> Result<Self, StartError> {
+    fn start(settings: &Builder, pods: &Pods, desk: &Arc<Desk>) -> Result<Self, StartError> {
         let dir = settings.root.join("plugins_registry");
         let file = settings.root.join(checkpoint::FILE);
         let plugins = Plugins::start(settings.rules.clone(), settings.client.clone());
         let claims = Claims::load(file.clone(), settings.client.clone(), plugins.clone());
         let claims = Arc::new(claims.map_err(|source| StartError::Checkpoint { file, source })?);
         let registry = Registry::start(&dir, plugins.clone()).map_err(|source| StartError::Watch { dir, source })?;
+        let socket = |source| StartError::PodResources { root: settings.root.clone(), source };
+        let listing = Serving::start(&settings.root, claims.clone(), pods.clone(), desk.clone()).map_err(socket)?;
         let (period, pods, looked_after) = (settings.reconcile_period, pods.clone(), claims.clone());
         let reconciler = tokio::spawn(async move {
             loop {
@@ -153,7 +168,7 @@ impl Running {
                 reconcile(&looked_after, &pods).await;
             }
         });
-        Ok(Self { registry, plugins, claims, reconciler })
+        Ok(Self { registry, plugins, claims, reconciler, _listing: listing })
     }
 }
 
@@ -237,7 +252,7 @@ impl Kubelet {
     /// Restarts the kubelet alone: what was prepared and who is registered is forgotten, slices are wiped, and sockets
     /// are looked for. Running pods are not prepared again.
     pub fn restart(&self) -> Result<(), StartError> {
-        let next = Arc::new(Running::start(&self.settings, &self.pods)?);
+        let next = Arc::new(Running::start(&self.settings, &self.pods, &self.desk)?);
         *self.running.write().unwrap_or_else(PoisonError::into_inner) = next;
         Ok(())
     }
@@ -250,6 +265,37 @@ impl Kubelet {
         }
         self.restart()?;
         Ok(self.pods().values().cloned().collect())
+    }
+
+    /// Restarts the kubelet with its checkpoint lost: claims of before are neither known nor unprepared.
+    pub fn lose_state(&self) -> Result<(), StartError> {
+        let file = self.settings.root.join(checkpoint::FILE);
+        match std::fs::remove_file(&file) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(StartError::Checkpoint { file, source }),
+        }
+        self.restart()
+    }
+
+    /// What callers of the pod-resources socket run into from now on.
+    pub fn trouble_list(&self, trouble: ListTrouble) {
+        *self.desk.trouble() = trouble;
+    }
+
+    /// How often the pod-resources socket was asked for the list.
+    pub fn lists(&self) -> usize {
+        self.desk.lists()
+    }
+
+    /// How often the pod-resources socket was asked for anything.
+    pub fn asked(&self) -> usize {
+        self.desk.calls()
+    }
+
+    /// The node's device plugins.
+    pub fn device_plugins(&self) -> &DevicePlugins {
+        &self.desk.plugins
     }
 
     /// What is known of a device's health.

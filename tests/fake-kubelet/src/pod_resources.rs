@@ -1,164 +1,168 @@
-//! The pod-resources socket: what device plugins registered, and what pods hold (`pkg/kubelet/apis/podresources`).
-//!
-//! Of device plugins there is only what the kubelet tells of them. As the kubelet does, each change of what they have for
-//! pods, and each new holder, writes the account beside their sockets anew; the end of a pod writes nothing.
+//! The pod-resources socket: what device plugins have, and what containers use (`pkg/kubelet/apis/podresources`).
 use std::{
-    collections::BTreeMap,
     fs, io,
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    path::Path,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
-use futures::stream;
 use kubelet_api::podresources::v1::{
-    AllocatableResourcesRequest, AllocatableResourcesResponse, ClaimResource, ContainerDevices, ContainerResources,
+    AllocatableResourcesRequest, AllocatableResourcesResponse, CdiDevice, ClaimResource, ContainerResources,
     DynamicResource, GetPodResourcesRequest, GetPodResourcesResponse, ListPodResourcesRequest,
-    ListPodResourcesResponse, PodResources as Resources,
+    ListPodResourcesResponse, PodResources,
     pod_resources_lister_server::{PodResourcesLister, PodResourcesListerServer},
 };
 use tokio::{net::UnixListener, task::JoinHandle};
+use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Request, Response, Status, transport::Server};
 
-/// The kubelet's account of device plugins and their pods.
-const CHECKPOINT: &str = "device-plugins/kubelet_internal_checkpoint";
+use crate::{claims::Claims, device_plugins::DevicePlugins, kubelet::Pods, pod::PodSpec};
+
+/// Where the kubelet listens, below its root.
 const SOCKET: &str = "pod-resources/kubelet.sock";
 
-#[derive(Debug, Default)]
-struct State {
-    offered: BTreeMap<String, Vec<String>>,
-    /// By namespace and name.
-    pods: BTreeMap<(String, String), ContainerResources>,
-    calls: usize,
+/// What a caller runs into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ListTrouble {
+    /// Nothing: the list comes.
+    #[default]
+    None,
+    /// An error, as of a kubelet that is asked too often.
+    Refused,
+    /// No answer ever comes.
+    Silence,
 }
 
-/// Serves until dropped.
+/// What outlives a restart of the kubelet: what tests ask for, and how often what was called.
 #[derive(Debug)]
-pub struct PodResources {
-    root: PathBuf,
-    state: Arc<Mutex<State>>,
-    serving: JoinHandle<()>,
+pub(crate) struct Desk {
+    trouble: Mutex<ListTrouble>,
+    lists: AtomicUsize,
+    calls: AtomicUsize,
+    pub(crate) plugins: DevicePlugins,
 }
 
-impl PodResources {
-    /// Below a kubelet's root directory. Must be called within a tokio runtime.
-    pub fn start(root: &Path) -> io::Result<Self> {
-        fs::create_dir_all(root.join("device-plugins"))?;
-        fs::create_dir_all(root.join("pod-resources"))?;
-        let socket = root.join(SOCKET);
-        let _ = fs::remove_file(&socket);
-        let state = Arc::<Mutex<State>>::default();
-        let service = PodResourcesListerServer::new(Lister(state.clone()));
-        let listener = UnixListener::bind(socket)?;
-        let incoming = stream::unfold(listener, |listener| async {
-            let stream = listener.accept().await.map(|(stream, _)| stream);
-            Some((stream, listener))
-        });
-        let serving = tokio::spawn(async move {
-            let _ = Server::builder().add_service(service).serve_with_incoming(incoming).await;
-        });
-        Ok(Self { root: root.to_owned(), state, serving })
+impl Desk {
+    pub(crate) fn new(root: &Path) -> Self {
+        let plugins = DevicePlugins::new(root);
+        Self { trouble: Mutex::default(), lists: AtomicUsize::new(0), calls: AtomicUsize::new(0), plugins }
     }
 
-    /// What a resource's plugin has for pods; none of it is a plugin that has gone.
-    pub fn offer(&self, resource: &str, ids: &[&str]) -> io::Result<()> {
-        let ids: Vec<String> = ids.iter().map(|id| (*id).to_owned()).collect();
-        self.lock().offered.insert(resource.to_owned(), ids);
-        self.write()
+    pub(crate) fn trouble(&self) -> MutexGuard<'_, ListTrouble> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A pod gets devices of a plugin.
-    pub fn hold(&self, namespace: &str, pod: &str, resource: &str, ids: &[&str]) -> io::Result<()> {
-        let device_ids = ids.iter().map(|id| (*id).to_owned()).collect();
-        let devices = vec![ContainerDevices { resource_name: resource.to_owned(), device_ids }];
-        let container = ContainerResources { name: "main".to_owned(), devices, ..ContainerResources::default() };
-        self.lock().pods.insert((namespace.to_owned(), pod.to_owned()), container);
-        self.write()
+    /// How often the list was asked for.
+    pub(crate) fn lists(&self) -> usize {
+        self.lists.load(Ordering::Relaxed)
     }
 
-    /// A pod gets a device of a DRA driver by a claim; that is in another account.
-    pub fn claim(&self, namespace: &str, pod: &str, driver: &str, pool: &str, device: &str) {
-        let device = ClaimResource {
-            driver_name: driver.to_owned(),
-            pool_name: pool.to_owned(),
-            device_name: device.to_owned(),
-            ..ClaimResource::default()
-        };
-        let claim = DynamicResource {
-            claim_name: "claim".to_owned(),
-            claim_namespace: namespace.to_owned(),
-            claim_resources: vec![device],
-        };
-        let container = ContainerResources {
-            name: "main".to_owned(),
-            dynamic_resources: vec![claim],
-            ..ContainerResources::default()
-        };
-        self.lock().pods.insert((namespace.to_owned(), pod.to_owned()), container);
-    }
-
-    /// A pod ends.
-    pub fn end(&self, namespace: &str, pod: &str) {
-        self.lock().pods.remove(&(namespace.to_owned(), pod.to_owned()));
-    }
-
-    /// How many calls were answered.
-    pub fn calls(&self) -> usize {
-        self.lock().calls
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn write(&self) -> io::Result<()> {
-        let (file, new) = (self.root.join(CHECKPOINT), self.root.join("device-plugins/.kubelet_internal_checkpoint1"));
-        fs::write(&new, "{}")?;
-        fs::rename(new, file)
+    /// How often anything was asked for.
+    pub(crate) fn calls(&self) -> usize {
+        self.calls.load(Ordering::Relaxed)
     }
 }
 
-impl Drop for PodResources {
+/// The server; it ends when this is dropped.
+pub(crate) struct Serving {
+    task: JoinHandle<()>,
+}
+
+impl Serving {
+    pub(crate) fn start(root: &Path, claims: Arc<Claims>, pods: Pods, desk: Arc<Desk>) -> io::Result<Self> {
+        desk.plugins.begin()?;
+        let path = root.join(SOCKET);
+        fs::create_dir_all(path.parent().unwrap_or(root))?;
+        let _ = fs::remove_file(&path);
+        let listener = UnixListenerStream::new(UnixListener::bind(&path)?);
+        let lister = Lister { claims, pods, desk };
+        let server = Server::builder().add_service(PodResourcesListerServer::new(lister));
+        let task = tokio::spawn(async move {
+            if let Err(error) = server.serve_with_incoming(listener).await {
+                tracing::warn!(%error, "pod resources are no longer served");
+            }
+        });
+        Ok(Self { task })
+    }
+}
+
+impl Drop for Serving {
     fn drop(&mut self) {
-        self.serving.abort();
+        // The file stays, as it does when the kubelet ends: whoever starts next replaces it.
+        self.task.abort();
     }
 }
 
-struct Lister(Arc<Mutex<State>>);
-
-impl Lister {
-    fn called(&self) -> MutexGuard<'_, State> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.calls += 1;
-        state
-    }
+struct Lister {
+    claims: Arc<Claims>,
+    pods: Pods,
+    desk: Arc<Desk>,
 }
 
 #[tonic::async_trait]
 impl PodResourcesLister for Lister {
     async fn list(&self, _: Request<ListPodResourcesRequest>) -> Result<Response<ListPodResourcesResponse>, Status> {
-        let state = self.called();
-        let of = |((namespace, name), container): (&(String, String), &ContainerResources)| Resources {
-            name: name.clone(),
-            namespace: namespace.clone(),
-            containers: vec![container.clone()],
-        };
-        Ok(Response::new(ListPodResourcesResponse { pod_resources: state.pods.iter().map(of).collect() }))
+        self.desk.lists.fetch_add(1, Ordering::Relaxed);
+        self.called().await?;
+        let pods: Vec<PodSpec> = self.pods.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        let pod_resources = pods.iter().map(|pod| self.of(pod)).chain(self.desk.plugins.pods()).collect();
+        Ok(Response::new(ListPodResourcesResponse { pod_resources }))
     }
 
     async fn get_allocatable_resources(
         &self,
         _: Request<AllocatableResourcesRequest>,
     ) -> Result<Response<AllocatableResourcesResponse>, Status> {
-        let state = self.called();
-        let of = |(resource, ids): (&String, &Vec<String>)| ContainerDevices {
-            resource_name: resource.clone(),
-            device_ids: ids.clone(),
-        };
-        let devices = state.offered.iter().filter(|(_, ids)| !ids.is_empty()).map(of).collect();
-        Ok(Response::new(AllocatableResourcesResponse { devices, cpu_ids: vec![] }))
+        self.called().await?;
+        Ok(Response::new(AllocatableResourcesResponse { devices: self.desk.plugins.offered(), cpu_ids: vec![] }))
     }
 
     async fn get(&self, _: Request<GetPodResourcesRequest>) -> Result<Response<GetPodResourcesResponse>, Status> {
         Err(Status::unimplemented("nobody asks this stand-in for one pod"))
+    }
+}
+
+impl Lister {
+    /// Counts a call, and lets it run into what tests ask for.
+    async fn called(&self) -> Result<(), Status> {
+        self.desk.calls.fetch_add(1, Ordering::Relaxed);
+        let trouble = *self.desk.trouble();
+        match trouble {
+            ListTrouble::None => Ok(()),
+            ListTrouble::Refused => Err(Status::resource_exhausted("rejected by rate limit")),
+            ListTrouble::Silence => std::future::pending().await,
+        }
+    }
+
+    /// A claim that the kubelet has not prepared, or has forgotten, is in no list.
+    fn of(&self, pod: &PodSpec) -> PodResources {
+        let containers = pod.containers.iter().map(|container| {
+            let used = container.uses.iter().filter_map(|used| {
+                let claim = pod.claims.iter().find(|claim| claim.name == used.claim)?;
+                let drivers = self.claims.drivers(&pod.namespace, &claim.claim)?;
+                let claim_resources = drivers.into_iter().flat_map(|(driver, devices)| {
+                    devices.into_iter().map(move |device| ClaimResource {
+                        cdi_devices: device.cdi.into_iter().map(|name| CdiDevice { name }).collect(),
+                        driver_name: driver.clone(),
+                        pool_name: device.pool,
+                        device_name: device.name,
+                        share_id: device.share,
+                    })
+                });
+                Some(DynamicResource {
+                    claim_name: claim.claim.clone(),
+                    claim_namespace: pod.namespace.clone(),
+                    claim_resources: claim_resources.collect(),
+                })
+            });
+            ContainerResources {
+                name: container.name.clone(),
+                dynamic_resources: used.collect(),
+                ..ContainerResources::default()
+            }
+        });
+        PodResources { name: pod.name.clone(), namespace: pod.namespace.clone(), containers: containers.collect() }
     }
 }

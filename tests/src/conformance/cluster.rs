@@ -12,7 +12,6 @@ use k8s_openapi::{
 use kube::{
     Api, Client, Resource,
     api::{DeleteParams, ListParams, PostParams},
-    runtime::wait::{Condition, await_condition, conditions::is_deleted},
 };
 use serde::de::DeserializeOwned;
 
@@ -21,26 +20,14 @@ use super::{
     command::{self, Output},
     pods::CONTAINER,
 };
+use crate::cluster::{self, api, delete, has_ended, is_running, until};
 
 /// Why a step couldn't be taken.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The API server.
-    #[error("could not {what}")]
-    Api {
-        /// What was tried.
-        what: String,
-        /// What it said.
-        source: Box<kube::Error>,
-    },
-    /// It was watched for.
-    #[error("could not watch {what}")]
-    Watch {
-        /// What was waited for.
-        what: String,
-        /// What the API server said.
-        source: Box<kube::runtime::wait::Error>,
-    },
+    /// The cluster.
+    #[error(transparent)]
+    Cluster(#[from] cluster::Error),
     /// It took too long.
     #[error("gave up to {what} after {} s{story}", after.as_secs())]
     Late {
@@ -117,7 +104,7 @@ impl Cluster {
         match Api::all(self.client.clone()).create(&PostParams::default(), &namespace).await {
             Ok(_) => Ok(()),
             Err(kube::Error::Api(status)) if status.is_already_exists() => Err(Error::Taken(self.namespace.clone())),
-            Err(error) => Err(api(format!("make namespace {}", self.namespace))(error)),
+            Err(error) => Err(api(format!("make namespace {}", self.namespace))(error).into()),
         }
     }
 
@@ -133,14 +120,15 @@ impl Cluster {
             removed?;
         }
         let namespaces: Api<Namespace> = Api::all(self.client.clone());
-        delete(&namespaces, &self.namespace, &DeleteParams::default(), self.patience).await
+        Ok(delete(&namespaces, &self.namespace, &DeleteParams::default(), self.patience).await?)
     }
 
     /// Makes a pod.
     pub(super) async fn create(&self, pod: &Pod) -> Result<(), Error> {
         let name = pod.metadata.name.as_deref().unwrap_or_default();
         let made = self.pods().create(&PostParams::default(), pod).await;
-        made.map(drop).map_err(api(format!("make pod {name}")))
+        made.map_err(api(format!("make pod {name}")))?;
+        Ok(())
     }
 
     /// Waits for a pod's container to run.
@@ -161,7 +149,7 @@ impl Cluster {
         let made = pod.status.as_ref().and_then(|status| status.extended_resource_claim_status.as_ref());
         let made = made.map(|made| made.resource_claim_name.as_str()).ok_or(Error::NoClaim(name))?;
         let claims: Api<ResourceClaim> = Api::namespaced(self.client.clone(), &self.namespace);
-        claims.get(made).await.map_err(api(format!("get claim {made}")))
+        Ok(claims.get(made).await.map_err(api(format!("get claim {made}")))?)
     }
 
     /// Runs a command in a pod.
@@ -172,7 +160,7 @@ impl Cluster {
     /// Deletes a pod and waits until it is gone.
     pub(super) async fn remove(&self, name: &str) -> Result<(), Error> {
         // `sleep` as a container's first process takes no SIGTERM.
-        delete(&self.pods(), name, &DeleteParams::default().grace_period(1), self.patience).await
+        Ok(delete(&self.pods(), name, &DeleteParams::default().grace_period(1), self.patience).await?)
     }
 
     fn pods(&self) -> Api<Pod> {
@@ -185,57 +173,13 @@ impl Cluster {
         match found {
             Ok(Some(pod)) => Ok(pod),
             Ok(None) => Err(Error::Ended { name: name.to_owned(), story: ": it was deleted".to_owned() }),
-            Err(Error::Late { after, .. }) => {
+            Err(cluster::Error::Late { after, .. }) => {
                 let story = self.pods().get(name).await.map(|pod| story(&pod)).unwrap_or_default();
                 Err(Error::Late { what: format!("wait for {what}"), after, story })
             }
-            Err(error) => Err(error),
+            Err(error) => Err(error.into()),
         }
     }
-}
-
-/// Deletes an object, if it is there, and waits until it is gone.
-async fn delete<K>(api_of: &Api<K>, name: &str, params: &DeleteParams, patience: Duration) -> Result<(), Error>
-where
-    K: Resource + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
-{
-    let before = api_of.get_opt(name).await.map_err(api(format!("get {name}")))?;
-    let Some(uid) = before.and_then(|object| object.meta().uid.clone()) else { return Ok(()) };
-    match api_of.delete(name, params).await {
-        Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(()),
-        deleted => deleted.map(drop).map_err(api(format!("delete {name}")))?,
-    }
-    until(api_of, name, is_deleted(&uid), &format!("the end of {name}"), patience).await.map(drop)
-}
-
-async fn until<K>(
-    api_of: &Api<K>,
-    name: &str,
-    condition: impl Condition<K>,
-    what: &str,
-    patience: Duration,
-) -> Result<Option<K>, Error>
-where
-    K: Resource + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
-{
-    match tokio::time::timeout(patience, await_condition(api_of.clone(), name, condition)).await {
-        Ok(found) => found.map_err(|source| Error::Watch { what: what.to_owned(), source: Box::new(source) }),
-        Err(_) => Err(Error::Late { what: format!("wait for {what}"), after: patience, story: String::new() }),
-    }
-}
-
-fn api(what: String) -> impl FnOnce(kube::Error) -> Error {
-    |source| Error::Api { what, source: Box::new(source) }
-}
-
-fn is_running(pod: &Pod) -> bool {
-    let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
-    statuses.into_iter().flatten().any(|status| status.state.as_ref().is_some_and(|state| state.running.is_some()))
-}
-
-fn has_ended(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    matches!(phase, Some("Failed" | "Succeeded"))
 }
 
 /// The node to which the scheduler has bound it.

@@ -6,23 +6,41 @@ use kube::{Api, api::AttachParams};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use super::cluster::Error;
+use crate::cluster::api;
 
 /// How long a command may take.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What a command did.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Output {
     pub(super) stdout: String,
     pub(super) stderr: String,
-    /// Why it couldn't be started, or how it failed.
-    pub(super) failed: Option<String>,
+    pub(super) ended: Ended,
 }
+
+/// How a command ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Ended {
+    Ok,
+    /// It couldn't be started, or it failed: what the API server says of it.
+    Failed(String),
+    /// Nobody knows: the connection ended before the command did, so that nothing follows from what was read.
+    Lost,
+}
+
+/// What is said of a command whose connection ended.
+pub(super) const LOST: &str = "the connection ended before the command did";
 
 impl Output {
     /// All that a user would have seen.
     pub(super) fn told(&self) -> String {
-        let parts = [self.stdout.as_str(), &self.stderr, self.failed.as_deref().unwrap_or_default()];
+        let ended = match &self.ended {
+            Ended::Ok => "",
+            Ended::Failed(why) => why,
+            Ended::Lost => LOST,
+        };
+        let parts = [self.stdout.as_str(), &self.stderr, ended];
         let lines = parts.iter().flat_map(|part| part.lines()).filter(|line| !line.trim().is_empty());
         lines.map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
     }
@@ -35,7 +53,7 @@ pub(super) async fn run(pods: &Api<Pod>, pod: &str, container: &str, command: &[
     tokio::time::timeout(PATIENCE, attached(pods, pod, container, command))
         .await
         .map_err(late)?
-        .map_err(|source| Error::Api { what: what(), source: Box::new(source) })
+        .map_err(|source| api(what())(source).into())
 }
 
 async fn attached(pods: &Api<Pod>, pod: &str, container: &str, command: &[&str]) -> Result<Output, kube::Error> {
@@ -49,7 +67,7 @@ async fn attached(pods: &Api<Pod>, pod: &str, container: &str, command: &[&str])
         }
     };
     let (stdout, stderr, status) = futures::join!(read(out), read(errors), status);
-    Ok(Output { stdout, stderr, failed: failure(status) })
+    Ok(Output { stdout, stderr, ended: ended(status) })
 }
 
 async fn read(stream: Option<impl AsyncRead + Unpin>) -> String {
@@ -61,10 +79,13 @@ async fn read(stream: Option<impl AsyncRead + Unpin>) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// The API server's last word on a command; a connection that ends without one is a failure too.
-fn failure(status: Option<Status>) -> Option<String> {
-    let Some(status) = status else { return Some("the connection ended before the command did".to_owned()) };
-    (status.status.as_deref() != Some("Success")).then(|| status.message.unwrap_or_default())
+/// The API server's last word on a command.
+fn ended(status: Option<Status>) -> Ended {
+    match status {
+        None => Ended::Lost,
+        Some(status) if status.status.as_deref() == Some("Success") => Ended::Ok,
+        Some(status) => Ended::Failed(status.message.unwrap_or_default()),
+    }
 }
 
 #[cfg(test)]
@@ -72,12 +93,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_command_without_a_last_word_has_failed() {
-        let read = |text: &str| failure(Some(serde_json::from_str(text).unwrap()));
-        assert_eq!(read(r#"{"status": "Success"}"#), None);
+    fn a_command_without_a_last_word_has_not_failed_but_is_lost() {
+        let read = |text: &str| ended(Some(serde_json::from_str(text).unwrap()));
+        assert_eq!(read(r#"{"status": "Success"}"#), Ended::Ok);
         let exit = "command terminated with non-zero exit code";
         let status = format!(r#"{{"status": "Failure", "reason": "NonZeroExitCode", "message": "{exit}"}}"#);
-        assert_eq!(read(&status), Some(exit.to_owned()));
-        assert!(failure(None).is_some());
+        assert_eq!(read(&status), Ended::Failed(exit.to_owned()));
+        assert_eq!(ended(None), Ended::Lost);
+        let lost = Output { stdout: String::new(), stderr: String::new(), ended: Ended::Lost };
+        assert!(lost.told().contains(LOST));
     }
 }

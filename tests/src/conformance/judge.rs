@@ -1,14 +1,12 @@
 //! What commands in containers answered, held against what they may answer.
 use std::collections::BTreeSet;
 
-use super::command::Output;
+use super::command::{Ended, LOST, Output};
 use crate::isolation::is_usual;
 
 /// Whether `nvidia-smi -L` lists these GPUs, by UUID, and no others.
 pub(super) fn lists_only(output: &Output, held: &BTreeSet<&str>) -> Result<(), String> {
-    if let Some(why) = &output.failed {
-        return Err(format!("nvidia-smi -L fails where it must not: {why}"));
-    }
+    works(output, "nvidia-smi -L")?;
     let seen: BTreeSet<&str> = output.stdout.lines().filter_map(uuid).collect();
     if seen.is_empty() {
         return Err("nvidia-smi -L lists no GPU".to_owned());
@@ -20,6 +18,15 @@ pub(super) fn lists_only(output: &Output, held: &BTreeSet<&str>) -> Result<(), S
     Ok(())
 }
 
+/// Whether a command ended as it must.
+fn works(output: &Output, command: &str) -> Result<(), String> {
+    match &output.ended {
+        Ended::Ok => Ok(()),
+        Ended::Failed(why) => Err(format!("{command} fails where it must not: {why}")),
+        Ended::Lost => Err(format!("{command}: {LOST}")),
+    }
+}
+
 /// Of a line `GPU 0: name (UUID: GPU-…)`.
 fn uuid(line: &str) -> Option<&str> {
     line.strip_prefix("GPU ")?.rsplit_once("(UUID: ")?.1.strip_suffix(')')
@@ -27,8 +34,10 @@ fn uuid(line: &str) -> Option<&str> {
 
 /// Whether `nvidia-smi` isn't there, or finds nothing.
 pub(super) fn finds_nothing(output: &Output) -> Result<(), String> {
-    if output.failed.is_none() {
-        return Err(format!("nvidia-smi works where it must not: {}", output.stdout));
+    match output.ended {
+        Ended::Failed(_) => {}
+        Ended::Ok => return Err(format!("nvidia-smi works where it must not: {}", output.stdout)),
+        Ended::Lost => return Err(format!("whether nvidia-smi is there isn't known: {LOST}")),
     }
     if output.stdout.lines().any(|line| uuid(line).is_some()) {
         return Err(format!("nvidia-smi lists GPUs: {}", output.stdout));
@@ -38,9 +47,7 @@ pub(super) fn finds_nothing(output: &Output) -> Result<(), String> {
 
 /// Whether `ls -la /dev/` shows no device but those that every container has.
 pub(super) fn shows_no_device(output: &Output) -> Result<(), String> {
-    if let Some(why) = &output.failed {
-        return Err(format!("ls -la /dev/ fails: {why}"));
-    }
+    works(output, "ls -la /dev/")?;
     if !output.stdout.lines().any(|line| line.ends_with(" null")) {
         return Err("ls -la /dev/ doesn't show /dev/null, so that it shows nothing".to_owned());
     }
@@ -69,6 +76,9 @@ fn is_expected(line: &str) -> bool {
 
 /// Whether each of the forged nodes was refused: one line, by the command that failed, for each.
 pub(super) fn refused_all(output: &Output, forged: usize) -> Result<(), String> {
+    if output.ended == Ended::Lost {
+        return Err(format!("whether forged nodes are refused isn't known: {LOST}"));
+    }
     let lines: Vec<&str> = output.stdout.lines().chain(output.stderr.lines()).collect();
     let odd: Vec<&str> = lines.iter().copied().filter(|line| !line.ends_with("Operation not permitted")).collect();
     if !odd.is_empty() {
@@ -82,11 +92,15 @@ mod tests {
     use super::*;
 
     fn said(stdout: &str) -> Output {
-        Output { stdout: stdout.to_owned(), ..Output::default() }
+        Output { stdout: stdout.to_owned(), stderr: String::new(), ended: Ended::Ok }
     }
 
     fn failed(stdout: &str) -> Output {
-        Output { failed: Some("exit code 9".to_owned()), ..said(stdout) }
+        Output { ended: Ended::Failed("exit code 9".to_owned()), ..said(stdout) }
+    }
+
+    fn lost(stdout: &str) -> Output {
+        Output { ended: Ended::Lost, ..said(stdout) }
     }
 
     const LIST: &str = "GPU 0: NVIDIA A10G (UUID: GPU-1)\nGPU 1: NVIDIA (odd) (UUID: GPU-2)\n";
@@ -97,7 +111,9 @@ mod tests {
         assert!(lists_only(&said(LIST), &["GPU-1"].into()).unwrap_err().contains("GPU-2"));
         assert!(lists_only(&said(LIST), &["GPU-1", "GPU-2", "GPU-3"].into()).is_err());
         assert!(lists_only(&said(""), &BTreeSet::new()).is_err(), "nothing allocated proves nothing");
-        assert!(lists_only(&failed(LIST), &["GPU-1", "GPU-2"].into()).is_err());
+        for output in [failed(LIST), lost(LIST)] {
+            assert!(lists_only(&output, &["GPU-1", "GPU-2"].into()).is_err());
+        }
     }
 
     #[test]
@@ -105,6 +121,14 @@ mod tests {
         assert_eq!(finds_nothing(&failed("NVIDIA-SMI has failed")), Ok(()));
         assert!(finds_nothing(&failed(LIST)).is_err());
         assert!(finds_nothing(&said("")).is_err());
+    }
+
+    #[test]
+    fn a_connection_that_ends_proves_nothing() {
+        assert!(finds_nothing(&lost("")).unwrap_err().contains(LOST));
+        assert!(shows_no_device(&lost(DEV)).is_err());
+        let refused = Output { stderr: "cat: can't open '/tmp/a': Operation not permitted".to_owned(), ..lost("") };
+        assert!(refused_all(&refused, 1).is_err());
     }
 
     /// As `GNU` and `busybox` write it.

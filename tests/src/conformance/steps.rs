@@ -9,7 +9,6 @@ use super::{
     judge,
     pods::{Role, on},
 };
-use crate::told::told;
 
 /// Numbers of the nvidia module: of the first eight GPUs, and its control node.
 const FORGED: [u32; 9] = [0, 1, 2, 3, 4, 5, 6, 7, 255];
@@ -38,7 +37,7 @@ pub async fn run(
         () = interrupted => true,
     };
     let mut step = Step::new("Afterwards: the pods and their namespace are gone");
-    step.hold(cluster.close().await.map_err(|error| told(&error)));
+    step.hold(cluster.close().await.map_err(|error| aliquot_daemon::report(&error)));
     if stopped {
         step.fail("the steps were broken off");
     }
@@ -52,7 +51,7 @@ pub async fn run(
 async fn taken(title: &str, body: impl AsyncFnOnce(&mut Step) -> Result<(), Error>) -> Step {
     let mut step = Step::new(title);
     if let Err(error) = body(&mut step).await {
-        step.fail(told(&error));
+        step.fail(aliquot_daemon::report(&error));
     }
     step
 }

@@ -127,7 +127,7 @@ fn litter(stage: &Stage, scene: Scene, claim: &Claim) -> Verdict {
     Ok(())
 }
 
-/// An error once, and then for as long as it lasts: the claim waits, and nothing else happens.
+/// An error, once or for as long as it lasts: the claim waits, and nothing else happens. Whether the step failed.
 async fn fail(stage: &mut Stage, scene: Scene, claim: &Claim, orders: &[String]) -> Verdict<bool> {
     for order in orders {
         if scene == Scene::Claim {
@@ -141,6 +141,13 @@ async fn fail(stage: &mut Stage, scene: Scene, claim: &Claim, orders: &[String])
                 litter(stage, scene, claim)?;
             }
             let mut answer = stage.call(call, claim).await?;
+            // That is no answer to the order, which stands until it is obeyed.
+            while let Answer::Refused(error) = &answer
+                && is_slow(error)
+                && !stage.obeyed()?.contains(order)
+            {
+                answer = stage.call(call, claim).await?;
+            }
             if let Answer::Refused(error) = &answer {
                 if !error.contains("os error") && !is_slow(error) {
                     return lost(format!("the error doesn't say what the system said: {error}"));
@@ -163,8 +170,8 @@ async fn fail(stage: &mut Stage, scene: Scene, claim: &Claim, orders: &[String])
         }
     }
     stage.order("")?;
-    let points = stage.passed()?;
-    Ok(orders.iter().all(|order| points.iter().any(|point| order.starts_with(point))))
+    let obeyed = stage.obeyed()?;
+    Ok(orders.iter().all(|order| obeyed.contains(order)))
 }
 
 /// Killed; what the next life needs isn't there.

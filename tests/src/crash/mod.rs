@@ -151,12 +151,17 @@ fn cases(plan: &Plan, passages: &[Passage]) -> VecDeque<Case> {
     for &passage in passages.iter().filter(|passage| plan.points.contains(&passage.point)) {
         for &way in plan.ways.iter().filter(|way| is_apt(**way, passage)) {
             let kill = passage.order("kill");
-            let errno = |name: &str| vec![passage.order(name), format!("{}+", passage.order(name))];
             let mut add = |orders| cases.push_back(Case { passage, way, orders });
+            // In a scene of its own each: what one has made the other wouldn't pass.
+            let mut errno = |name: &str| {
+                let once = passage.order(name);
+                add(vec![format!("{once}+")]);
+                add(vec![once]);
+            };
             match way {
-                Way::Full => add(errno("ENOSPC")),
-                Way::Broken => add(errno("EIO")),
-                Way::ReadOnly => add(errno("EROFS")),
+                Way::Full => errno("ENOSPC"),
+                Way::Broken => errno("EIO"),
+                Way::ReadOnly => errno("EROFS"),
                 Way::Stopped => add(vec![passage.order("stop")]),
                 Way::Pair if !plan.all_pairs => add(vec![kill.clone(), kill]),
                 Way::Pair => {

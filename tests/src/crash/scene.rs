@@ -1,4 +1,6 @@
 //! How a node stands before something goes wrong.
+use std::os::unix::fs::PermissionsExt as _;
+
 use kubelet_api::dra::v1::Claim;
 
 use super::{
@@ -54,8 +56,9 @@ pub(super) async fn set_scene(stage: &mut Stage, scene: Scene) -> Verdict<Set> {
             stage.kill()?;
             without_node_spec(stage)?;
             std::fs::remove_file(cdi.join(format!("{DRIVER}-claim_{}.json", claim.uid)))?;
-            let gone = uuid::Uuid::new_v4();
-            for name in [format!("{DRIVER}-claim_{gone}.json"), format!(".{DRIVER}-claim_{gone}.json.tmp")] {
+            let (ended, gone) = (uuid::Uuid::new_v4(), uuid::Uuid::new_v4());
+            of_another_boot(stage, &claim, &ended.to_string())?;
+            for name in [format!("{DRIVER}-claim_{ended}.json"), format!(".{DRIVER}-claim_{ended}.json.tmp")] {
                 std::fs::write(cdi.join(name), "{}")?;
             }
             std::fs::write(stage.records().join(format!(".{gone}.json.tmp")), "{")?;
@@ -63,6 +66,19 @@ pub(super) async fn set_scene(stage: &mut Stage, scene: Scene) -> Verdict<Set> {
     }
     std::fs::write(&stage.trace, "")?;
     Ok(Set { claim, bystander })
+}
+
+/// The record of a claim that has ended with an earlier boot.
+fn of_another_boot(stage: &Stage, like: &Claim, uid: &str) -> Verdict {
+    let text = std::fs::read_to_string(stage.records().join(format!("{}.json", like.uid)))?;
+    let (json, _) = text.split_once('\n').ok_or("a record has a line of JSON and one with its checksum")?;
+    let mut record: serde_json::Value = serde_json::from_str(&json.replace(&like.uid, uid))?;
+    record["bootId"] = "an earlier one".into();
+    let json = record.to_string();
+    let bytes = format!("{json}\n{:08x}\n", crc32fast::hash(json.as_bytes()));
+    let (path, mode) = (stage.records().join(format!("{uid}.json")), std::fs::Permissions::from_mode(0o600));
+    std::fs::write(&path, bytes)?;
+    Ok(std::fs::set_permissions(path, mode)?)
 }
 
 /// The node's spec goes, so that the next claim's prepare writes it.

@@ -261,7 +261,17 @@ impl Stage {
 
     /// The names of the points that drivers have passed since the scene was set.
     pub(super) fn passed(&self) -> Result<Vec<String>> {
-        Ok(std::fs::read_to_string(&self.trace)?.lines().map(ToOwned::to_owned).collect())
+        self.traced(|line| !line.contains('='))
+    }
+
+    /// The orders that drivers have obeyed since the scene was set.
+    pub(super) fn obeyed(&self) -> Result<Vec<String>> {
+        self.traced(|line| line.contains('='))
+    }
+
+    fn traced(&self, is_meant: impl Fn(&str) -> bool) -> Result<Vec<String>> {
+        let trace = std::fs::read_to_string(&self.trace)?;
+        Ok(trace.lines().filter(|line| is_meant(line)).map(ToOwned::to_owned).collect())
     }
 
     /// The plugin's directory.
@@ -278,6 +288,8 @@ impl Stage {
 fn spawner(testbed: &Testbed, trace: Option<&Path>) -> Spawner {
     let mut command = testbed.driver_command("run");
     command.env("ALIQUOT_PREPARE_BUDGET", BUDGET).env("ALIQUOT_NVML_DEADLINE", NVML_DEADLINE);
+    // The API server is asked by prepares alone, and counted on for that.
+    command.env("ALIQUOT_SWEEP", "off");
     if let Some(trace) = trace {
         command.env("ALIQUOT_FAULT_TRACE", trace);
     }

@@ -4,6 +4,7 @@
 //! doesn't start, with a message, in the runtime's answer or in the hook's log, that names the path.
 use super::{
     Tally,
+    refusal::Refusal,
     seen::Own,
     stage::{How, Scene, container, reference},
 };
@@ -59,7 +60,7 @@ fn tricks(canary: &str) -> Vec<Trick> {
     let upwards = |below: &str| Entry::Link(format!("{}{}/{below}", "../".repeat(12), canary.trim_start_matches('/')));
     let file = |text: &str| Entry::File(text.as_bytes().to_vec());
     let compat = |name: &str| format!("{COMPAT}/{name}");
-    let libraries = &["lib"];
+    let libraries = &["/usr/lib"];
     let cache = &["/etc/ld.so.cache"];
     vec![
         trick("lib-is-root", vec![("usr/lib", link("/"))], libraries),
@@ -79,7 +80,7 @@ fn tricks(canary: &str) -> Vec<Trick> {
         trick("configuration-at-host", vec![("etc/ld.so.conf.d", upwards("etc/ld.so.conf.d"))], &["/etc/ld.so.conf.d"]),
         trick("etc-at-host", vec![("etc", at_host("etc"))], &["/etc"]),
         trick("dev-at-host", vec![("dev", at_host("dev"))], &["/dev"]),
-        trick("proc-at-host", vec![("proc", at_host("lib"))], &["proc"]),
+        trick("proc-at-host", vec![("proc", at_host("lib"))], &["/proc"]),
         trick(
             "compat-is-hostile",
             vec![
@@ -90,9 +91,9 @@ fn tricks(canary: &str) -> Vec<Trick> {
                 (&compat("lib.so.99999999999999999999"), link("/proc/self/exe")),
                 (&compat("libfifo.so.1"), Entry::Fifo),
             ],
-            &["cuda"],
+            &["/usr/local/cuda"],
         ),
-        trick("compat-at-host", vec![("usr/local/cuda", upwards(""))], &["cuda"]),
+        trick("compat-at-host", vec![("usr/local/cuda", upwards(""))], &["/usr/local/cuda"]),
         trick(
             "devices-in-the-image",
             vec![("usr/share/nvidia5", Entry::Device(195, 5)), ("usr/share/card5", Entry::Device(226, 5))],
@@ -111,6 +112,7 @@ pub(super) async fn run(scene: &Scene<'_>, runtime: Runtime, tally: &mut Tally) 
         all.iter().map(|trick| plain.with(&reference(trick.name), trick.entries.clone())).collect();
     scene.import(&images).await?;
     for trick in &all {
+        let told = scene.refusals();
         let spec = ContainerSpec { image: Some(reference(trick.name)), ..container("one", &held.ids) };
         match scene.run(trick.name, runtime, vec![spec]).await {
             Ok(pod) => {
@@ -119,10 +121,10 @@ pub(super) async fn run(scene: &Scene<'_>, runtime: Runtime, tally: &mut Tally) 
             }
             Err(error) => {
                 // crun tells only that the hook refused; what the hook said is in its log.
-                let told = scene.refusals();
-                let error = format!("{error}; {}", told.lines().last().unwrap_or_default());
-                if !trick.named.iter().any(|path| error.contains(path)) {
-                    tally.fault(format_args!("{} isn't started, and its path isn't named: {error}", trick.name));
+                let refusal = Refusal::read(&error.to_string(), trick.name, &told, &scene.refusals());
+                if !trick.named.iter().any(|path| refusal.names(path)) {
+                    let told = refusal.told();
+                    tally.fault(format_args!("{} isn't started, and its path isn't named: {told}", trick.name));
                 }
                 refused.push(trick.name);
             }

@@ -14,6 +14,7 @@ mod host;
 mod images;
 mod kinds;
 mod lifetime;
+mod refusal;
 mod seen;
 mod stage;
 mod tally;

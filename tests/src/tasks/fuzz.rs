@@ -11,8 +11,20 @@ use clap::Args;
 use super::{Error, cargo};
 
 /// In the order in which data comes to the driver.
-const TARGETS: [&str; 10] =
-    ["parameters", "policy", "record", "cdi", "grpc", "names", "procfs", "runtime_config", "ld_cache", "oci_state"];
+const TARGETS: [&str; 12] = [
+    "parameters",
+    "policy",
+    "record",
+    "cdi",
+    "grpc",
+    "names",
+    "procfs",
+    "runtime_config",
+    "ld_cache",
+    "oci_state",
+    "hook_log",
+    "pod_resources",
+];
 
 /// Options of `cargo xtask fuzz`.
 #[derive(Debug, Args)]

@@ -17,7 +17,7 @@ use crate::image::{
 };
 
 /// The packages whose programs of the same name are in the image.
-const PROGRAMS: [&str; 2] = ["aliquot-driver", "aliquot-hook"];
+const PROGRAMS: [&str; 3] = ["aliquot-controller", "aliquot-driver", "aliquot-hook"];
 /// In bytes of files: what every node loads and keeps.
 const LARGEST: u64 = 25_000_000;
 const LICENSE: &str = include_str!("../../../LICENSE");

@@ -7,13 +7,13 @@ mod image;
 mod isolation;
 mod node;
 mod playground;
+mod rollout;
 mod test;
 
 use std::{ffi::OsString, process::ExitCode};
 
+use aliquot_daemon::report;
 use clap::{Parser, Subcommand};
-
-use crate::told::told;
 
 /// The workspace's tasks.
 #[derive(Debug, Parser)]
@@ -35,6 +35,8 @@ enum Task {
     Conformance(conformance::Conformance),
     /// Ends, stops and fails the driver at each point where it changes something; counts what is leaked, lost or held twice.
     CrashMatrix(crash_matrix::CrashMatrix),
+    /// Updates the driver on the cluster of KUBECONFIG while pods come and go; counts what failed meanwhile.
+    Rollout(rollout::Rollout),
     /// Shows the main job on simulated GPUs, in real containers where root allows.
     Playground(playground::Play),
     /// Writes the container image, with its bill of materials; needs Debian's packages, no daemon and no root.
@@ -96,6 +98,7 @@ pub fn run() -> ExitCode {
         Task::Isolation(isolation) => isolation.run(),
         Task::Conformance(conformance) => conformance.run(),
         Task::CrashMatrix(matrix) => matrix.run(),
+        Task::Rollout(rollout) => rollout.run(),
         Task::Playground(play) => play.run(),
         Task::Image(image) => image.run(),
         Task::Fuzz(fuzz) => fuzz.run(),
@@ -104,7 +107,7 @@ pub fn run() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("xtask: {}", told(&error));
+            eprintln!("xtask: {}", report(&error));
             ExitCode::FAILURE
         }
     }

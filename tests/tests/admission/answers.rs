@@ -66,13 +66,17 @@ async fn an_object_that_goes_or_stays_as_it_was_is_allowed() -> Result<()> {
 async fn what_is_no_review_is_told_so_and_the_next_one_is_answered() -> Result<()> {
     let (_api, replica, trusted) = serving().await?;
     let deep = "[".repeat(100_000);
+    let mut wide = review("resourceclaims", "v1", "CREATE", &[]);
+    wide["request"]["object"]["spec"]["devices"]["config"] = json!(vec![0; 1 << 20]);
+    let wide = wide.to_string();
     for (content, body, code) in [
         ("application/json", "", StatusCode::BAD_REQUEST),
         ("application/json", "{\"kind\": \"AdmissionReview\"", StatusCode::BAD_REQUEST),
         ("application/json", "{\"request\": {}}", StatusCode::BAD_REQUEST),
         ("application/json", &deep, StatusCode::BAD_REQUEST),
+        ("application/json", &wide, StatusCode::BAD_REQUEST),
         ("application/x-www-form-urlencoded", "a=b", StatusCode::UNSUPPORTED_MEDIA_TYPE),
-        ("application/json", &" ".repeat((8 << 20) + 1), StatusCode::PAYLOAD_TOO_LARGE),
+        ("application/json", &" ".repeat((3 << 20) + 1), StatusCode::PAYLOAD_TOO_LARGE),
     ] {
         let stream = connect(replica.address, &trusted).await?;
         match send(stream, post(content, body.to_owned())?).await {

@@ -13,17 +13,23 @@ const POLICY: &str = include_str!("../../../deploy/base/admission-policy.yaml");
 const RBAC: &str = include_str!("../../../deploy/base/rbac.yaml");
 const NAMES: &str = include_str!("../../../deploy/components/admission-names/kustomization.yaml");
 const BASE: &str = include_str!("../../../deploy/base/kustomization.yaml");
+const CONTROLLER: &str = include_str!("../../../deploy/base/controller.yaml");
 const CERTIFICATE: &str = include_str!("../../../deploy/components/cert-manager/certificate.yaml");
 
 fn all(text: &str, kind: &str) -> Result<Vec<Value>> {
     Ok(documents::<Value>(text)?.into_iter().filter(|object| object["kind"] == kind).collect())
 }
 
+fn named(text: &str, kind: &str, name: &str) -> Result<Value> {
+    let found = all(text, kind)?.into_iter().find(|object| object["metadata"]["name"] == name);
+    found.ok_or_else(|| format!("there is no {kind} {name}").into())
+}
+
 #[test]
 fn policies_are_about_the_account_and_the_driver_that_are_deployed() -> Result<()> {
     let account = all(RBAC, "ServiceAccount")?.remove(0)["metadata"].clone();
     let user = format!(
-        "system:serviceaccount:{}:{}",
+        "'system:serviceaccount:' + '{}' + ':' + '{}'",
         account["namespace"].as_str().unwrap(),
         account["name"].as_str().unwrap()
     );
@@ -34,7 +40,7 @@ fn policies_are_about_the_account_and_the_driver_that_are_deployed() -> Result<(
         assert_eq!(spec["failurePolicy"], "Fail");
         let condition = spec.pointer("/matchConditions/0").unwrap();
         assert_eq!(condition["name"], "driver-account");
-        assert_eq!(condition["expression"], json!(format!("request.userInfo.username == '{user}'")));
+        assert_eq!(condition["expression"], json!(format!("request.userInfo.username == {user}")));
         assert_eq!(spec["matchConditions"].as_array().unwrap().len(), 1);
         let driver =
             spec["variables"].as_array().unwrap().iter().find(|variable| variable["name"] == "driver").unwrap();
@@ -93,10 +99,26 @@ fn the_webhook_is_deployed_under_the_names_of_its_flags() -> Result<()> {
     for rule in rules(WEBHOOK, NAME)? {
         assert_eq!(rule.resource_names, [NAME]);
     }
-    let certificate = all(CERTIFICATE, "Certificate")?.remove(0)["spec"].clone();
+    let certificate = named(CERTIFICATE, "Certificate", NAME)?["spec"].clone();
     assert_eq!(certificate["dnsNames"], json!([HOST]));
     assert_eq!(certificate["secretName"], args.webhook_secret.as_str());
     Cli::command().debug_assert();
+    Ok(())
+}
+
+#[test]
+fn cert_managers_certificate_is_signed_by_an_authority_that_outlives_it() -> Result<()> {
+    let issuer_of = |certificate: &Value| {
+        named(CERTIFICATE, "Issuer", certificate["spec"]["issuerRef"]["name"].as_str().unwrap_or_default())
+    };
+    let leaf = named(CERTIFICATE, "Certificate", NAME)?;
+    let secret = issuer_of(&leaf)?["spec"]["ca"]["secretName"].clone();
+    let signs = |one: &Value| one["spec"]["isCA"] == json!(true) && one["spec"]["secretName"] == secret;
+    let authority = all(CERTIFICATE, "Certificate")?.into_iter().find(signs).ok_or("nobody signs")?;
+    assert_eq!(authority["spec"]["privateKey"]["rotationPolicy"], "Never");
+    assert_eq!(authority["spec"]["duration"], "87600h");
+    assert!(leaf["spec"].get("duration").is_none(), "90 days, cert-manager's default");
+    assert!(issuer_of(&authority)?["spec"].get("selfSigned").is_some());
     Ok(())
 }
 
@@ -162,7 +184,7 @@ fn an_overlays_names_go_where_the_expressions_have_the_deployed_ones() -> Result
         let source = &replacement["source"];
         let named = chosen(source);
         let value = part(at(named[0], source["fieldPath"].as_str().unwrap())[0], &source["options"]);
-        assert!([NAMESPACE, DRIVER].contains(&value.as_str()), "{value}");
+        assert!([NAMESPACE, DRIVER, "aliquot-driver"].contains(&value.as_str()), "{value}");
         for target in replacement["targets"].as_array().unwrap() {
             let path = target["fieldPaths"][0].as_str().unwrap();
             let found: Vec<_> = chosen(&target["select"]).into_iter().flat_map(|object| at(object, path)).collect();
@@ -174,13 +196,42 @@ fn an_overlays_names_go_where_the_expressions_have_the_deployed_ones() -> Result
         }
     }
     let written = |text: &str| objects.iter().map(|object| object.to_string().matches(text).count()).sum::<usize>();
-    assert_eq!(places, written("serviceaccount:aliquot:") + written("'gpu.aliquot.dev'"), "none is left out");
+    let places_of = ["'aliquot'", "'aliquot-driver'", "'gpu.aliquot.dev'"].map(written);
+    assert_eq!(places, places_of.iter().sum::<usize>(), "none is left out");
+    assert!(places_of.iter().all(|places| *places > 0));
     Ok(())
 }
 
 #[test]
-fn the_policy_is_part_of_what_is_deployed() -> Result<()> {
+fn the_policy_and_the_webhook_are_part_of_what_is_deployed() -> Result<()> {
     let base: Value = documents(BASE)?.remove(0);
-    assert!(base["resources"].as_array().unwrap().contains(&json!("admission-policy.yaml")));
+    for file in ["admission-policy.yaml", "webhook.yaml"] {
+        assert!(base["resources"].as_array().unwrap().contains(&json!(file)), "{file}");
+    }
     Ok(())
+}
+
+#[test]
+fn the_controllers_pods_serve_what_the_service_points_at() -> Result<()> {
+    let deployment = all(CONTROLLER, "Deployment")?.remove(0);
+    let pod = &deployment["spec"]["template"];
+    let service = document("Service")?;
+    assert_eq!(service["spec"]["selector"], pod["metadata"]["labels"]);
+    let container = &pod["spec"]["containers"][0];
+    let ports = container["ports"].as_array().unwrap();
+    let port = ports.iter().find(|port| port["name"] == "webhook").unwrap();
+    assert_eq!(service["spec"]["ports"][0]["targetPort"], port["containerPort"]);
+    let set: Vec<(String, String)> = container["env"].as_array().unwrap().iter().filter_map(variable).collect();
+    let flags = set.iter().filter_map(|(name, value)| {
+        let flag = name.strip_prefix("ALIQUOT_WEBHOOK_")?.to_lowercase().replace('_', "-");
+        Some(format!("--webhook-{flag}={value}"))
+    });
+    let given = Cli::try_parse_from(std::iter::once("webhook".to_owned()).chain(flags))?.args;
+    assert_eq!(port["containerPort"], given.webhook_address.unwrap().port());
+    assert_eq!([&given.webhook_service, &given.webhook_secret, &given.webhook_configuration], [NAME; 3]);
+    Ok(())
+}
+
+fn variable(one: &Value) -> Option<(String, String)> {
+    Some((one["name"].as_str()?.to_owned(), one["value"].as_str()?.to_owned()))
 }

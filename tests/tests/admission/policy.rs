@@ -28,8 +28,13 @@ fn account(node: Option<&str>) -> Value {
     user
 }
 
+fn pool(node: &str) -> Value {
+    json!({"name": format!("{DRIVER}/{node}"), "generation": 7})
+}
+
+/// Of the pool that the account on `NODE` keeps.
 fn slice(node: &str) -> Value {
-    json!({"spec": {"driver": DRIVER, "nodeName": node, "pool": {"name": "any"}}})
+    json!({"spec": {"driver": DRIVER, "nodeName": node, "pool": pool(NODE)}})
 }
 
 fn with(mut object: Value, at: &str, value: Value) -> Value {
@@ -59,7 +64,7 @@ fn only_the_drivers_account_is_held_to_it() -> Result<()> {
 fn a_driver_writes_slices_of_its_own_node_and_name_only() -> Result<()> {
     let policy = policy("aliquot-driver")?;
     let own = slice(NODE);
-    let nowhere = json!({"spec": {"driver": DRIVER, "pool": {"name": "any"}}});
+    let nowhere = json!({"spec": {"driver": DRIVER, "pool": pool(NODE)}});
     let everywhere = with(nowhere.clone(), "/spec/allNodes", json!(true));
     let selected = with(nowhere.clone(), "/spec/nodeSelector", json!({"nodeSelectorTerms": []}));
     let each = with(nowhere.clone(), "/spec/perDeviceNodeSelection", json!(true));
@@ -73,6 +78,10 @@ fn a_driver_writes_slices_of_its_own_node_and_name_only() -> Result<()> {
         ("with a node for each device", &each, vec![1]),
         ("its own and of all nodes", &with(own.clone(), "/spec/allNodes", json!(true)), vec![1]),
         ("another driver's", &foreign, vec![2]),
+        ("in another node's pool", &with(own.clone(), "/spec/pool", pool("node2")), vec![3]),
+        ("in a pool that begins as its own", &with(own.clone(), "/spec/pool", pool("node12")), vec![3]),
+        ("in a pool of any name", &with(own.clone(), "/spec/pool/name", json!(NODE)), vec![3]),
+        ("another node's in its pool", &with(slice("node2"), "/spec/pool", pool("node2")), vec![1, 3]),
     ] {
         let null = Value::Null;
         for (operation, object, old) in
@@ -87,7 +96,7 @@ fn a_driver_writes_slices_of_its_own_node_and_name_only() -> Result<()> {
 
 #[test]
 fn a_token_without_a_node_writes_nothing() -> Result<()> {
-    let empty = json!({"metadata": {}, "spec": {"driver": DRIVER}});
+    let empty = json!({"metadata": {}, "spec": {"driver": DRIVER, "pool": pool("")}});
     for user in [account(None), with(account(Some("")), "/username", json!("x")), {
         with(account(Some("x")), "/extra", json!({"authentication.kubernetes.io/node-name": []}))
     }] {

@@ -1,6 +1,6 @@
 //! Which of several replicas acts.
 use aliquot_tests::{
-    controllers::{Replica, Stage, slice},
+    controllers::{Replica, Stage, claim, node, slice},
     testbed::{DRIVER, Result},
 };
 use fake_apiserver::{Fault, Trouble};
@@ -9,6 +9,7 @@ use serde_json::json;
 use super::{FAST, PATIENT};
 
 const LEADER: &str = "aliquot_controller_leader";
+const STUCK: &str = "aliquot_controller_stuck_claims{state=\"reserved_for_gone_pods\"}";
 
 async fn two(stage: &Stage, flags: &[&str]) -> Result<(Replica, Replica)> {
     let first = stage.replica("a", flags)?;
@@ -53,8 +54,11 @@ async fn a_replica_that_ends_releases_the_lease() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_cannot_renew_stops_before_another_may_begin() -> Result<()> {
     let stage = Stage::start().await?;
-    let replica = stage.replica("a", &["--lease-duration=6s"])?;
+    stage.api.seed("nodes", [node("n1", "u1")]);
+    stage.api.seed("resourceclaims", [claim("c1", "claim-1", ("n1", "gpu-0000-41-00"), &[("p1", "pod-1")])]);
+    let replica = stage.replica("a", &["--lease-duration=6s", "--stuck-after=1s"])?;
     replica.until_metric(LEADER, 1.0).await?;
+    replica.until_metric(STUCK, 1.0).await?;
     let fault = Fault {
         verb: "update".into(),
         resource: "leases".into(),
@@ -65,6 +69,7 @@ async fn a_leader_that_cannot_renew_stops_before_another_may_begin() -> Result<(
     let held = std::time::Instant::now();
     stage.until("a renewal has failed", || replica.log().contains("can't be taken or renewed")).await?;
     replica.until_metric(LEADER, 0.0).await?;
+    assert_eq!(replica.metric(STUCK).await?, Some(0.0), "the one that leads tells of it");
     assert!(held.elapsed() < std::time::Duration::from_secs(6), "another one would wait for as long");
     stage.api.heal();
     replica.until_metric(LEADER, 1.0).await

@@ -1,10 +1,13 @@
-//! The controller: what it removes, tells and leaves alone, and which replica does it.
+//! The controller: what it removes, tells, refuses and leaves alone, and which replica does it.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 mod leader;
+mod probes;
+mod rbac;
 mod release;
 mod scale;
 mod slices;
 mod stuck;
+mod webhook;
 
 /// Short graces, and a Lease that is lost soon.
 const FAST: [&str; 3] = ["--slice-grace=1s", "--stuck-after=1s", "--lease-duration=3s"];

@@ -53,6 +53,14 @@ fn apply(objects: &mut Vec<Value>, dir: &Path, kind: &str) -> Result<()> {
         let target = target.ok_or_else(|| format!("{}: nothing is {}", dir.display(), patch["target"]))?;
         merge(target, &serde_saphyr::from_str::<Value>(patch["patch"].as_str().unwrap_or_default())?)?;
     }
+    for patch in list(&own["patches"]) {
+        let what: Value = serde_saphyr::from_str(patch["patch"].as_str().unwrap_or_default())?;
+        if what["$patch"] == "delete" {
+            objects.retain(|object| {
+                (&object["kind"], &object["metadata"]["name"]) != (&what["kind"], &what["metadata"]["name"])
+            });
+        }
+    }
     for image in list(&own["images"]) {
         for object in objects.iter_mut() {
             let containers = object.pointer_mut("/spec/template/spec/containers").and_then(Value::as_array_mut);

@@ -96,15 +96,25 @@ fn the_kubelets_directories_are_the_same_inside_and_outside_and_sockets_fit_into
         let (pod, container) = pod(&objects);
         let environment = environment(container);
         let root = environment.get("ALIQUOT_KUBELET_ROOT").copied().unwrap_or("/var/lib/kubelet");
+        let hook_root = environment.get("ALIQUOT_HOOK_ROOT").copied().unwrap_or("/var/lib/aliquot");
         let (volumes, mounts) = (by(&pod["volumes"], "name"), by(&container["volumeMounts"], "name"));
         for (volume, path) in [
             ("plugin", format!("{root}/plugins/gpu.aliquot.dev")),
             ("registry", format!("{root}/plugins_registry")),
+            ("pod-resources", format!("{root}/pod-resources")),
             ("cdi", "/var/run/cdi".to_owned()),
+            // Containers' runtimes start the hook from there.
+            ("hook", hook_root.to_owned()),
         ] {
-            assert_eq!(volumes[volume]["hostPath"]["path"], path.as_str(), "{name}");
-            assert_eq!(mounts[volume]["mountPath"], path.as_str(), "{name}");
+            let (host, inside) = (volumes.get(volume), mounts.get(volume));
+            assert_eq!(host.map(|one| &one["hostPath"]["path"]), Some(&json!(path)), "{name}: {volume}");
+            assert_eq!(inside.map(|one| &one["mountPath"]), Some(&json!(path)), "{name}: {volume}");
         }
+        // The kubelet has this one there whatever its root (DevicePluginPath); the driver looks below the root.
+        let host = volumes.get("device-plugins").map(|one| &one["hostPath"]["path"]);
+        assert_eq!(host, Some(&json!("/var/lib/kubelet/device-plugins")), "{name}");
+        let inside = mounts.get("device-plugins").map(|one| &one["mountPath"]);
+        assert_eq!(inside, Some(&json!(format!("{root}/device-plugins"))), "{name}");
         // By eight digits of its UID, of the 107 bytes that a socket's path can have.
         let socket = format!("{root}/plugins_registry/gpu.aliquot.dev-00000000@reg.sock");
         assert!(socket.len() <= 107, "{name}: {socket}");
@@ -155,7 +165,7 @@ fn what_the_pod_may_do_is_what_is_said() {
         assert_eq!(kept, if guards { "sys_admin,kill" } else { "sys_admin" }, "{name}");
         let mounts = by(&container["volumeMounts"], "name");
         let writable = mounts.iter().filter(|(_, mount)| mount["readOnly"] != true).map(|(name, _)| *name);
-        assert_eq!(writable.collect::<Vec<_>>(), ["cdi", "plugin", "records", "registry"], "{name}");
+        assert_eq!(writable.collect::<Vec<_>>(), ["cdi", "hook", "plugin", "records", "registry"], "{name}");
         let whole_hosts = |volume: &&Value| volume["hostPath"]["path"] == "/" || volume["hostPath"]["path"] == "/run";
         assert_eq!(pod["volumes"].as_array().unwrap().iter().filter(whole_hosts).count(), 0, "{name}");
         let resources = &container["resources"];
@@ -172,21 +182,48 @@ fn the_image_is_the_one_that_xtask_writes() {
     }
 }
 
+/// What kustomize makes of a directory.
+fn theirs(kubectl: &Path, dir: &Path) -> Result<Vec<Value>> {
+    let output = Command::new(kubectl).arg("kustomize").arg(dir).output()?;
+    assert!(output.status.success(), "{}: {}", dir.display(), String::from_utf8_lossy(&output.stderr));
+    aliquot_tests::testbed::documents(&String::from_utf8(output.stdout)?)
+}
+
+/// The base with a component: kustomize takes directories by relative paths only.
+fn with_component(component: &Path) -> Result<tempfile::TempDir> {
+    let dir = tempfile::tempdir()?;
+    let up = "../".repeat(dir.path().canonicalize()?.components().count() - 1);
+    let relative = |path: &Path| -> Result<String> {
+        Ok(up.clone() + path.canonicalize()?.to_string_lossy().trim_start_matches('/'))
+    };
+    let own = json!({
+        "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization",
+        "resources": [relative(&deploy().join("base"))?], "components": [relative(component)?],
+    });
+    std::fs::write(dir.path().join("kustomization.yaml"), own.to_string())?;
+    Ok(dir)
+}
+
+/// By what they are the same to the API server.
+fn identities(objects: &[Value]) -> BTreeSet<String> {
+    let all = objects.iter().map(|object| {
+        let meta = &object["metadata"];
+        format!("{} {} {} {}", object["apiVersion"], object["kind"], meta["namespace"], meta["name"])
+    });
+    all.collect()
+}
+
 #[test]
 fn kustomize_puts_the_same_together() -> Result<()> {
-    if Command::new("kubectl").args(["version", "--client"]).output().is_err() {
-        // No part of a bare machine; what the other tests look at doesn't depend on it.
-        return Ok(());
-    }
+    let Some(kubectl) = aliquot_tests::skip::kubectl() else { return Ok(()) };
     for (name, objects) in all() {
-        let Some(path) =
-            [deploy().join(&name), deploy().join("overlays").join(&name)].into_iter().find(|path| path.is_dir())
-        else {
-            continue;
+        let plain =
+            [deploy().join(&name), deploy().join("overlays").join(&name)].into_iter().find(|path| path.is_dir());
+        let theirs = match plain {
+            Some(dir) => theirs(&kubectl, &dir)?,
+            None => theirs(&kubectl, with_component(&deploy().join("components").join(&name))?.path())?,
         };
-        let output = Command::new("kubectl").arg("kustomize").arg(path).output()?;
-        assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
-        let theirs: Vec<Value> = aliquot_tests::testbed::documents(&String::from_utf8(output.stdout)?)?;
+        assert_eq!(identities(&objects), identities(&theirs), "{name}");
         let theirs = kustomize::sorted(daemon_set(&theirs).clone());
         assert_eq!(kustomize::sorted(daemon_set(&objects).clone()), theirs, "{name}");
     }

@@ -97,8 +97,9 @@ async fn permissions_and_classes_that_are_missing_are_told() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn others_who_hand_out_the_same_gpus_are_told() -> Result<()> {
     let testbed = well().await?;
-    let gpu = &testbed.node.profile().gpus[0].pci;
-    let device = json!({"name": "gpu-0", "attributes": {"resource.kubernetes.io/pciBusID": {"string": gpu}}});
+    let profile = testbed.node.profile();
+    let gpu = &profile.gpus[0];
+    let device = json!({"name": "gpu-0", "attributes": {"resource.kubernetes.io/pciBusID": {"string": gpu.pci}}});
     let slice = json!({"apiVersion": "resource.k8s.io/v1", "kind": "ResourceSlice", "metadata": {"name": "theirs"},
         "spec": {"driver": "gpu.example.com", "nodeName": NODE, "devices": [device],
             "pool": {"name": NODE, "generation": 1, "resourceSliceCount": 1}}});
@@ -106,7 +107,7 @@ async fn others_who_hand_out_the_same_gpus_are_told() -> Result<()> {
     let report = examine(&testbed, &[])?;
     assert_told(&report, "other-drivers", "warning", "keep that driver off this node");
     assert!(report.1["other-drivers"].1.contains("gpu.example.com"));
-    set_status(&testbed, json!({"allocatable": {"nvidia.com/gpu": "8"}})).await?;
+    testbed.kubelet.device_plugins().offer("nvidia.com/gpu", &[&gpu.uuid])?;
     assert_told(&examine(&testbed, &[])?, "other-drivers", "warning", "nvidia.com/gpu.deploy.device-plugin=false");
     Ok(())
 }

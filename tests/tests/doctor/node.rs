@@ -1,6 +1,7 @@
 //! What can be wrong on the node itself.
 use std::{
     fs,
+    os::unix::fs::PermissionsExt as _,
     time::{Duration, Instant},
 };
 
@@ -96,6 +97,14 @@ async fn directories_that_are_not_what_they_should_be_are_told() -> Result<()> {
     let testbed = well().await?;
     let report = examine(&testbed, &[("ALIQUOT_KUBELET_ROOT", "/nowhere")])?;
     assert_told(&report, "kubelet-directories", "failed", "--kubelet-root");
+    assert_told(&report, "other-drivers", "warning", "pod-resources");
+    assert!(report.1["other-drivers"].1.contains("/nowhere/pod-resources/kubelet.sock"), "{:?}", report.1);
+    let closed = testbed.node.path("closed");
+    fs::create_dir(&closed)?;
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o750))?;
+    let report = examine(&testbed, &[("ALIQUOT_HOOK_ROOT", closed.to_str().unwrap())])?;
+    assert_told(&report, "hook-root", "warning", "--hook-root");
+    assert!(fs::read_dir(&closed)?.next().is_none(), "nothing is made");
     let cdi = testbed.node.path("cdi/example.com-t.json");
     fs::write(&cdi, r#"{"cdiVersion": "0.5.0", "kind": "example.com/t", "devices": []}"#)?;
     let report = examine(&testbed, &[])?;

@@ -25,7 +25,7 @@ async fn withdraw(testbed: &Testbed, name: &str) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gpu_in_a_slice_of_another_driver_is_tainted_until_the_slice_has_gone() -> Result<()> {
-    let (testbed, kubelet) = started(&[]).await?;
+    let (testbed, plugins) = started(&[]).await?;
     publish(&testbed, "nic", "nic.example.com", json!({"pciBusID": {"string": "0000:99:00.0"}})).await?;
     publish(&testbed, "theirs", THEIRS, json!({"uuid": {"string": uuid(&testbed, 1)}})).await?;
     until_tainted(&testbed, &[SECOND]).await?;
@@ -36,12 +36,12 @@ async fn a_gpu_in_a_slice_of_another_driver_is_tainted_until_the_slice_has_gone(
     }
 
     let claim = testbed.allocated("claim", &[("gpu", SECOND)]).await?;
-    kubelet.claim("default", "theirs", THEIRS, NODE, "gpu-0");
+    plugins.claim("default", "theirs", THEIRS, NODE, "gpu-0");
     let error = testbed.prepare(&claim).await?.unwrap_err();
     for words in [SECOND, "pod default/theirs got the GPU from the DRA driver gpu.nvidia.com"] {
         assert!(error.contains(words), "{words}: {error}");
     }
-    kubelet.end("default", "theirs");
+    plugins.end("default", "theirs");
     testbed.prepare(&claim).await?.unwrap();
 
     withdraw(&testbed, "theirs").await?;
@@ -52,7 +52,7 @@ async fn a_gpu_in_a_slice_of_another_driver_is_tainted_until_the_slice_has_gone(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_instances_under_two_names_see_each_other() -> Result<()> {
-    let (testbed, _kubelet) = started(&[]).await?;
+    let (testbed, _) = started(&[]).await?;
     let run = testbed.node.path("run2");
     let other = [("ALIQUOT_DRIVER_NAME", "gpu2.example.com"), ("ALIQUOT_RUN_ROOT", run.to_str().unwrap())];
     let mut second = testbed.another_driver(&other)?;
@@ -74,7 +74,7 @@ async fn two_instances_under_two_names_see_each_other() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_published_on_other_nodes_is_no_matter() -> Result<()> {
-    let (testbed, _kubelet) = started(&[]).await?;
+    let (testbed, _) = started(&[]).await?;
     let device = json!({"name": "gpu-0", "attributes": {"pciBusID": {"string": "0000:1b:00.0"}}});
     let slice = json!({"apiVersion": "resource.k8s.io/v1", "kind": "ResourceSlice", "metadata": {"name": "far"},
         "spec": {"driver": THEIRS, "nodeName": "node2", "devices": [device],

@@ -12,7 +12,7 @@ use std::{
 
 use aliquot_tests::testbed::{DRIVER, NODE, Result, Testbed};
 use fake_apiserver::{Builder, Server};
-use fake_kubelet::PodResources;
+use fake_kubelet::{DevicePlugins, ListTrouble};
 use serde_json::Value;
 
 /// The first two GPUs of profile h100x8, as they are published.
@@ -24,18 +24,18 @@ const RESOURCE: &str = "nvidia.com/gpu";
 const GONE: Duration = Duration::from_mins(1);
 
 /// A node whose kubelet tells of device plugins, before the driver is started.
-async fn prepared(api: Builder) -> Result<(Testbed, PodResources)> {
+async fn prepared(api: Builder) -> Result<(Testbed, DevicePlugins)> {
     let testbed = Testbed::without_driver("h100x8", api).await?;
-    let kubelet = PodResources::start(&testbed.node.path("kubelet"))?;
-    Ok((testbed, kubelet))
+    let plugins = testbed.kubelet.device_plugins().clone();
+    Ok((testbed, plugins))
 }
 
 /// The same with the driver running.
-async fn started(environment: &[(&str, &str)]) -> Result<(Testbed, PodResources)> {
-    let (mut testbed, kubelet) = prepared(Server::builder()).await?;
+async fn started(environment: &[(&str, &str)]) -> Result<(Testbed, DevicePlugins)> {
+    let (mut testbed, plugins) = prepared(Server::builder()).await?;
     testbed.start_driver(environment)?;
     testbed.ready().await?;
-    Ok((testbed, kubelet))
+    Ok((testbed, plugins))
 }
 
 /// The UUID of a GPU, by its index.

@@ -5,19 +5,19 @@ use serde_json::json;
 use super::*;
 
 /// A node on which a plugin hands out the first GPU.
-async fn contested(environment: &[(&str, &str)]) -> Result<(Testbed, PodResources, String)> {
-    let (testbed, kubelet) = started(environment).await?;
+async fn contested(environment: &[(&str, &str)]) -> Result<(Testbed, DevicePlugins, String)> {
+    let (testbed, plugins) = started(environment).await?;
     let first = uuid(&testbed, 0);
-    kubelet.offer(RESOURCE, &[&first])?;
+    plugins.offer(RESOURCE, &[&first])?;
     testbed.event("GPUContested").await?;
-    Ok((testbed, kubelet, first))
+    Ok((testbed, plugins, first))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gpu_that_a_plugins_pod_holds_is_refused_with_who_and_what_to_do_until_that_pod_has_ended() -> Result<()> {
-    let (testbed, kubelet, first) = contested(&[]).await?;
+    let (testbed, plugins, first) = contested(&[]).await?;
     let claim = testbed.allocated("claim", &[("gpu", FIRST)]).await?;
-    kubelet.hold("default", "training", RESOURCE, &[&first])?;
+    plugins.hold("default", "training", RESOURCE, &[&first])?;
     let error = testbed.prepare(&claim).await?.unwrap_err();
     for words in [
         FIRST,
@@ -33,14 +33,14 @@ async fn a_gpu_that_a_plugins_pod_holds_is_refused_with_who_and_what_to_do_until
     let elsewhere = testbed.allocated("elsewhere", &[("gpu", SECOND)]).await?;
     testbed.prepare(&elsewhere).await?.unwrap();
     // The kubelet tells nobody of the end of a pod.
-    kubelet.end("default", "training");
+    plugins.end("default", "training");
     testbed.prepare(&claim).await?.unwrap();
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gpu_that_is_only_offered_elsewhere_is_prepared() -> Result<()> {
-    let (testbed, _kubelet, _) = contested(&[]).await?;
+    let (testbed, _, _) = contested(&[]).await?;
     let claim = testbed.allocated("claim", &[("gpu", FIRST)]).await?;
     testbed.prepare(&claim).await?.unwrap();
     Ok(())
@@ -48,8 +48,8 @@ async fn a_gpu_that_is_only_offered_elsewhere_is_prepared() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_of_another_namespace_is_not_named() -> Result<()> {
-    let (testbed, kubelet, first) = contested(&[]).await?;
-    kubelet.hold("secret-team", "secret-name", RESOURCE, &[&first])?;
+    let (testbed, plugins, first) = contested(&[]).await?;
+    plugins.hold("secret-team", "secret-name", RESOURCE, &[&first])?;
     let claim = testbed.allocated("claim", &[("gpu", FIRST)]).await?;
     let error = testbed.prepare(&claim).await?.unwrap_err();
     assert!(error.contains("a pod in another namespace") && !error.contains("secret"), "{error}");
@@ -59,10 +59,10 @@ async fn a_pod_of_another_namespace_is_not_named() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_runs_is_not_touched_and_what_only_looks_is_prepared() -> Result<()> {
-    let (mut testbed, kubelet, first) = contested(&[]).await?;
+    let (mut testbed, plugins, first) = contested(&[]).await?;
     let running = testbed.allocated("running", &[("gpu", FIRST)]).await?;
     let before = testbed.prepare(&running).await?.unwrap();
-    kubelet.hold("default", "training", RESOURCE, &[&first])?;
+    plugins.hold("default", "training", RESOURCE, &[&first])?;
     assert_eq!(testbed.prepare(&running).await?.unwrap(), before);
     let (object, note) = testbed.event("GPUUsedTwice").await?;
     assert_eq!(object, format!("Node {NODE}"));
@@ -81,10 +81,10 @@ async fn what_runs_is_not_touched_and_what_only_looks_is_prepared() -> Result<()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kubelet_that_no_longer_answers_has_said_its_last_word() -> Result<()> {
-    let (testbed, kubelet, first) = contested(&[]).await?;
-    kubelet.hold("default", "training", RESOURCE, &[&first])?;
+    let (testbed, plugins, first) = contested(&[]).await?;
+    plugins.hold("default", "training", RESOURCE, &[&first])?;
     testbed.until_metric(&format!("aliquot_gpu_held_elsewhere{{uuid=\"{first}\"}}"), Some(1)).await?;
-    drop(kubelet);
+    testbed.kubelet.trouble_list(ListTrouble::Refused);
     let claim = testbed.allocated("claim", &[("gpu", FIRST)]).await?;
     assert!(testbed.prepare(&claim).await?.unwrap_err().contains("default/training"));
     assert_eq!(tainted(&testbed), of(&[FIRST]));

@@ -27,7 +27,7 @@ async fn deploy(cluster: &mut Cluster) -> Result<()> {
     ]))
     .await?;
     let text = POLICY
-        .replace("serviceaccount:aliquot:", &format!("serviceaccount:{}:", cluster.namespace))
+        .replace("'aliquot'", &format!("'{}'", cluster.namespace))
         .replace("'gpu.aliquot.dev'", &format!("'{}'", driver(cluster)))
         .replace(": aliquot-driver", &format!(": {}", cluster.namespace));
     for object in documents::<Value>(&text)? {
@@ -40,11 +40,12 @@ async fn deploy(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-fn slice(cluster: &Cluster, name: &str, place: (&str, Value), driver: &str) -> Value {
+/// In the pool of the driver on `node`, wherever it says to be.
+fn slice(cluster: &Cluster, (name, node): (&str, &str), place: (&str, Value), by: &str) -> Value {
     let name = format!("{}-{name}", cluster.namespace);
-    let pool = json!({"name": name, "generation": 1, "resourceSliceCount": 1});
+    let pool = json!({"name": format!("{}/{node}", driver(cluster)), "generation": 1, "resourceSliceCount": 1});
     let mut slice = json!({"apiVersion": "resource.k8s.io/v1", "kind": "ResourceSlice", "metadata": {"name": name},
-        "spec": {"driver": driver, "pool": pool, "devices": []}});
+        "spec": {"driver": by, "pool": pool, "devices": []}});
     slice["spec"][place.0] = place.1;
     slice
 }
@@ -53,8 +54,10 @@ async fn judged(cluster: &mut Cluster) -> Result<()> {
     deploy(cluster).await?;
     let (node, own) = (cluster.node().await?, driver(cluster));
     let (bound, unbound) = (cluster.account(Some(&node)).await?, cluster.account(None).await?);
-    let mine = slice(cluster, "mine", ("nodeName", json!(node)), &own);
-    let foreign = slice(cluster, "foreign", ("nodeName", json!("another-node")), &own);
+    let of_node = |name: &'static str| (name, node.as_str());
+    let mine = slice(cluster, of_node("mine"), ("nodeName", json!(node)), &own);
+    let foreign = slice(cluster, of_node("foreign"), ("nodeName", json!("another-node")), &own);
+    let in_foreign_pool = slice(cluster, ("pool", "another-node"), ("nodeName", json!(node)), &own);
     // Both the role and the policy are in force once these are so.
     let dry = format!("{SLICES}?dryRun=All");
     cluster.until(&bound, (Method::POST, &dry, Some(&mine)), |code| code == StatusCode::CREATED).await?;
@@ -64,10 +67,15 @@ async fn judged(cluster: &mut Cluster) -> Result<()> {
         {"key": "metadata.name", "operator": "In", "values": [node]}]}]});
     for (client, slice, words) in [
         (&bound, foreign.clone(), "only"),
-        (&bound, slice(cluster, "all", ("allNodes", json!(true)), &own), "only"),
-        (&bound, slice(cluster, "selected", ("nodeSelector", selector), &own), "only"),
-        (&bound, slice(cluster, "each", ("perDeviceNodeSelection", json!(true)), &own), "only"),
-        (&bound, slice(cluster, "other", ("nodeName", json!(node)), "other.example.com"), "its own ResourceSlices"),
+        (&bound, slice(cluster, of_node("all"), ("allNodes", json!(true)), &own), "only"),
+        (&bound, slice(cluster, of_node("selected"), ("nodeSelector", selector), &own), "only"),
+        (&bound, slice(cluster, of_node("each"), ("perDeviceNodeSelection", json!(true)), &own), "only"),
+        (
+            &bound,
+            slice(cluster, of_node("other"), ("nodeName", json!(node)), "other.example.com"),
+            "its own ResourceSlices",
+        ),
+        (&bound, in_foreign_pool.clone(), "of pool"),
         (&unbound, mine.clone(), "bound to no node"),
     ] {
         refused(cluster, client, (Method::POST, SLICES, Some(&slice)), words).await?;
@@ -75,8 +83,10 @@ async fn judged(cluster: &mut Cluster) -> Result<()> {
     let (code, stored) = cluster.asked(&bound, Method::POST, SLICES, Some(&mine)).await?;
     assert_eq!(code, StatusCode::CREATED, "{stored}");
     cluster.make(SLICES, foreign).await?;
+    cluster.make(SLICES, in_foreign_pool).await?;
     let path = |name: &str| format!("{SLICES}/{}-{name}", cluster.namespace);
     refused(cluster, &bound, (Method::DELETE, &path("foreign"), None), "only").await?;
+    refused(cluster, &bound, (Method::DELETE, &path("pool"), None), "of pool").await?;
     refused(cluster, &unbound, (Method::DELETE, &path("mine"), None), "bound to no node").await?;
     let mut changed = stored;
     changed["spec"]["pool"]["generation"] = json!(2);
@@ -86,8 +96,10 @@ async fn judged(cluster: &mut Cluster) -> Result<()> {
     let (code, answer) = cluster.asked(&bound, Method::DELETE, &path("mine"), None).await?;
     assert!(code.is_success(), "{answer}");
     // Nobody else is held to it.
-    let (code, answer) = cluster.asked(cluster.admin(), Method::DELETE, &path("foreign"), None).await?;
-    assert!(code.is_success(), "{answer}");
+    for name in ["foreign", "pool"] {
+        let (code, answer) = cluster.asked(cluster.admin(), Method::DELETE, &path(name), None).await?;
+        assert!(code.is_success(), "{answer}");
+    }
     events(cluster, &bound, &node, &own).await
 }
 

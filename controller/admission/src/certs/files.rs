@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{InForce, pair};
-use crate::report;
+use aliquot_daemon::report;
 
 /// Both files come one after the other: they are read when nothing more has changed for so long.
 const SETTLE: Duration = Duration::from_millis(200);

@@ -26,7 +26,7 @@ use super::{
     decide::{Action, Terms},
     stored::Stored,
 };
-use crate::report;
+use aliquot_daemon::report;
 
 /// How long the API server may take for a write.
 const DEADLINE: Duration = Duration::from_secs(10);

@@ -18,6 +18,8 @@ use rustix::{
     io::Errno,
 };
 
+use crate::bundle::Dev;
+
 /// Beside whatever `..` or a renamed directory makes of a path meanwhile, which the kernel answers with `EAGAIN`.
 const ATTEMPTS: u32 = 16;
 /// Directories below each other that are made.
@@ -51,7 +53,11 @@ pub(crate) enum Error {
 
 /// The root of one container.
 #[derive(Debug)]
-pub(crate) struct Rootfs(OwnedFd);
+pub(crate) struct Rootfs {
+    root: OwnedFd,
+    /// The one that the runtime makes.
+    dev: Option<Dev>,
+}
 
 impl Rootfs {
     /// Opens it by the path that the runtime gave.
@@ -63,7 +69,12 @@ impl Rootfs {
         if is_same(&ours, &hosts) {
             return Err(Error::Host { path: path.display().to_string() });
         }
-        Ok(Self(root))
+        Ok(Self { root, dev: None })
+    }
+
+    /// With the `/dev` that the runtime makes, in which links are made then, too.
+    pub(crate) fn with_dev(self, dev: Option<Dev>) -> Self {
+        Self { dev, ..self }
     }
 
     /// A file's content; none where there is no such file.
@@ -201,9 +212,14 @@ impl Rootfs {
     }
 
     /// A directory in the `/dev` that the runtime made for this container, which is a mount as well; none where the pod
-    /// has mounted something else there, such as the host's.
+    /// has mounted something else there, such as the host's or a volume in memory.
     fn in_dev(&self, path: &str) -> Option<Result<OwnedFd, Errno>> {
         let below = path.strip_prefix("/dev").filter(|rest| rest.is_empty() || rest.starts_with('/'))?;
+        let Dev { later } = self.dev.as_ref()?;
+        // By a link of the image, a volume may have been mounted over it under any name.
+        if later.iter().any(|place| ["/dev", "/"].iter().any(|over| self.is_one_dir(place, over))) {
+            return None;
+        }
         let dev = self.resolve("/dev", OFlags::PATH | OFlags::DIRECTORY, BELOW | ResolveFlags::NO_SYMLINKS).ok()?;
         let is_in_memory = fstatfs(&dev).is_ok_and(|of| of.f_type == TMPFS);
         let hosts = statat(CWD, "/dev", AtFlags::empty()).ok()?;
@@ -214,7 +230,7 @@ impl Rootfs {
     }
 
     fn resolve(&self, path: &str, flags: OFlags, how: ResolveFlags) -> Result<OwnedFd, Errno> {
-        resolve(self.0.as_fd(), path, flags, how)
+        resolve(self.root.as_fd(), path, flags, how)
     }
 }
 

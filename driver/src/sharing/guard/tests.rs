@@ -62,7 +62,7 @@ impl Node {
         let (usages, usage) = watch::channel(Usage::default());
         let (notices, told) = Notices::new();
         let (driver, node) = ("gpu.example.com".to_owned(), "node-1".to_owned());
-        let (procfs, turn) = (proc.procfs(), Turn::open(&proc.root().join("run")).unwrap());
+        let (procfs, turn) = (proc.procfs(), Turn::open(&proc.root().join("run"), "guard").unwrap());
         let settings = Settings { procfs, turn, interval: INTERVAL, driver, node, notices };
         let guard = Guard::new(settings, api.client(), fake.clone(), held, usages);
         let stop = CancellationToken::new();

@@ -13,7 +13,7 @@ mod grant;
 mod ledger;
 mod nvml;
 mod serve;
-mod socket;
+pub(crate) mod socket;
 #[cfg(test)]
 mod tests;
 
@@ -76,7 +76,8 @@ impl Limits {
     /// Binds the socket; without it, or without a hook, GPUs are offered without hard limits.
     pub(crate) fn begin(roots: &Roots, has_hook: bool, kubepods: Kubepods) -> Self {
         // Claims that were promised a limit by an earlier driver need the socket whatever is offered now.
-        let socket = hook::directory(roots).map_err(Lacking::from).and_then(|_| Ok(Socket::bind(&roots.plugin)?));
+        let socket =
+            hook::directory(roots).map_err(Lacking::from).and_then(|_| Ok(Socket::bind(&roots.plugin, SOCKET)?));
         let possible = possible(roots, has_hook);
         if let Some(lacking) = socket.as_ref().err().or(possible.as_ref().err()) {
             tracing::info!(reason = %crate::report(lacking), "GPUs are offered without hard memory limits");

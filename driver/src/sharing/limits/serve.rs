@@ -59,7 +59,7 @@ async fn accept(mut socket: Socket, inbox: Inbox) {
             },
             Some(_) = callers.join_next() => {}
             _ = look.tick() => if socket.is_gone() {
-                match Socket::bind(socket.dir()) {
+                match Socket::bind(socket.dir(), super::SOCKET) {
                     Ok(anew) => socket = anew,
                     Err(error) => tracing::warn!(error = %crate::report(&error), "containers with hard limits can't start"),
                 }

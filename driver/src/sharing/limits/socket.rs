@@ -1,4 +1,4 @@
-//! The socket at which hooks ask: root's alone, and handed from one driver instance to the next without a gap.
+//! A socket at which others ask the driver: root's alone, and handed from one driver instance to the next without a gap.
 use std::{
     fs, io,
     os::unix::{
@@ -8,17 +8,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use owned_dir::Step;
 use rustix::{
     fs::Mode,
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType},
 };
 use tokio::net::{UnixListener, UnixStream};
 
-use super::SOCKET;
-use crate::fault::{self, Point};
+use crate::fault;
 
-/// Where it is bound before it gets its name.
-const FRESH: &str = "limits.new";
 const BACKLOG: i32 = 64;
 
 /// Why there is no socket.
@@ -31,20 +29,21 @@ pub(crate) struct Error {
 
 /// A listening socket; its file goes when this is dropped, unless another one has taken the name.
 #[derive(Debug)]
-pub(super) struct Socket {
+pub(crate) struct Socket {
     listener: UnixListener,
     dir: PathBuf,
+    name: &'static str,
     /// Device and inode of the file that was made.
     identity: (u64, u64),
 }
 
 impl Socket {
-    /// Listens in `dir`, which nobody else may write, in place of whoever did before.
+    /// Listens as `name` in `dir`, which nobody else may write, in place of whoever did before.
     ///
     /// During a rolling update that may be a driver that still runs; it ends soon, and both know the same claims.
-    pub(super) fn bind(dir: &Path) -> Result<Self, Error> {
-        let failed = |source: io::Error| Error { path: dir.join(SOCKET), source };
-        let fresh = dir.join(FRESH);
+    pub(crate) fn bind(dir: &Path, name: &'static str) -> Result<Self, Error> {
+        let failed = |source: io::Error| Error { path: dir.join(name), source };
+        let fresh = dir.join(fresh(name));
         match fresh.symlink_metadata() {
             Ok(meta) if meta.file_type().is_socket() => fs::remove_file(&fresh).map_err(failed)?,
             Ok(_) => return Err(failed(io::Error::other(format!("{} is in the way", fresh.display())))),
@@ -52,10 +51,10 @@ impl Socket {
         }
         let place = || {
             let (listener, identity) = listen(&fresh)?;
-            fault::step(Point::LimitsSocketMade)?;
-            fs::rename(&fresh, dir.join(SOCKET))?;
-            fault::step(Point::LimitsSocketPlaced)?;
-            Ok(Self { listener, dir: dir.to_owned(), identity })
+            fault::socket(Step::Written, name)?;
+            fs::rename(&fresh, dir.join(name))?;
+            fault::socket(Step::Placed, name)?;
+            Ok(Self { listener, dir: dir.to_owned(), name, identity })
         };
         place().map_err(|error| {
             let _ = fs::remove_file(&fresh);
@@ -64,7 +63,7 @@ impl Socket {
     }
 
     /// The next caller.
-    pub(super) async fn accept(&self) -> io::Result<UnixStream> {
+    pub(crate) async fn accept(&self) -> io::Result<UnixStream> {
         Ok(self.listener.accept().await?.0)
     }
 
@@ -79,7 +78,7 @@ impl Socket {
     }
 
     fn path(&self) -> PathBuf {
-        self.dir.join(SOCKET)
+        self.dir.join(self.name)
     }
 }
 
@@ -92,9 +91,14 @@ impl Drop for Socket {
 }
 
 /// Whether a caller is root, or this process's own user.
-pub(super) fn is_trusted(stream: &UnixStream) -> bool {
+pub(crate) fn is_trusted(stream: &UnixStream) -> bool {
     let us = rustix::process::geteuid().as_raw();
     stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == us)
+}
+
+/// Where it is bound before it gets its name: `limits.new` for `limits.sock`.
+fn fresh(name: &str) -> PathBuf {
+    Path::new(name).with_extension("new")
 }
 
 fn listen(path: &Path) -> io::Result<(UnixListener, (u64, u64))> {
@@ -116,13 +120,16 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 mod tests {
     use super::*;
 
+    const SOCKET: &str = "some.sock";
+    const FRESH: &str = "some.new";
+
     #[tokio::test]
     async fn one_instance_takes_over_from_another_and_only_the_last_takes_the_file_away() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(SOCKET);
-        let first = Socket::bind(dir.path()).unwrap();
+        let first = Socket::bind(dir.path(), SOCKET).unwrap();
         assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o600);
-        let second = Socket::bind(dir.path()).unwrap();
+        let second = Socket::bind(dir.path(), SOCKET).unwrap();
         drop(first);
         let caller = UnixStream::connect(&path).await.unwrap();
         assert!(is_trusted(&second.accept().await.unwrap()) && !second.is_gone());
@@ -133,11 +140,11 @@ mod tests {
     #[tokio::test]
     async fn what_a_killed_driver_left_is_replaced_and_a_file_is_not() {
         let dir = tempfile::tempdir().unwrap();
-        std::mem::forget(Socket::bind(dir.path()).unwrap());
+        std::mem::forget(Socket::bind(dir.path(), SOCKET).unwrap());
         drop(StdListener::bind(dir.path().join(FRESH)).unwrap());
-        drop(Socket::bind(dir.path()).unwrap());
+        drop(Socket::bind(dir.path(), SOCKET).unwrap());
         std::fs::write(dir.path().join(FRESH), "precious").unwrap();
-        let error = crate::report(&Socket::bind(dir.path()).unwrap_err());
+        let error = crate::report(&Socket::bind(dir.path(), SOCKET).unwrap_err());
         assert!(error.contains("in the way"), "{error}");
     }
 }

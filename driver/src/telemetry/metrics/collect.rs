@@ -1,10 +1,9 @@
-//! What each metric is made of.
+//! What the driver knows of GPUs, claims and others without asking anyone.
 use std::fmt;
 
-use aliquot_model::{GpuUuid, Remedy};
+use aliquot_model::GpuUuid;
 use dra_plugin::ClaimRef;
 use prometheus_client::{
-    collector::Collector as Collect,
     encoding::{DescriptorEncoder, EncodeMetric as _},
     metrics::{counter::ConstCounter, gauge::ConstGauge},
     registry::Unit,
@@ -16,48 +15,77 @@ use crate::{
     health::Health,
     others::Known,
     sharing::guard::{Actions, Key, ShareUsage, Usage},
+    sweep::{report::Report, types::Reason},
 };
 
-/// Reads everything anew for each scrape; nothing is counted twice.
-pub(super) struct Collector(pub(super) Sources);
-
-impl fmt::Debug for Collector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Collector")
-    }
+/// Writes what the driver knows without asking anyone.
+pub(super) fn encode(encoder: &mut DescriptorEncoder<'_>, sources: &Sources) -> fmt::Result {
+    let (well, broken) = match &*sources.view.borrow() {
+        View::Ready(found) => (found.inventory.gpus().len(), found.inventory.broken().len()),
+        View::Searching | View::Unavailable(_) => (0, 0),
+    };
+    gauge(encoder, "aliquot_gpus", "GPUs that answer", None, [(vec![], well as u64)])?;
+    gauge(
+        encoder,
+        "aliquot_gpus_broken",
+        "GPUs that the driver lists and that don't answer",
+        None,
+        [(vec![], broken as u64)],
+    )?;
+    let prepared = sources.claims.count();
+    gauge(encoder, "aliquot_claims", "Claims with a record on this node", None, [(vec![], prepared as u64)])?;
+    let policy = sources.policy.borrow().clone();
+    gauge(
+        encoder,
+        "aliquot_policy_in_force",
+        "1 if the policy file as it is now is in force, 0 if it is refused and an earlier one, or none, is",
+        None,
+        [(vec![], u64::from(policy.policy().is_some() && policy.trouble().is_none()))],
+    )?;
+    counter(encoder, "aliquot_policy_refused", "Policy files that were refused", [(vec![], policy.refused())])?;
+    let known = sources.others.borrow().clone().unwrap_or_default();
+    others(encoder, &known)?;
+    health(encoder, &sources.health.borrow())?;
+    sweep(encoder, &sources.report.borrow())?;
+    shares(encoder, &sources.usage.borrow())
 }
 
-impl Collect for Collector {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let encoder = &mut encoder;
-        let (well, broken) = match &*self.0.view.borrow() {
-            View::Ready(found) => (found.inventory.gpus().len(), found.inventory.broken().len()),
-            View::Searching | View::Unavailable(_) => (0, 0),
-        };
-        gauge(encoder, "aliquot_gpus", "GPUs that answer", None, [(vec![], well as u64)])?;
-        gauge(
-            encoder,
-            "aliquot_gpus_broken",
-            "GPUs that the driver lists and that don't answer",
-            None,
-            [(vec![], broken as u64)],
-        )?;
-        let prepared = self.0.claims.count();
-        gauge(encoder, "aliquot_claims", "Claims with a record on this node", None, [(vec![], prepared as u64)])?;
-        let policy = self.0.policy.borrow().clone();
-        gauge(
-            encoder,
-            "aliquot_policy_in_force",
-            "1 if the policy file as it is now is in force, 0 if it is refused and an earlier one, or none, is",
-            None,
-            [(vec![], u64::from(policy.policy().is_some() && policy.trouble().is_none()))],
-        )?;
-        counter(encoder, "aliquot_policy_refused", "Policy files that were refused", [(vec![], policy.refused())])?;
-        let known = self.0.others.borrow().clone().unwrap_or_default();
-        others(encoder, &known)?;
-        health(encoder, &self.0.health.borrow())?;
-        shares(encoder, &self.0.usage.borrow())
-    }
+/// What the sweep thinks and did.
+fn sweep(encoder: &mut DescriptorEncoder<'_>, report: &Report) -> fmt::Result {
+    let count = |label: &str| report.count(label) as u64;
+    gauge(
+        encoder,
+        "aliquot_claims_stale",
+        "Claims on this node that are stale and not removed yet",
+        None,
+        [(vec![], count("stale"))],
+    )?;
+    gauge(
+        encoder,
+        "aliquot_claims_suspect",
+        "Claims on this node that have looked stale for less than the grace period",
+        None,
+        [(vec![], count("suspect"))],
+    )?;
+    gauge(
+        encoder,
+        "aliquot_records_quarantined",
+        "Records on this node that can't be used; their devices stay unavailable",
+        None,
+        [(vec![], report.quarantined as u64)],
+    )?;
+    let removed = Reason::ALL.map(|reason| {
+        let count = report.removed.get(&reason).copied().unwrap_or_default();
+        (vec![("reason", reason.label().to_owned())], count)
+    });
+    counter(encoder, "aliquot_sweep_removed", "Stale claims that were removed", removed)?;
+    let silent = [("kubelet", report.kubelet_silent), ("api", report.api_silent)];
+    counter(
+        encoder,
+        "aliquot_sweep_unanswered",
+        "Questions of the sweep that were not answered, so that nothing was removed by them",
+        silent.map(|(source, count)| (vec![("source", source.to_owned())], count)),
+    )
 }
 
 /// Who else hands out GPUs.
@@ -94,12 +122,7 @@ fn others(encoder: &mut DescriptorEncoder<'_>, known: &Known) -> fmt::Result {
 /// What GPUs have reported, and which of them are given to nobody for it.
 fn health(encoder: &mut DescriptorEncoder<'_>, health: &Health) -> fmt::Result {
     let ill = health.ward.iter().map(|(gpu, illness)| {
-        let action = match illness.cause.remedy() {
-            Remedy::ResetGpu => "reset-gpu",
-            Remedy::RestartNode => "restart-node",
-            Remedy::ContactSupport | Remedy::None | Remedy::RestartApplication => "contact-support",
-        };
-        (vec![("uuid", gpu.to_string()), ("action", action.to_owned())], 1)
+        (vec![("uuid", gpu.to_string()), ("action", illness.cause.remedy().name().to_owned())], 1)
     });
     gauge(encoder, "aliquot_gpu_ill", "1 for each GPU that new claims don't get until something is done", None, ill)?;
     let heard = health

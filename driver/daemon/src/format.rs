@@ -5,14 +5,14 @@ use hyper::{HeaderMap, header};
 
 /// How metrics are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Format {
+pub(crate) enum Format {
     OpenMetrics,
     Text,
 }
 
 impl Format {
     /// What a client prefers; who says nothing may not know OpenMetrics.
-    pub(super) fn wanted(headers: &HeaderMap) -> Self {
+    pub(crate) fn wanted(headers: &HeaderMap) -> Self {
         let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
         let mut best = [0.0_f32; 2];
         for range in accepted.flat_map(|value| value.split(',')) {
@@ -28,7 +28,7 @@ impl Format {
         if best[0] > 0.0 && best[0] >= best[1] { Self::OpenMetrics } else { Self::Text }
     }
 
-    pub(super) fn content_type(self) -> &'static str {
+    pub(crate) fn content_type(self) -> &'static str {
         match self {
             Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
             Self::Text => "text/plain; version=0.0.4; charset=utf-8",
@@ -36,7 +36,7 @@ impl Format {
     }
 
     /// The text as it is sent, of what is complete OpenMetrics without exemplars.
-    pub(super) fn write(self, openmetrics: String) -> String {
+    pub(crate) fn write(self, openmetrics: String) -> String {
         match self {
             Self::OpenMetrics => openmetrics,
             Self::Text => text(&openmetrics),

@@ -1,6 +1,7 @@
-//! Logs to standard error.
+//! Logs to standard error, and the flags that say how.
 use std::io::IsTerminal as _;
 
+use clap::{Args, ValueEnum};
 use tracing_subscriber::{
     filter::{ParseError, Targets},
     fmt,
@@ -8,18 +9,41 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
-use crate::args::{LogFormat, Logs};
+/// How logs are written, to standard error.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Logs")]
+pub struct Logs {
+    /// One line for people, or one JSON object a line.
+    #[arg(long, env = "ALIQUOT_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+    /// What to log: error, warn, info, debug, trace, or filters such as "info,kube=debug".
+    #[arg(long, env = "ALIQUOT_LOG", default_value = "info", value_name = "FILTER")]
+    pub log: String,
+}
+
+/// The form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
 
 /// A log filter that can't be parsed.
 #[derive(Debug, thiserror::Error)]
 #[error("--log {filter:?} is no log filter; use error, warn, info, debug, trace, or such as \"info,kube=debug\"")]
-pub(crate) struct BadFilter {
+pub struct BadFilter {
     filter: String,
     source: ParseError,
 }
 
 /// Starts logging for the life of the process.
-pub(crate) fn start(logs: &Logs) -> Result<(), BadFilter> {
+///
+/// # Errors
+///
+/// The filter is none.
+pub fn start(logs: &Logs) -> Result<(), BadFilter> {
     let parsed = logs.log.parse::<Targets>();
     let filter = parsed.map_err(|source| BadFilter { filter: logs.log.clone(), source })?;
     let registry = tracing_subscriber::registry().with(filter);

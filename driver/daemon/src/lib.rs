@@ -1,0 +1,13 @@
+//! What a program of this project that runs on needs besides its work: logs, an orderly end, probes and metrics.
+//!
+//! It knows nothing of GPUs or Kubernetes; the driver and the controller are its users.
+#![forbid(unsafe_code)]
+
+mod errors;
+mod format;
+pub mod logs;
+pub mod pages;
+mod signals;
+
+pub use errors::report;
+pub use signals::stop_on_signals;
