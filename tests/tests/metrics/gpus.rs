@@ -8,18 +8,18 @@ use aliquot_tests::testbed::{Result, Testbed};
 use fake_apiserver::Server;
 use fake_nvml::{Control, Readings};
 
-use crate::scene::{label_names, measure, scrape, share, until, uuid, value};
+use crate::scene::{label_names, measure, scrape, until, uuid, value};
 
 /// `NVML_FI_DEV_…`, by NVML's header.
 mod field {
-    pub const ECC_CURRENT: u32 = 1;
-    pub const ECC_SBE_VOL_TOTAL: u32 = 3;
-    pub const ECC_DBE_AGG_TOTAL: u32 = 6;
-    pub const MEMORY_TEMP: u32 = 82;
-    pub const TOTAL_ENERGY_CONSUMPTION: u32 = 83;
-    pub const PCIE_REPLAY_COUNTER: u32 = 94;
-    pub const NVLINK_THROUGHPUT_DATA_TX: u32 = 138;
-    pub const PCIE_COUNT_RX_BYTES: u32 = 198;
+    pub(super) const ECC_CURRENT: u32 = 1;
+    pub(super) const ECC_SBE_VOL_TOTAL: u32 = 3;
+    pub(super) const ECC_DBE_AGG_TOTAL: u32 = 6;
+    pub(super) const MEMORY_TEMP: u32 = 82;
+    pub(super) const TOTAL_ENERGY_CONSUMPTION: u32 = 83;
+    pub(super) const PCIE_REPLAY_COUNTER: u32 = 94;
+    pub(super) const NVLINK_THROUGHPUT_DATA_TX: u32 = 138;
+    pub(super) const PCIE_COUNT_RX_BYTES: u32 = 198;
 }
 
 const GPU: &str = "gpu-0000-1b-00";
@@ -98,8 +98,8 @@ async fn what_a_gpu_measures_is_told_in_plain_units_and_what_it_does_not_say_is_
 async fn series_of_a_gpu_are_joined_to_its_claims_and_pods_and_a_pods_processes_to_the_pod() -> Result<()> {
     let testbed = Testbed::start("h100x8").await?;
     let (first, pod, other) = (uuid(&testbed, 0), "11111111-1111-4111-8111-111111111111", "other-uid");
-    let (_, id) = share(&testbed, "mine", GPU, &[("trainer", pod)]).await?;
-    share(&testbed, "theirs", GPU, &[("viewer", other), ("viewer-2", "other-uid-2")]).await?;
+    let (_, id) = testbed.share("mine", GPU, &[("trainer", pod)]).await?;
+    testbed.share("theirs", GPU, &[("viewer", other), ("viewer-2", "other-uid-2")]).await?;
     let pid = std::process::id();
     testbed.node.place(pid, Some(pod))?;
     let processes = Some([(pid, 30), (u32::MAX - 1, 20)].into());

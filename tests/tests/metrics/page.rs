@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use aliquot_tests::testbed::{Result, Testbed};
 use fake_nvml::Readings;
 
-use crate::scene::{Series, label_names, measure, series, share, until};
+use crate::scene::{Series, label_names, measure, series, until};
 
 const PAGE: &str = include_str!("../../../docs/metrics.md");
 /// The ends of a histogram's series.
@@ -39,7 +39,7 @@ async fn full() -> Result<Testbed> {
     let testbed = Testbed::start("h100x8").await?;
     let uncounted = Readings { fields: [].into(), ..Readings::default() };
     measure(&testbed, &[(1, uncounted)])?;
-    share(&testbed, "claim", "gpu-0000-1b-00", &[("pod", "pod-uid")]).await?;
+    testbed.share("claim", "gpu-0000-1b-00", &[("pod", "pod-uid")]).await?;
     Ok(testbed)
 }
 

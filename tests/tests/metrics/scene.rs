@@ -1,26 +1,19 @@
-//! A node with two busy GPUs of which pods hold shares, and its series as a client finds them.
+//! What GPUs are made to measure, and the series of a scrape as a client finds them.
 use std::collections::{BTreeMap, BTreeSet};
 
-use aliquot_tests::testbed::{DRIVER, NODE, Result, Testbed};
+use aliquot_tests::testbed::{Result, Testbed};
 use fake_nvml::{Control, Readings};
-use k8s_openapi::api::resource::v1::ResourceClaim;
-use kube::{
-    Api,
-    api::{Patch, PatchParams},
-};
-use kubelet_api::dra::v1::Claim;
-use serde_json::json;
 
 /// One line of a scrape.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Series {
-    pub name: String,
-    pub labels: BTreeMap<String, String>,
-    pub value: f64,
+pub(crate) struct Series {
+    pub(crate) name: String,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) value: f64,
 }
 
 /// The series of a scrape in Prometheus's text format.
-pub fn series(text: &str) -> Vec<Series> {
+pub(crate) fn series(text: &str) -> Vec<Series> {
     let body = text.split_once("\r\n\r\n").map_or(text, |(_, body)| body);
     body.lines().filter(|line| !line.starts_with('#') && !line.is_empty()).map(parse).collect()
 }
@@ -37,13 +30,13 @@ fn parse(line: &str) -> Series {
 }
 
 impl Series {
-    pub fn has(&self, labels: &[(&str, &str)]) -> bool {
+    pub(crate) fn has(&self, labels: &[(&str, &str)]) -> bool {
         labels.iter().all(|(label, value)| self.labels.get(*label).is_some_and(|own| own == value))
     }
 }
 
 /// The value of the one series of that name with these labels among its own; none if there is none.
-pub fn value(all: &[Series], name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+pub(crate) fn value(all: &[Series], name: &str, labels: &[(&str, &str)]) -> Option<f64> {
     let mut found = all.iter().filter(|series| series.name == name && series.has(labels));
     let first = found.next();
     assert!(found.next().is_none(), "{name} with {labels:?} is not one series");
@@ -51,12 +44,12 @@ pub fn value(all: &[Series], name: &str, labels: &[(&str, &str)]) -> Option<f64>
 }
 
 /// A scrape.
-pub async fn scrape(testbed: &Testbed) -> Result<Vec<Series>> {
+pub(crate) async fn scrape(testbed: &Testbed) -> Result<Vec<Series>> {
     Ok(series(&testbed.metrics().await?))
 }
 
 /// Scrapes until the series are as they should be.
-pub async fn until(testbed: &Testbed, what: &str, holds: impl Fn(&[Series]) -> bool) -> Result<Vec<Series>> {
+pub(crate) async fn until(testbed: &Testbed, what: &str, holds: impl Fn(&[Series]) -> bool) -> Result<Vec<Series>> {
     let deadline = tokio::time::Instant::now() + aliquot_tests::testbed::PATIENCE;
     loop {
         let all = scrape(testbed).await?;
@@ -71,32 +64,18 @@ pub async fn until(testbed: &Testbed, what: &str, holds: impl Fn(&[Series]) -> b
 }
 
 /// The UUID of a GPU of the node.
-pub fn uuid(testbed: &Testbed, index: usize) -> String {
+pub(crate) fn uuid(testbed: &Testbed, index: usize) -> String {
     testbed.node.profile().gpus[index].uuid.clone()
 }
 
 /// Has GPUs measure something.
-pub fn measure(testbed: &Testbed, readings: &[(usize, Readings)]) -> Result<()> {
+pub(crate) fn measure(testbed: &Testbed, readings: &[(usize, Readings)]) -> Result<()> {
     let readings = readings.iter().map(|(index, readings)| (uuid(testbed, *index), readings.clone())).collect();
     Ok(testbed.node.control(&Control { readings, ..Control::default() })?)
 }
 
-/// A share of a GPU for pods, as `(name, uid)`, prepared.
-pub async fn share(testbed: &Testbed, name: &str, gpu: &str, pods: &[(&str, &str)]) -> Result<(Claim, String)> {
-    let id = format!("5e2a0c1e-0000-4000-8000-{:012}", name.len());
-    let result = json!({"driver": DRIVER, "pool": format!("{DRIVER}/{NODE}"), "device": format!("{gpu}-shared"),
-        "request": "gpu", "shareID": id, "consumedCapacity": {"shares": "1", "memory": "8155Mi"}});
-    let claim = testbed.allocated_as(name, json!({"devices": {"results": [result]}})).await?;
-    let users: Vec<_> = pods.iter().map(|(name, uid)| json!({"resource": "pods", "name": name, "uid": uid})).collect();
-    let api: Api<ResourceClaim> = Api::namespaced(testbed.client.clone(), "default");
-    let status = Patch::Merge(json!({"status": {"reservedFor": users}}));
-    api.patch_status(name, &PatchParams::default(), &status).await?;
-    testbed.prepare(&claim).await??;
-    Ok((claim, id))
-}
-
 /// The names of labels of all series of each name.
-pub fn label_names(all: &[Series]) -> BTreeMap<String, BTreeSet<String>> {
+pub(crate) fn label_names(all: &[Series]) -> BTreeMap<String, BTreeSet<String>> {
     let mut names: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for series in all {
         names.entry(series.name.clone()).or_default().extend(series.labels.keys().cloned());
