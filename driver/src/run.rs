@@ -163,7 +163,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     let pool = offer::pool_name(&driver, &node)?;
     let client = client().await?;
     let (publisher, publishing) = Publisher::new(client.clone(), driver.clone(), node.clone());
-    let slices = publishing.status();
+    let (slices, published) = (publishing.status(), publishing.clone());
     let publisher = tokio::spawn(publisher.run(stop.clone()));
     let (healths, health) = watch::channel(Vec::new());
     let (policies, in_force) = watch::channel(InForce::default());
@@ -221,7 +221,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     let (usages, usage) = watch::channel(Usage::default());
     let library = limits::Library::new(asked.clone(), nvml_deadline);
     let limiting = tokio::spawn(answer_hooks(limits, Arc::clone(&claims), library, stop.clone()));
-    let library = guarding::Library { questions: asked, deadline: nvml_deadline };
+    let library = guarding::Library { questions: asked.clone(), deadline: nvml_deadline };
     let sources = guarding::Sources {
         claims: Arc::clone(&claims),
         view: view.clone(),
@@ -237,17 +237,30 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
         notices: notices.clone(),
     };
     let guarding = tokio::spawn(guarding::run(sources, settings, client.clone(), usages, stop.clone()));
+    let calls = Arc::new(metrics::Calls::default());
     let plugin = Plugin::builder(&identity.driver_name)?
         .kubelet_root(&roots.kubelet)
         .claims(client)
         .health(health)
+        .observer(calls.clone())
         .budget(prepare_budget);
     let plugin = beside_others(plugin, pod_uid).build(Arc::clone(&claims))?;
     let readiness = Readiness { registration: plugin.registration(), slices };
     let aliases = view.clone();
     let (reports, report) = watch::channel(Report::default());
-    let told = Arc::clone(&claims);
-    let sources = metrics::Sources { view, policy: in_force, usage, others: known, health: ward, claims: told, report };
+    let sources = metrics::Sources {
+        view,
+        policy: in_force,
+        usage,
+        others: known,
+        health: ward,
+        claims: Arc::clone(&claims),
+        report,
+        calls,
+        publishing: published,
+        questions: asked,
+        procfs: procfs.clone(),
+    };
     let metrics = metrics::serve(metrics_address, sources, readiness, stop.clone()).await?;
     let aliasing = tokio::spawn(alias::follow(alias, edits, aliases, stop.clone()));
     let restoring = tokio::spawn(restore(Arc::clone(&claims), stop.clone()));

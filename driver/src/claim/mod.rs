@@ -171,6 +171,11 @@ impl Claims {
         self.book().all().map_or(0, |records| records.len())
     }
 
+    /// The records of this node's claims; none if they can't be read now.
+    pub(crate) fn records(&self) -> Vec<Arc<Record>> {
+        self.book().all().unwrap_or_default()
+    }
+
     /// What claims on this node hold of each device, for those who offer. Without an answer nothing must be offered: it
     /// may be held.
     pub(crate) fn holdings(&self) -> Result<Vec<Holding>, book::Error> {

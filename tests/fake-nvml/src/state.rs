@@ -1,5 +1,6 @@
 //! Which GPUs this process sees at the moment of a call.
 use std::{
+    borrow::Cow,
     ffi::{CStr, OsString},
     fs::OpenOptions,
     os::unix::fs::FileTypeExt,
@@ -10,7 +11,7 @@ use std::{
 
 use nvml_wrapper_sys::bindings as nvml;
 
-use crate::{Control, GpuProfile, Happening, Process, Profile, settings};
+use crate::{Control, GpuProfile, Happening, Process, Profile, Readings, settings};
 
 pub(crate) type Code = nvml::nvmlReturn_t;
 
@@ -91,6 +92,18 @@ impl View {
     /// `nvmlDeviceGpuRecoveryAction_t`.
     pub(crate) fn recovery(&self, gpu: &GpuProfile) -> u32 {
         self.control.recovery.get(&gpu.uuid).copied().unwrap_or_default()
+    }
+
+    /// What it measures.
+    pub(crate) fn readings(&self, gpu: &GpuProfile) -> Cow<'_, Readings> {
+        self.control.readings.get(&gpu.uuid).map_or_else(|| Cow::Owned(Readings::default()), Cow::Borrowed)
+    }
+
+    /// Takes the time that a call about this GPU is to take.
+    pub(crate) fn hang(&self, gpu: &GpuProfile, function: &str) {
+        if let Some(milliseconds) = self.control.hangs.get(&gpu.uuid).and_then(|hangs| hangs.get(function)) {
+            std::thread::sleep(Duration::from_millis(*milliseconds));
+        }
     }
 
     /// What has happened so far.

@@ -1,5 +1,12 @@
 //! Keeps the API server's slices as the driver wants them: writes on change, and nothing at rest.
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use futures::{StreamExt, stream::BoxStream};
 use k8s_openapi::api::resource::v1::{ResourceSlice, ResourceSliceSpec};
@@ -31,6 +38,8 @@ pub struct Publisher {
     desired: watch::Receiver<Option<Pool>>,
     status: watch::Sender<PublishStatus>,
     contested: watch::Sender<()>,
+    /// Since the start.
+    writes: Arc<AtomicU64>,
 }
 
 impl Publisher {
@@ -40,8 +49,9 @@ impl Publisher {
         let (status, told) = watch::channel(PublishStatus::default());
         let (contested, heard) = watch::channel(());
         let api = SliceApi::new(client, driver.clone(), node.clone());
-        let handle = Handle::new(desired, told, heard);
-        (Self { api, driver, node, desired: wanted, status, contested }, handle)
+        let writes = Arc::new(AtomicU64::new(0));
+        let handle = Handle::new(desired, told, heard, Arc::clone(&writes));
+        (Self { api, driver, node, desired: wanted, status, contested, writes }, handle)
     }
 
     /// Publishes until `stop`.
@@ -192,11 +202,15 @@ impl Work {
 
     async fn write(&mut self, plan: Plan) -> Result<(), CallError> {
         let api = self.publisher.api.clone();
+        let writes = Arc::clone(&self.publisher.writes);
+        let count = || writes.fetch_add(1, Ordering::Relaxed);
         for seen in plan.deletes {
+            count();
             api.delete(&seen).await?;
             self.mirror.remove(seen.uid.as_deref().unwrap_or_default());
         }
         for slice in plan.updates {
+            count();
             match api.update(&slice).await {
                 Ok(stored) => self.stored(slice.spec, stored),
                 Err(CallError::Stale(message)) => {
@@ -209,6 +223,7 @@ impl Work {
         if !plan.creates.is_empty() {
             let owner = api.owner().await?;
             for (index, spec) in plan.creates {
+                count();
                 let stored = api.create(index, spec.clone(), owner.clone()).await?;
                 self.stored(spec, stored);
             }
