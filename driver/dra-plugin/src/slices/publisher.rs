@@ -13,6 +13,7 @@ use k8s_openapi::api::resource::v1::{ResourceSlice, ResourceSliceSpec};
 use kube::runtime::{WatchStreamExt, watcher};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
+use watch_patience::Patience;
 
 use super::{
     api::{CallError, SliceApi},
@@ -70,7 +71,7 @@ impl Publisher {
 
     fn watch(&self) -> BoxStream<'static, watcher::Result<watcher::Event<ResourceSlice>>> {
         let config = watcher::Config::default().fields(&self.api.selector());
-        watcher(self.api.slices().clone(), config).default_backoff().boxed()
+        watcher(self.api.slices().clone(), config).backoff(Patience::default()).boxed()
     }
 }
 
