@@ -163,7 +163,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     let pool = offer::pool_name(&driver, &node)?;
     let client = client().await?;
     let (publisher, publishing) = Publisher::new(client.clone(), driver.clone(), node.clone());
-    let (slices, published) = (publishing.status(), publishing.clone());
+    let (slices, shown) = (publishing.status(), publishing.clone());
     let publisher = tokio::spawn(publisher.run(stop.clone()));
     let (healths, health) = watch::channel(Vec::new());
     let (policies, in_force) = watch::channel(InForce::default());
@@ -257,7 +257,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
         claims: Arc::clone(&claims),
         report,
         calls,
-        publishing: published,
+        publishing: shown,
         questions: asked,
         procfs: procfs.clone(),
     };

@@ -1,4 +1,4 @@
-//! The two text formats: OpenMetrics 1.0 for those who ask for it, and Prometheus's own 0.0.4 for all others.
+//! The two text formats: `OpenMetrics` 1.0 for those who ask for it, and Prometheus's own 0.0.4 for all others.
 use std::fmt::Write as _;
 
 use hyper::{HeaderMap, header};
@@ -11,7 +11,7 @@ pub(crate) enum Format {
 }
 
 impl Format {
-    /// What a client prefers; who says nothing may not know OpenMetrics.
+    /// What a client prefers; who says nothing may not know `OpenMetrics`.
     pub(crate) fn wanted(headers: &HeaderMap) -> Self {
         let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
         let mut best = [0.0_f32; 2];
@@ -35,7 +35,7 @@ impl Format {
         }
     }
 
-    /// The text as it is sent, of what is complete OpenMetrics without exemplars.
+    /// The text as it is sent, of what is complete `OpenMetrics` without exemplars.
     pub(crate) fn write(self, openmetrics: String) -> String {
         match self {
             Self::OpenMetrics => openmetrics,

@@ -37,7 +37,7 @@ pub struct Pages<S, F> {
 
 /// Where metrics come from.
 pub trait Source: Send + Sync + 'static {
-    /// All of them in the text format of OpenMetrics 1.0, without exemplars, had within `patience`.
+    /// All of them in the text format of `OpenMetrics` 1.0, without exemplars, had within `patience`.
     ///
     /// # Errors
     ///

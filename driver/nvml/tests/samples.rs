@@ -72,8 +72,8 @@ async fn a_gpu_that_hangs_costs_its_own_sample_and_is_not_asked_again_until_it_a
         let samples = nvml.questions().samples(gpus.clone(), patience).await.unwrap();
         samples.into_iter().map(|sampled| sampled.sample.map(drop)).collect::<Vec<_>>()
     };
-    let hung = vec![Ok(()), Err(NoSample::Hangs), Ok(())];
-    assert_eq!(sampled().await, hung);
+    let left_out = vec![Ok(()), Err(NoSample::Hangs), Ok(())];
+    assert_eq!(sampled().await, left_out);
     hang(0);
     let end = Instant::now() + LONG;
     while sampled().await != vec![Ok(()); 3] {

@@ -1,4 +1,4 @@
-//! The dashboard's queries, answered by a real Prometheus that scrapes as the PodMonitors say.
+//! The dashboard's queries, answered by a real Prometheus that scrapes as the `PodMonitor`s say.
 use std::time::{Duration, Instant};
 
 use aliquot_tests::{
@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// Of calls that nobody makes here there is no time that they took.
 const UNUSED: &str = "aliquot_controller_webhook_review_duration_seconds_bucket";
 
-/// Whether a PodMonitor has labels of the metrics win.
+/// Whether a `PodMonitor` has labels of the metrics win.
 fn honors_labels(name: &str) -> Result<bool> {
     let monitors = documents::<Value>(MONITORS)?;
     let monitor = monitors.iter().find(|monitor| monitor["metadata"]["name"] == name).ok_or("no such PodMonitor")?;

@@ -1,4 +1,4 @@
-//! Who finds and reaches the pods: Services, PodMonitors and network policies name ports and pods that are there.
+//! Who finds and reaches the pods: Services, `PodMonitor`s and network policies name ports and pods that are there.
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};

@@ -131,8 +131,8 @@ async fn a_gpu_that_hangs_costs_its_own_series_and_the_scrape_ends_in_time() -> 
         testbed.node.control(&Control { hangs, ..Control::default() })
     };
     hang(20_000)?;
-    let hung = uuid(&testbed, 3);
-    until(&testbed, "the GPU hangs", |all| value(all, "aliquot_gpu_sampled", &[("uuid", hung.as_str())]) == Some(0.0))
+    let slow = uuid(&testbed, 3);
+    until(&testbed, "the GPU hangs", |all| value(all, "aliquot_gpu_sampled", &[("uuid", slow.as_str())]) == Some(0.0))
         .await?;
     let begun = Instant::now();
     let all = scrape(&testbed).await?;

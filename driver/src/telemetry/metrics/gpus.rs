@@ -14,6 +14,8 @@ use crate::telemetry::sampling::Samples;
 type Extra = &'static [(&'static str, &'static str)];
 /// Each with its value in the family's unit; absent where the GPU doesn't say.
 type Values = Vec<(Extra, Option<f64>)>;
+/// What a family takes from a sample.
+type Ask = fn(&Sample) -> Values;
 
 const GPU: Extra = &[("hw_type", "gpu")];
 const CORRECTED: Extra = &[("hw_type", "gpu"), ("error_type", "corrected")];
@@ -21,7 +23,7 @@ const UNCORRECTED: Extra = &[("hw_type", "gpu"), ("error_type", "uncorrected")];
 const SENT: Extra = &[("network_io_direction", "transmit")];
 const RECEIVED: Extra = &[("network_io_direction", "receive")];
 
-const TABLE: [(Family, fn(&Sample) -> Values); 19] = [
+const TABLE: [(Family, Ask); 19] = [
     (Family::gauge("hw_gpu_utilization", "Part of the time in which the GPU did a task").of("ratio"), |sample| {
         vec![
             (&[("hw_gpu_task", "general")], sample.busy.map(per_cent)),
