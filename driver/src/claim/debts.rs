@@ -30,7 +30,7 @@ struct Note {
 }
 
 /// One of them, for whoever only looks.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Owed {
     /// Which GPU.
     pub(crate) gpu: GpuUuid,
@@ -136,7 +136,7 @@ pub(crate) fn look(path: &Path, boot_id: &str) -> Result<Vec<Owed>, owned_dir::E
             note => owed.push(Owed { gpu, reason: note.map(|note| note.reason).unwrap_or_default() }),
         }
     }
-    owed.sort_by(|a, b| a.gpu.cmp(&b.gpu));
+    owed.sort();
     Ok(owed)
 }
 

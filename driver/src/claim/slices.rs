@@ -190,7 +190,7 @@ impl Claims {
         match slice {
             Ok(slice) => self.give_back(gpu, slice, &mut known, found).await,
             Err(error) => {
-                tracing::warn!(%gpu, error = crate::report(&error), "what its time slice is to be isn't known")
+                tracing::warn!(%gpu, error = crate::report(&error), "what its time slice is to be isn't known");
             }
         }
     }

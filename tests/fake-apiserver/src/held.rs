@@ -1,4 +1,4 @@
-//! As much of a ValidatingAdmissionPolicy as drivers meet: ResourceSlices of one node and its pool, and no others.
+//! As much of a `ValidatingAdmissionPolicy` as drivers meet: ResourceSlices of one node and its pool, and no others.
 use serde_json::Value;
 
 use crate::status::Failure;

@@ -81,7 +81,7 @@ async fn the_next_claim_on_the_gpu_has_its_own_and_settles_it() -> Result<()> {
 async fn after_a_reboot_nothing_is_owed_even_where_run_outlives_it() -> Result<()> {
     let mut testbed = owing("wishing").await?;
     testbed.kill_driver()?;
-    let [debt] = debts(&testbed).try_into().map_err(|all| format!("{all:?}"))?;
+    let [debt]: [PathBuf; 1] = debts(&testbed).try_into().map_err(|all| format!("{all:?}"))?;
     let bytes = std::fs::read(&debt)?;
     testbed.node.reboot()?;
     std::fs::create_dir_all(debt.parent().unwrap())?;
