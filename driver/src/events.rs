@@ -106,7 +106,7 @@ fn of_view(last: &View, now: &View) -> Vec<Telling> {
 fn lost(last: Option<&Inventory>, now: &Inventory) -> Vec<Telling> {
     let is_bound = |vfio: &&Vfio| vfio.binding == Binding::Bound;
     let before = last.map(Inventory::vfio).unwrap_or_default().iter().filter(is_bound);
-    let lost = before.filter_map(|vfio| {
+    let telling = |vfio: &Vfio| {
         let why = match now.passthrough(&vfio.name()).map(|vfio| &vfio.binding) {
             Some(Binding::Bound) => return None,
             Some(Binding::Switchable) => "no vfio driver of the kernel has it any more",
@@ -116,8 +116,8 @@ fn lost(last: Option<&Inventory>, now: &Inventory) -> Vec<Telling> {
         let (gpu, device) = (&vfio.gpu, vfio.name());
         let note = format!("device {device} ({}) is no longer offered to virtual machines: {why}", gpu.product_name);
         Some(Telling { is_warning: true, reason: "VfioGPULost", note })
-    });
-    lost.collect()
+    };
+    before.filter_map(telling).collect()
 }
 
 #[cfg(test)]

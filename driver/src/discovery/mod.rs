@@ -316,7 +316,7 @@ fn tell_vfio(last: Option<&Inventory>, inventory: &Inventory) {
         let is_meant = |driver: &String| vfio::function::is_vfio_driver(driver);
         match &vfio.binding {
             Binding::Bound => {
-                tracing::info!(%device, group, product = vfio.gpu.product_name, "a GPU is with a vfio driver")
+                tracing::info!(%device, group, product = vfio.gpu.product_name, "a GPU is with a vfio driver");
             }
             Binding::Unusable(reason) if vfio.gpus().any(|gpu| gpu.driver.as_ref().is_some_and(is_meant)) => {
                 tracing::warn!(%device, group, reason, "a GPU is with a vfio driver, but can't be given to virtual machines");

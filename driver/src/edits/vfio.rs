@@ -1,7 +1,7 @@
 //! What a virtual machine's monitor needs of the host: nodes of VFIO, and nothing of NVIDIA's driver.
 //!
-//! The nodes of a device are edits of the device and not of the spec: Kata's runtime-rs reads only those, and takes the
-//! first of them for the GPU. Neither hooks nor mounts: there is no container of the host's for them.
+//! The nodes of a device are edits of the device and not of the spec: Kata's runtime-rs reads only those. Neither hooks nor
+//! mounts: there is no container of the host's for them.
 use std::path::PathBuf;
 
 use aliquot_model::PciAddress;

@@ -29,6 +29,7 @@ async fn started(profile: &str) -> Result<Testbed> {
     let mut testbed = with_card(profile).await?;
     testbed.start_driver(&[("ALIQUOT_PREPARE_BUDGET", "500ms")])?;
     testbed.ready().await?;
+    offered(&testbed, DEVICE).await?;
     Ok(testbed)
 }
 
@@ -51,6 +52,11 @@ async fn prepare(testbed: &Testbed, claim: &Claim) -> Result<std::result::Result
         return Ok(Err(answer.error.clone()));
     }
     Ok(Ok(answer.devices.iter().flat_map(|device| device.cdi_device_ids.clone()).collect()))
+}
+
+/// Waits until a device is published; of a pool's slices one comes after the other.
+async fn offered(testbed: &Testbed, device: &str) -> Result<()> {
+    testbed.until(&format!("{device} is offered"), || is_offered(testbed, device)).await
 }
 
 /// Whether a device is published.

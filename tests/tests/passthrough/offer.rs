@@ -6,7 +6,7 @@ use super::*;
 #[tokio::test(flavor = "multi_thread")]
 async fn a_card_with_vfio_pci_is_offered_beside_the_gpus_of_nvidias_driver() -> Result<()> {
     let testbed = started("h100x8").await?;
-    assert_eq!(testbed.whole().len(), 9, "eight whole GPUs, and the card: {:?}", testbed.published());
+    testbed.until("eight whole GPUs are there, and the card", || testbed.whole().len() == 9).await?;
     let device = testbed.devices().into_iter().find(|device| device.name == DEVICE).unwrap();
     let attributes = device.attributes.unwrap();
     assert_eq!((attributes["iommuGroup"].int, attributes["iommuFDEnabled"].bool), (Some(12), Some(false)));
@@ -27,6 +27,7 @@ async fn a_node_whose_gpus_are_all_for_virtual_machines_needs_no_driver_of_nvidi
     testbed.node.uninstall()?;
     testbed.start_driver(&[])?;
     testbed.ready().await?;
+    offered(&testbed, DEVICE).await?;
     assert_eq!(testbed.published(), ["gpu-0000-00-1e-vfio", DEVICE]);
     let claim = claim(&testbed, "vm", None).await?;
     assert_eq!(testbed.nodes_of(&prepare(&testbed, &claim).await?.unwrap())?, ["/dev/vfio/12"]);
@@ -49,7 +50,7 @@ async fn a_group_that_holds_what_the_host_uses_is_offered_when_that_has_gone() -
     // The kernel makes the group's node when the last of it is bound.
     testbed.node.close_group(GROUP)?;
     testbed.node.open_group(GROUP)?;
-    testbed.until("the card is offered", || is_offered(&testbed, DEVICE)).await?;
+    offered(&testbed, DEVICE).await?;
     prepare(&testbed, &claim).await?.unwrap();
     Ok(())
 }
@@ -64,7 +65,7 @@ async fn a_card_whose_driver_changes_is_withdrawn_and_comes_back() -> Result<()>
     testbed.until("it is told", || events().iter().any(|event| event["reason"] == "VfioGPULost")).await?;
     testbed.node.bind(PLACE, "vfio-pci")?;
     testbed.node.open_group(GROUP)?;
-    testbed.until("the card is offered", || is_offered(&testbed, DEVICE)).await
+    offered(&testbed, DEVICE).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -75,11 +76,11 @@ async fn a_policy_withholds_it_and_leaves_it_to_who_has_it() -> Result<()> {
     let path = file(&testbed);
     testbed.start_driver(&[("ALIQUOT_POLICY", path.to_str().unwrap())])?;
     testbed.ready().await?;
-    assert!(is_offered(&testbed, DEVICE));
+    offered(&testbed, DEVICE).await?;
     let claim = claim(&testbed, "vm", None).await?;
     prepare(&testbed, &claim).await?.unwrap();
     replace(&testbed, policy("[{offer: [shares]}]"))?;
-    testbed.until("shares are offered", || is_offered(&testbed, "gpu-0000-00-1e-shared")).await?;
+    offered(&testbed, "gpu-0000-00-1e-shared").await?;
     assert!(is_offered(&testbed, DEVICE), "a claim holds it");
     testbed.unprepare(&claim).await?.unwrap();
     testbed.until("the card is withheld", || !is_offered(&testbed, DEVICE)).await

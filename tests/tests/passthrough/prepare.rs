@@ -75,6 +75,7 @@ async fn two_forms_of_one_gpu_and_wrong_parameters_are_refused_and_leave_nothing
     testbed.start_driver(&[])?;
     testbed.ready().await?;
     let first = "gpu-0000-00-1e-vfio";
+    offered(&testbed, first).await?;
     assert_eq!(testbed.published(), [first], "two GPUs of one group are one device, named after the first");
     let twice = testbed.allocated("twice", &[("a", first), ("b", first)]).await?;
     assert!(prepare(&testbed, &twice).await?.unwrap_err().contains("allocated twice"));
@@ -103,7 +104,7 @@ async fn a_card_that_has_gone_since_it_was_allocated_says_where_to_look() -> Res
     assert!(error.contains("dev/vfio/12"), "{error}");
     assert_eq!((testbed.specs()?.len(), testbed.records()?.len()), (0, 0));
     std::fs::rename(testbed.node.path("dev/vfio/gone"), testbed.node.path("dev/vfio/12"))?;
-    testbed.until("the card is offered", || is_offered(&testbed, DEVICE)).await?;
+    offered(&testbed, DEVICE).await?;
     prepare(&testbed, &claim).await?.unwrap();
     Ok(())
 }

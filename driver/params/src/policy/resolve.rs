@@ -17,7 +17,9 @@ pub struct Offer {
     pub whole: bool,
     /// How it is offered in shares, if it is.
     pub shares: Option<Shares>,
-    /// Where only one of the two is possible, which.
+    /// Whether virtual machines may have it, once a vfio driver of the kernel does.
+    pub vfio: bool,
+    /// Where only one of the first two is possible, which.
     pub fallback: Form,
 }
 
@@ -59,6 +61,7 @@ impl Policy {
             rule: Some(at),
             whole: offers(Form::Whole),
             shares: offers(Form::Shares).then_some(shares),
+            vfio: !rule.says_forms() || offers(Form::Vfio),
             fallback,
         })
     }
@@ -107,7 +110,7 @@ fn without_rule(gpu: &Gpu) -> Offer {
         time_slice: crate::TimeSlice::default(),
         guard: Guard::default(),
     };
-    Offer { rule: None, whole: true, shares: Some(shares), fallback: Form::Whole }
+    Offer { rule: None, whole: true, shares: Some(shares), vfio: true, fallback: Form::Whole }
 }
 
 /// A place as the beginning of a text.

@@ -39,7 +39,10 @@ pub(super) fn find(roots: &Roots) -> Vec<Vfio> {
             Some((number, members, binding))
         })
         .collect();
-    let wanted: Vec<DeviceId> = judged.iter().flat_map(|(_, members, _)| members).map(|gpu| gpu.device).collect();
+    // NVIDIA's driver names its own.
+    let unnamed = |member: &&Function| member.is_gpu() && member.is_vfio();
+    let members = judged.iter().flat_map(|(_, members, _)| members);
+    let wanted: Vec<DeviceId> = members.filter(unnamed).map(|gpu| gpu.device).collect();
     let names = names::of(&roots.driver, &wanted);
     let iommufd = roots.dev.join("iommu").exists();
     let found = judged.into_iter().filter_map(|(group, members, binding)| {
