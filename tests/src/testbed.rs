@@ -143,7 +143,7 @@ impl Testbed {
     /// Waits until the driver is registered and has published.
     pub async fn ready(&self) -> Result<()> {
         self.kubelet.wait_registered(DRIVER).await.map_err(|error| format!("{error}\n{}", self.log()))?;
-        self.until("slices are published", || !self.api.peek_all("resourceslices").is_empty()).await
+        self.until("slices are published", || is_whole(&self.api.peek_all("resourceslices"))).await
     }
 
     /// Ends the driver as SIGTERM does.
@@ -433,4 +433,13 @@ pub async fn apply(client: &Client, objects: &[Value]) -> Result<Vec<DynamicObje
         made.push(api.create(&PostParams::default(), &object).await?);
     }
     Ok(made)
+}
+
+/// Whether all slices of the pool's newest generation are there.
+fn is_whole(slices: &[Value]) -> bool {
+    let pool = |slice: &Value, field: &str| slice["spec"]["pool"][field].as_u64();
+    let ours: Vec<&Value> = slices.iter().filter(|slice| slice["spec"]["driver"] == DRIVER).collect();
+    let newest = ours.iter().filter_map(|slice| pool(slice, "generation")).max();
+    let newest: Vec<&&Value> = ours.iter().filter(|slice| pool(slice, "generation") == newest).collect();
+    newest.first().is_some_and(|slice| pool(slice, "resourceSliceCount") == Some(newest.len() as u64))
 }

@@ -74,6 +74,10 @@ async fn a_taint_outlasts_restarts_of_the_driver_the_plugin_and_the_kubelet() ->
     until_tainted(&testbed, &[FIRST]).await?;
     let begun = testbed.api.history("resourceslices").len();
     testbed.restart_driver(&[]).await?;
+    // Until it has heard of the plugin for itself, a kubelet without one is all that it knows.
+    testbed
+        .until_metric(&format!("aliquot_gpu_handed_out_elsewhere{{uuid=\"{first}\",by=\"{RESOURCE}\"}}"), Some(1))
+        .await?;
     // The kubelet comes back without the plugin, which registers anew.
     let calls = testbed.kubelet.asked();
     testbed.kubelet.restart()?;
