@@ -8,6 +8,7 @@
 //! kubelet ─gRPC─> dra_plugin ─> claim: plan ─> book (intent) ─┴> sharing, edits ─> CDI spec ─> book (prepared) ─> answer
 //! kubelet, slices of others ─> others ─> offering (taints), claim (refusals)
 //! kubelet, API server ─> sweep: what is provably stale ─> claim: unprepare
+//! book, GPUs, policy ─> facts ─> status.devices of claims
 //! runtime ─> aliquot-hook ─socket─> sharing::limits ─> book (what was promised) ─> NVML ─> the container starts, or doesn't
 //! ```
 //! `offer`, `claim::plan` and `claim::hold` are pure; discovery, the policy file, the book and the spec store are the edges. The book's records are the
@@ -23,6 +24,7 @@ pub mod discovery;
 mod doctor;
 mod edits;
 mod events;
+mod facts;
 #[doc(hidden)]
 pub mod fault;
 #[cfg(fuzzing)]

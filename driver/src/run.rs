@@ -14,7 +14,7 @@ use crate::{
     claim::{self, Claims, Site},
     discovery::{self, View},
     edits::Edits,
-    events,
+    events, facts,
     fault::{self, Point},
     health::{self, Chart, Health},
     hook, instance,
@@ -214,6 +214,15 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
         claims: Arc::clone(&claims),
     };
     let watching = tokio::spawn(others.follow(around, stop.clone()));
+    let (tallies, tally) = watch::channel(facts::Tally::default());
+    let sources = facts::Sources {
+        claims: Arc::clone(&claims),
+        view: view.clone(),
+        policy: in_force.clone(),
+        health: ward.clone(),
+    };
+    let settings = facts::Settings { client: client.clone(), driver: identity.driver_name.clone() };
+    let informing = tokio::spawn(facts::follow(settings, sources, tallies, stop.clone()));
     let (usages, usage) = watch::channel(Usage::default());
     let library = limits::Library::new(asked.clone(), nvml_deadline);
     let limiting = tokio::spawn(answer_hooks(limits, Arc::clone(&claims), library, stop.clone()));
@@ -242,7 +251,16 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     let readiness = Readiness { registration: plugin.registration(), slices };
     let (reports, report) = watch::channel(Report::default());
     let told = Arc::clone(&claims);
-    let sources = metrics::Sources { view, policy: in_force, usage, others: known, health: ward, claims: told, report };
+    let sources = metrics::Sources {
+        view,
+        policy: in_force,
+        usage,
+        others: known,
+        health: ward,
+        claims: told,
+        report,
+        facts: tally,
+    };
     let metrics = metrics::serve(metrics_address, sources, readiness, stop.clone()).await?;
     let restoring = tokio::spawn(restore(Arc::clone(&claims), stop.clone()));
     let turns = plugin.turns();
@@ -252,7 +270,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     stop.cancel();
     for task in [
         discovery, publisher, following, offering, nursing, telling, writing, watching, guarding, limiting, metrics,
-        restoring, sweeping,
+        restoring, sweeping, informing,
     ] {
         let _ = task.await;
     }

@@ -41,10 +41,14 @@ use crate::{
 };
 use book::{Book, Reservation};
 use hold::Clash;
+#[cfg(test)]
+pub(crate) use look::Device as SeenDevice;
 pub(crate) use look::{LookAt, Seen, State as SeenState, look};
 pub use plan::Site;
 pub(crate) use quarantine::Quarantined;
 use record::SCHEMA;
+#[cfg(test)]
+pub(crate) use record::Slice;
 #[cfg(test)]
 pub(crate) use record::tests as testing;
 pub(crate) use record::{Held, Record, State};
@@ -171,6 +175,13 @@ impl Claims {
     /// The records of those who hold shares.
     pub(crate) fn sharing(&self) -> Result<Vec<Arc<Record>>, book::Error> {
         self.book().sharing()
+    }
+
+    /// The records of those that are prepared.
+    pub(crate) fn prepared(&self) -> Result<Vec<Arc<Record>>, book::Error> {
+        let mut records = self.book().all()?;
+        records.retain(|record| record.state == State::Prepared);
+        Ok(records)
     }
 
     /// The record of one claim; a text that is no UID has none.

@@ -10,19 +10,36 @@ pub(super) struct Need {
     /// With its subresource, as in a `ClusterRole`.
     pub(super) resource: &'static str,
     pub(super) verbs: &'static [&'static str],
+    pub(super) of: Of,
+}
+
+/// With which objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Of {
+    All,
+    /// With what is named like the driver.
+    Driver,
 }
 
 /// All of it: no more than `deploy/base/rbac.yaml` grants, and no less.
-pub(super) const NEEDS: [Need; 5] = [
-    Need { group: "resource.k8s.io", resource: "resourceclaims", verbs: &["get"] },
+pub(super) const NEEDS: [Need; 7] = [
+    Need { group: "resource.k8s.io", resource: "resourceclaims", verbs: &["get"], of: Of::All },
+    Need { group: "resource.k8s.io", resource: "resourceclaims/status", verbs: &["patch"], of: Of::All },
+    Need {
+        group: "resource.k8s.io",
+        resource: "resourceclaims/driver",
+        verbs: &["associated-node:patch"],
+        of: Of::Driver,
+    },
     Need {
         group: "resource.k8s.io",
         resource: "resourceslices",
         verbs: &["get", "list", "watch", "create", "update", "delete"],
+        of: Of::All,
     },
-    Need { group: "", resource: "nodes", verbs: &["get"] },
-    Need { group: "", resource: "pods/eviction", verbs: &["create"] },
-    Need { group: "events.k8s.io", resource: "events", verbs: &["create", "patch"] },
+    Need { group: "", resource: "nodes", verbs: &["get"], of: Of::All },
+    Need { group: "", resource: "pods/eviction", verbs: &["create"], of: Of::All },
+    Need { group: "events.k8s.io", resource: "events", verbs: &["create", "patch"], of: Of::All },
 ];
 
 /// `refused` is what of [`NEEDS`] the API server would not allow, in words.
@@ -63,6 +80,8 @@ mod tests {
         api_groups: Vec<String>,
         resources: Vec<String>,
         verbs: Vec<String>,
+        #[serde(default)]
+        resource_names: Vec<String>,
     }
 
     #[test]
@@ -74,16 +93,19 @@ mod tests {
             .flat_map(|rule| {
                 assert_eq!(rule.api_groups.len(), 1);
                 let (group, verbs) = (rule.api_groups[0].clone(), rule.verbs.clone());
+                let of = if rule.resource_names == ["gpu.aliquot.dev"] { Of::Driver } else { Of::All };
                 let each = move |resource: String| {
                     let group = group.clone();
-                    verbs.clone().into_iter().map(move |verb| format!("{verb} {group} {resource}"))
+                    verbs.clone().into_iter().map(move |verb| format!("{verb} {group} {resource} {of:?}"))
                 };
                 rule.resources.into_iter().flat_map(each)
             })
             .collect();
         let mut needed: Vec<String> = NEEDS
             .iter()
-            .flat_map(|need| need.verbs.iter().map(|verb| format!("{verb} {} {}", need.group, need.resource)))
+            .flat_map(|need| {
+                need.verbs.iter().map(|verb| format!("{verb} {} {} {:?}", need.group, need.resource, need.of))
+            })
             .collect();
         granted.sort();
         needed.sort();

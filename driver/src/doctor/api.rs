@@ -19,7 +19,10 @@ use kube::{
     api::{ListParams, PostParams},
 };
 
-use super::{access::NEEDS, features::Rehearsed};
+use super::{
+    access::{NEEDS, Need, Of},
+    features::Rehearsed,
+};
 use crate::offer::{self, Layout};
 
 /// Why there are no answers once the first question got none.
@@ -112,7 +115,7 @@ impl Asking {
     }
 
     /// The version first: a server that doesn't tell it is asked nothing else.
-    pub(super) async fn all(&self, node: &NodeName) -> Answer<Answers> {
+    pub(super) async fn all(&self, driver: &str, node: &NodeName) -> Answer<Answers> {
         let version = self.within(self.client.apiserver_version()).await?.git_version;
         let on_node = ListParams::default().fields(&format!("spec.nodeName={node}"));
         let (nodes, slices) = (Api::<Node>::all(self.client.clone()), Api::<ResourceSlice>::all(self.client.clone()));
@@ -124,7 +127,7 @@ impl Asking {
             self.within(nodes.get_opt(node.as_str())),
             self.within(slices.list(&on_node)),
             self.within(classes.list(&everywhere)),
-            self.refused(),
+            self.refused(driver),
         );
         let (slices, classes) = (slices.map(|list| list.items), classes.map(|list| list.items));
         Ok(Answers { version: Ok(version), user, versions, node, slices, classes, refused })
@@ -144,10 +147,10 @@ impl Asking {
         Ok(dra.map(|group| group.versions.into_iter().map(|each| each.version).collect()).unwrap_or_default())
     }
 
-    async fn refused(&self) -> Answer<Vec<String>> {
+    async fn refused(&self, driver: &str) -> Answer<Vec<String>> {
         let answers = NEEDS.iter().map(|need| async move {
             let verbs = need.verbs.iter().map(|verb| async move {
-                let allowed = self.may(need.group, need.resource, verb).await?;
+                let allowed = self.may(driver, need, verb).await?;
                 Ok((!allowed).then_some(*verb))
             });
             let verbs: Answer<Vec<Option<&str>>> = join_all(verbs).await.into_iter().collect();
@@ -158,13 +161,14 @@ impl Asking {
         Ok(answers?.into_iter().flatten().collect())
     }
 
-    async fn may(&self, group: &str, resource: &str, verb: &str) -> Answer<bool> {
+    async fn may(&self, driver: &str, need: &Need, verb: &str) -> Answer<bool> {
         let (resource, part) =
-            resource.split_once('/').map_or((resource, None), |(resource, part)| (resource, Some(part)));
+            need.resource.split_once('/').map_or((need.resource, None), |(resource, part)| (resource, Some(part)));
         let attributes = ResourceAttributes {
-            group: Some(group.to_owned()),
+            group: Some(need.group.to_owned()),
             resource: Some(resource.to_owned()),
             subresource: part.map(ToOwned::to_owned),
+            name: (need.of == Of::Driver).then(|| driver.to_owned()),
             verb: Some(verb.to_owned()),
             ..ResourceAttributes::default()
         };

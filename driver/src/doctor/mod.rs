@@ -117,7 +117,7 @@ async fn checks(args: &DoctorArgs, driver: &DriverName, node: &NodeName) -> Vec<
     let (settings, mut library) = (inspect::once(&args.node), discovery::Library::default());
     let asking = async {
         let asking = Asking::begin(args.api_deadline).await?;
-        let answers = Box::pin(asking.all(node)).await?;
+        let answers = Box::pin(asking.all(driver.as_str(), node)).await?;
         Ok((asking, answers))
     };
     let kubelet = Kubelet::new(&args.node.places.kubelet_root);

@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::health::Readiness;
 use crate::{
-    args::Address, claim::Claims, discovery::View, health::Health, others, policy::InForce, sharing::guard::Usage,
-    sweep::report::Report,
+    args::Address, claim::Claims, discovery::View, facts::Tally, health::Health, others, policy::InForce,
+    sharing::guard::Usage, sweep::report::Report,
 };
 
 /// What is told.
@@ -24,6 +24,7 @@ pub(crate) struct Sources {
     pub(crate) health: watch::Receiver<Health>,
     pub(crate) claims: Arc<Claims>,
     pub(crate) report: watch::Receiver<Report>,
+    pub(crate) facts: watch::Receiver<Tally>,
 }
 
 /// The address can't be had.
