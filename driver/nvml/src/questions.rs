@@ -9,7 +9,7 @@ use aliquot_model::{GpuUuid, Memory};
 use tokio::sync::{Mutex, oneshot};
 
 use crate::{
-    Error, GpuProcesses, MemoryLimits,
+    Error, Glanced, GpuProcesses, MemoryLimits,
     desk::Desk,
     progress::Progress,
     worker::{Question, put},
@@ -41,6 +41,11 @@ impl Questions {
     /// `nvmlDeviceGetGraphicsRunningProcesses_v3`).
     pub async fn processes(&self, gpus: Vec<GpuUuid>, deadline: Duration) -> Result<Vec<GpuProcesses>, Error> {
         self.ask(deadline, move |desk| desk.processes(gpus)).await
+    }
+
+    /// What these GPUs show, in the same order.
+    pub async fn glances(&self, gpus: Vec<GpuUuid>, deadline: Duration) -> Result<Vec<Glanced>, Error> {
+        self.ask(deadline, move |desk| desk.glances(gpus)).await
     }
 
     /// Limits the memory that a cgroup's processes can have of a GPU (`nvmlDeviceSetMemoryLimits_v1`).

@@ -243,15 +243,15 @@ pub extern "C" fn nvmlDeviceGetCudaComputeCapability(
 
 #[unsafe(no_mangle)]
 pub extern "C" fn nvmlDeviceGetMemoryInfo(device: nvmlDevice_t, memory: *mut nvmlMemory_t) -> nvmlReturn_t {
-    code(ask(device, "nvmlDeviceGetMemoryInfo").and_then(|gpu| {
-        let total: c_ulonglong = gpu.memory;
-        give(memory, nvmlMemory_t { total, free: total, used: 0 })
+    code(view_of(device, "nvmlDeviceGetMemoryInfo").and_then(|(view, gpu)| {
+        let (total, used): (c_ulonglong, _) = (gpu.memory, view.readings(gpu).memory_used);
+        give(memory, nvmlMemory_t { total, free: total.saturating_sub(used), used })
     }))
 }
 
 #[unsafe(no_mangle)]
 pub extern "C" fn nvmlDeviceGetMemoryInfo_v2(device: nvmlDevice_t, memory: *mut nvmlMemory_v2_t) -> nvmlReturn_t {
-    code(ask(device, "nvmlDeviceGetMemoryInfo_v2").and_then(|gpu| {
+    code(view_of(device, "nvmlDeviceGetMemoryInfo_v2").and_then(|(view, gpu)| {
         if memory.is_null() {
             return Err(INVALID_ARGUMENT);
         }
@@ -262,7 +262,8 @@ pub extern "C" fn nvmlDeviceGetMemoryInfo_v2(device: nvmlDevice_t, memory: *mut 
         if version != expected {
             return Err(WRONG_VERSION);
         }
-        give(memory, nvmlMemory_v2_t { version, total: gpu.memory, reserved: 0, free: gpu.memory, used: 0 })
+        let (total, used) = (gpu.memory, view.readings(gpu).memory_used);
+        give(memory, nvmlMemory_v2_t { version, total, reserved: 0, free: total.saturating_sub(used), used })
     }))
 }
 

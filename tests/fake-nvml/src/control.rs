@@ -3,6 +3,8 @@ use std::{collections::BTreeMap, path::Path};
 
 use serde::{Deserialize, Serialize};
 
+use crate::Readings;
+
 /// The content of a control file; a missing or empty file is no trouble.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
@@ -21,6 +23,8 @@ pub struct Control {
     pub events: Vec<Happening>,
     /// By UUID: what a GPU needs before it is used (`nvmlDeviceGpuRecoveryAction_t`), and 0 for nothing.
     pub recovery: BTreeMap<String, u32>,
+    /// By UUID: what a GPU measures.
+    pub readings: BTreeMap<String, Readings>,
 }
 
 /// Something that a GPU reports by itself.

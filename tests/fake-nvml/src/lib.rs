@@ -18,6 +18,7 @@ mod built;
 mod control;
 mod limits;
 mod profile;
+mod readings;
 mod settings;
 mod state;
 
@@ -25,4 +26,5 @@ pub use built::built_library;
 pub use control::{Control, Happening, Process};
 pub use limits::{Limit, Limits};
 pub use profile::{GpuProfile, Profile};
+pub use readings::Readings;
 pub use settings::SETTINGS;

@@ -10,7 +10,7 @@ use std::{
 
 use nvml_wrapper_sys::bindings as nvml;
 
-use crate::{Control, GpuProfile, Happening, Process, Profile, settings};
+use crate::{Control, GpuProfile, Happening, Process, Profile, Readings, settings};
 
 pub(crate) type Code = nvml::nvmlReturn_t;
 
@@ -91,6 +91,11 @@ impl View {
     /// `nvmlDeviceGpuRecoveryAction_t`.
     pub(crate) fn recovery(&self, gpu: &GpuProfile) -> u32 {
         self.control.recovery.get(&gpu.uuid).copied().unwrap_or_default()
+    }
+
+    /// What it measures.
+    pub(crate) fn readings(&self, gpu: &GpuProfile) -> Readings {
+        self.control.readings.get(&gpu.uuid).cloned().unwrap_or_default()
     }
 
     /// What has happened so far.

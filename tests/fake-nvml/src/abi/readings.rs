@@ -1,19 +1,22 @@
-//! What an idle GPU measures and how it is set up: the same for every GPU.
-use std::ffi::{c_int, c_uint};
+//! What a GPU measures, as its readings have it, and how it is set up: the same for every GPU.
+use std::ffi::{c_int, c_uint, c_ulonglong};
 
 use nvml_wrapper_sys::bindings::{self as nvml, nvmlDevice_t, nvmlReturn_t};
 
-use super::{INVALID_ARGUMENT, NOT_SUPPORTED, ask, code, give};
-use crate::state::{self, Code};
-
-/// Degrees Celsius.
-const IDLE_TEMPERATURE: c_uint = 31;
-
-/// Milliwatts.
-const IDLE_POWER: c_uint = 70_000;
+use super::{INVALID_ARGUMENT, NOT_SUPPORTED, ask, code, give, view_of};
+use crate::{
+    Readings,
+    state::{self, Code},
+};
 
 const OFF: c_uint = 0;
 const ON: c_uint = 1;
+
+/// What the GPU's readings say in answer to a question, if anything.
+fn read<T>(device: nvmlDevice_t, function: &str, answer: impl FnOnce(Readings) -> Option<T>) -> Result<T, Code> {
+    let (view, gpu) = view_of(device, function)?;
+    answer(view.readings(gpu)).ok_or(NOT_SUPPORTED)
+}
 
 #[unsafe(no_mangle)]
 pub extern "C" fn nvmlSystemGetCudaDriverVersion(version: *mut c_int) -> nvmlReturn_t {
@@ -86,8 +89,9 @@ pub extern "C" fn nvmlDeviceGetTemperature(
     sensor: nvml::nvmlTemperatureSensors_t,
     temperature: *mut c_uint,
 ) -> nvmlReturn_t {
-    code(ask(device, "nvmlDeviceGetTemperature").and_then(|_| match sensor {
-        nvml::nvmlTemperatureSensors_enum_NVML_TEMPERATURE_GPU => give(temperature, IDLE_TEMPERATURE),
+    let answer = read(device, "nvmlDeviceGetTemperature", |readings| readings.temperature);
+    code(answer.and_then(|degrees| match sensor {
+        nvml::nvmlTemperatureSensors_enum_NVML_TEMPERATURE_GPU => give(temperature, degrees),
         _ => Err(INVALID_ARGUMENT),
     }))
 }
@@ -97,13 +101,57 @@ pub extern "C" fn nvmlDeviceGetUtilizationRates(
     device: nvmlDevice_t,
     rates: *mut nvml::nvmlUtilization_t,
 ) -> nvmlReturn_t {
-    let idle = nvml::nvmlUtilization_t { gpu: 0, memory: 0 };
-    code(ask(device, "nvmlDeviceGetUtilizationRates").and_then(|_| give(rates, idle)))
+    let answer = read(device, "nvmlDeviceGetUtilizationRates", |readings| readings.busy);
+    code(answer.and_then(|[gpu, memory]| give(rates, nvml::nvmlUtilization_t { gpu, memory })))
 }
 
 #[unsafe(no_mangle)]
 pub extern "C" fn nvmlDeviceGetPowerUsage(device: nvmlDevice_t, power: *mut c_uint) -> nvmlReturn_t {
-    code(ask(device, "nvmlDeviceGetPowerUsage").and_then(|_| give(power, IDLE_POWER)))
+    code(read(device, "nvmlDeviceGetPowerUsage", |readings| readings.power).and_then(|mw| give(power, mw)))
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn nvmlDeviceGetEnforcedPowerLimit(device: nvmlDevice_t, limit: *mut c_uint) -> nvmlReturn_t {
+    code(
+        read(device, "nvmlDeviceGetEnforcedPowerLimit", |readings| readings.power_limit).and_then(|mw| give(limit, mw)),
+    )
+}
+
+/// Each process that did anything, once.
+#[unsafe(no_mangle)]
+pub extern "C" fn nvmlDeviceGetProcessUtilization(
+    device: nvmlDevice_t,
+    samples: *mut nvml::nvmlProcessUtilizationSample_t,
+    count: *mut c_uint,
+    since: c_ulonglong,
+) -> nvmlReturn_t {
+    let answer = read(device, "nvmlDeviceGetProcessUtilization", |readings| readings.processes);
+    code(answer.and_then(|processes| {
+        let sample = |(pid, sm): (u32, u32)| nvml::nvmlProcessUtilizationSample_t {
+            pid,
+            timeStamp: since + 1,
+            smUtil: sm,
+            memUtil: 0,
+            encUtil: 0,
+            decUtil: 0,
+        };
+        let all: Vec<_> = processes.into_iter().map(sample).collect();
+        if all.is_empty() {
+            return Err(super::NOT_FOUND);
+        }
+        if count.is_null() {
+            return Err(INVALID_ARGUMENT);
+        }
+        // SAFETY: not null, and the caller has set it to the number of elements in its buffer.
+        let room = if samples.is_null() { 0 } else { unsafe { count.read() } };
+        give(count, c_uint::try_from(all.len()).unwrap_or(c_uint::MAX))?;
+        if (room as usize) < all.len() {
+            return Err(super::TOO_SMALL);
+        }
+        // SAFETY: the caller's buffer has room for as many elements.
+        unsafe { samples.copy_from_nonoverlapping(all.as_ptr(), all.len()) };
+        Ok(())
+    }))
 }
 
 /// The one field that is known is what a GPU needs before it is used.
@@ -114,7 +162,7 @@ pub extern "C" fn nvmlDeviceGetFieldValues(
     values: *mut nvml::nvmlFieldValue_t,
 ) -> nvmlReturn_t {
     const NAME: &str = "nvmlDeviceGetFieldValues";
-    code(super::view_of(device, NAME).and_then(|(view, gpu)| {
+    code(view_of(device, NAME).and_then(|(view, gpu)| {
         let count = usize::try_from(count).map_err(|_| INVALID_ARGUMENT)?;
         if values.is_null() || count == 0 {
             return Err(INVALID_ARGUMENT);
