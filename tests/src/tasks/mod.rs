@@ -6,7 +6,9 @@ mod fuzz;
 mod image;
 mod isolation;
 mod node;
+mod picture;
 mod playground;
+mod reference;
 mod rollout;
 mod test;
 
@@ -45,6 +47,10 @@ enum Task {
     Fuzz(fuzz::Fuzz),
     /// Lays out a simulated GPU node, for trying the driver on a cluster without GPUs.
     Node(node::Lay),
+    /// Draws the picture of `aliquot-driver status` in docs/ anew.
+    Picture(picture::Picture),
+    /// Writes the reference of flags in docs/ anew.
+    Reference(reference::Reference),
 }
 
 /// A task that did not do what it was asked for.
@@ -103,6 +109,8 @@ pub fn run() -> ExitCode {
         Task::Image(image) => image.run(),
         Task::Fuzz(fuzz) => fuzz.run(),
         Task::Node(node) => node.run(),
+        Task::Picture(picture) => picture.run(),
+        Task::Reference(reference) => reference.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
