@@ -38,9 +38,10 @@ impl Metrics {
         self.failed.get_or_create_owned(&[("call", call)])
     }
 
-    /// Where all of it can be read.
-    pub(crate) fn registry(&self) -> Registry {
+    /// Where all of it can be read, and what the webhook counts.
+    pub(crate) fn registry(&self, webhook: &aliquot_admission::Metrics) -> Registry {
         let mut registry = Registry::with_prefix("aliquot_controller");
+        webhook.register(&mut registry);
         let Self { leader, watched, stale_slices, deleted, stuck, released, failed, first_look } = self.clone();
         registry.register("leader", "1 if this replica holds the Lease and acts", leader);
         registry.register("watched", "Objects that are kept in memory, by resource", watched);

@@ -73,8 +73,9 @@ async fn serve(cli: Cli) -> Result<(), Error> {
     let end_lease = CancellationToken::new();
     let (holder, leadership) = Holder::new(client.clone(), lease.clone());
     let holding = tokio::spawn(holder.run(end_lease.clone()));
-    let mut webhook = webhook(&cli, client.clone(), &lease, &stop);
-    let mut tasks = tasks(cli, client, &lease, leadership, &stop).await?;
+    let reviews = aliquot_admission::Metrics::default();
+    let mut webhook = webhook(&cli, client.clone(), &lease, reviews.clone(), &stop);
+    let mut tasks = tasks(cli, client, &lease, leadership, &reviews, &stop).await?;
     let ended = tokio::select! {
         () = stop.cancelled() => Ok(()),
         Some(_) = tasks.join_next() => if stop.is_cancelled() { Ok(()) } else { Err(Error::Ended) },
@@ -102,12 +103,13 @@ fn webhook(
     cli: &Cli,
     client: kube::Client,
     lease: &lease::Settings,
+    metrics: aliquot_admission::Metrics,
     stop: &CancellationToken,
 ) -> JoinSet<Result<(), aliquot_admission::Error>> {
     let site = Site { driver_name: cli.sweep.driver_name.clone(), namespace: lease.namespace.clone() };
     let mut task = JoinSet::new();
     // A token of its own: if it fails, that mustn't look like an orderly end.
-    task.spawn(aliquot_admission::run(cli.webhook.clone(), site, client, stop.child_token()));
+    task.spawn(aliquot_admission::run(cli.webhook.clone(), site, metrics, client, stop.child_token()));
     task
 }
 
@@ -117,6 +119,7 @@ async fn tasks(
     client: kube::Client,
     lease: &lease::Settings,
     leadership: lease::Leadership,
+    reviews: &aliquot_admission::Metrics,
     stop: &CancellationToken,
 ) -> Result<JoinSet<()>, Error> {
     // Destructured in full, so that a flag that nothing uses doesn't compile.
@@ -128,7 +131,7 @@ async fn tasks(
 
     let unread = || "the cluster's objects are not all read yet".to_owned();
     let missing = move || (!*ready.borrow()).then(unread).into_iter().collect();
-    let pages = Pages { registry: metrics.registry(), missing };
+    let pages = Pages { metrics: metrics.registry(reviews), missing };
     tasks.spawn(pages::serve(http::bind(http_address).await?, pages, stop.clone()));
 
     for watch in watch::all(&client, &driver_name, page_size, &shared, &metrics) {

@@ -16,6 +16,7 @@ use kube::{
 use prometheus_client::metrics::gauge::Gauge;
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
+use watch_patience::Patience;
 
 use crate::{
     index::{self, Change, Index, Table},
@@ -88,7 +89,7 @@ where
     V: 'static,
 {
     async fn run(self, shared: Shared, count: Gauge, entry: impl Fn(&T) -> (K, Option<V>)) {
-        let mut events = watcher(self.api, self.config).default_backoff().boxed();
+        let mut events = watcher(self.api, self.config).backoff(Patience::default()).boxed();
         while let Some(event) = events.next().await {
             let change = match event {
                 Ok(Event::Init) => Change::Begin,

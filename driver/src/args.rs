@@ -212,6 +212,13 @@ pub struct RunArgs {
     /// NVIDIA's driver can do from release 615 on, on hosts with cgroup v2.
     #[arg(long, env = "ALIQUOT_HOOK", value_parser = hook, value_name = "FILE")]
     pub hook: Option<PathBuf>,
+    /// A CDI kind, such as nvidia.com/pgpu, by which GPUs for virtual machines can also be had without a claim: devices 0, 1
+    /// and so on in the order of the PCI bus, for Kata set-ups that name them in annotations of pods
+    /// (cdi.k8s.io/gpu: nvidia.com/pgpu=0).
+    ///
+    /// Whoever can annotate pods then has these GPUs, whatever claims hold: docs/passthrough.md says how to go about it.
+    #[arg(long, env = "ALIQUOT_VFIO_ALIAS", value_parser = kind, value_name = "KIND")]
+    pub vfio_alias: Option<cdi_spec::Kind>,
     /// What is done about GPUs that a device plugin or another DRA driver on this node hands out too, as two pods could get
     /// one.
     ///
@@ -497,6 +504,11 @@ fn absolute(text: &str) -> Result<PathBuf, String> {
 /// An absolute path, or nothing.
 fn hook(text: &str) -> Result<PathBuf, String> {
     if text.is_empty() { Ok(PathBuf::new()) } else { absolute(text) }
+}
+
+/// `vendor/class`.
+fn kind(text: &str) -> Result<cdi_spec::Kind, String> {
+    cdi_spec::Kind::try_from(text.to_owned()).map_err(|error| error.to_string())
 }
 
 /// `0.0.0.0:2112`, `[::]:2112`, or nothing.

@@ -1,4 +1,5 @@
 //! What of a node's GPUs and policy is worth an event on the Node: what an administrator has to mend.
+use aliquot_model::{Binding, Inventory, Vfio};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -84,7 +85,9 @@ fn of_view(last: &View, now: &View) -> Vec<Telling> {
                     )
                 }));
             }
-            if found.inventory.gpus().is_empty() && notices.is_empty() {
+            notices.extend(lost(last.inventory(), &found.inventory));
+            let has_none = found.inventory.gpus().is_empty() && found.inventory.vfio().is_empty();
+            if has_none && notices.is_empty() {
                 notices.push(warning(
                     "NoGPUs",
                     "NVML lists no GPU: is one installed, and is it bound to the nvidia module?".to_owned(),
@@ -97,6 +100,24 @@ fn of_view(last: &View, now: &View) -> Vec<Telling> {
             notices
         }
     }
+}
+
+/// What was there for virtual machines and can't be had any more.
+fn lost(last: Option<&Inventory>, now: &Inventory) -> Vec<Telling> {
+    let is_bound = |vfio: &&Vfio| vfio.binding == Binding::Bound;
+    let before = last.map(Inventory::vfio).unwrap_or_default().iter().filter(is_bound);
+    let telling = |vfio: &Vfio| {
+        let why = match now.passthrough(&vfio.name()).map(|vfio| &vfio.binding) {
+            Some(Binding::Bound) => return None,
+            Some(Binding::Switchable) => "no vfio driver of the kernel has it any more",
+            Some(Binding::Unusable(reason)) => reason,
+            None => "it is gone",
+        };
+        let (gpu, device) = (&vfio.gpu, vfio.name());
+        let note = format!("device {device} ({}) is no longer offered to virtual machines: {why}", gpu.product_name);
+        Some(Telling { is_warning: true, reason: "VfioGPULost", note })
+    };
+    before.filter_map(telling).collect()
 }
 
 #[cfg(test)]

@@ -111,6 +111,10 @@ points! {
     UnprepareBegun "unprepare-begun" Between,
     /// A GPU has its time slice back.
     TimeSliceRestored "time-slice-restored" Between,
+    /// That a GPU keeps its time slice is written down.
+    DebtNoted "debt-noted" File,
+    /// That it has it back after all, likewise.
+    DebtSettled "debt-settled" File,
     /// What a killed writer left of a spec is gone.
     SpecLeftoverRemoved "spec-leftover-removed" File,
     /// The claim's spec is gone.

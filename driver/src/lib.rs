@@ -9,6 +9,7 @@
 //! kubelet, slices of others ─> others ─> offering (taints), claim (refusals)
 //! kubelet, API server ─> sweep: what is provably stale ─> claim: unprepare
 //! book, GPUs, policy ─> facts ─> status.devices of claims
+//! discovery ─> alias ─> CDI spec for runtimes that know no claims (--vfio-alias)
 //! runtime ─> aliquot-hook ─socket─> sharing::limits ─> book (what was promised) ─> NVML ─> the container starts, or doesn't
 //! ```
 //! `offer`, `claim::plan` and `claim::hold` are pure; discovery, the policy file, the book and the spec store are the edges. The book's records are the
@@ -17,6 +18,7 @@
 // These panic where a reader has left: `streams` doesn't.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
+mod alias;
 pub mod args;
 pub mod claim;
 mod convert;

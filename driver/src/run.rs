@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    alias,
     args::RunArgs,
     claim::{self, Claims, Site},
     discovery::{self, View},
@@ -121,6 +122,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
         sweep,
         hook,
         other_plugins,
+        vfio_alias,
         hook_root,
         cgroup_root,
         evict_from_ill_gpus,
@@ -146,6 +148,8 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     let hook = hook::begin(&roots, hook.as_deref(), &hook_root.join(&identity.driver_name));
     let procfs = Procfs::open(&roots.proc, cgroup_root.as_deref());
     let limits = Limits::begin(&roots, hook.is_some(), procfs.kubepods().clone());
+    let edits = Edits::new(roots.clone(), hook.clone());
+    let alias = vfio_alias.map(|kind| cdi_spec::Store::open(&roots.cdi).map(|store| (kind, store))).transpose()?;
     let settings = discovery::Settings {
         roots: roots.clone(),
         deadline: nvml_deadline,
@@ -159,7 +163,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     let pool = offer::pool_name(&driver, &node)?;
     let client = client().await?;
     let (publisher, publishing) = Publisher::new(client.clone(), driver.clone(), node.clone());
-    let slices = publishing.status();
+    let (slices, shown) = (publishing.status(), publishing.clone());
     let publisher = tokio::spawn(publisher.run(stop.clone()));
     let (healths, health) = watch::channel(Vec::new());
     let (policies, in_force) = watch::channel(InForce::default());
@@ -226,7 +230,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     let (usages, usage) = watch::channel(Usage::default());
     let library = limits::Library::new(asked.clone(), nvml_deadline);
     let limiting = tokio::spawn(answer_hooks(limits, Arc::clone(&claims), library, stop.clone()));
-    let library = guarding::Library { questions: asked, deadline: nvml_deadline };
+    let library = guarding::Library { questions: asked.clone(), deadline: nvml_deadline };
     let sources = guarding::Sources {
         claims: Arc::clone(&claims),
         view: view.clone(),
@@ -242,27 +246,35 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
         notices: notices.clone(),
     };
     let guarding = tokio::spawn(guarding::run(sources, settings, client.clone(), usages, stop.clone()));
+    let calls = Arc::new(metrics::Calls::default());
     let plugin = Plugin::builder(&identity.driver_name)?
         .kubelet_root(&roots.kubelet)
         .claims(client)
         .health(health)
+        .observer(calls.clone())
         .budget(prepare_budget);
     let plugin = beside_others(plugin, pod_uid).build(Arc::clone(&claims))?;
     let readiness = Readiness { registration: plugin.registration(), slices };
+    let aliases = view.clone();
     let (reports, report) = watch::channel(Report::default());
-    let told = Arc::clone(&claims);
     let sources = metrics::Sources {
         view,
         policy: in_force,
         usage,
         others: known,
         health: ward,
-        claims: told,
+        claims: Arc::clone(&claims),
         report,
         facts: tally,
+        calls,
+        publishing: shown,
+        questions: asked,
+        procfs: procfs.clone(),
     };
     let metrics = metrics::serve(metrics_address, sources, readiness, stop.clone()).await?;
+    let aliasing = tokio::spawn(alias::follow(alias, edits, aliases, stop.clone()));
     let restoring = tokio::spawn(restore(Arc::clone(&claims), stop.clone()));
+    let settling = tokio::spawn(settle(Arc::clone(&claims), stop.clone()));
     let turns = plugin.turns();
     let settings = sweep::Settings { args: sweep, roots, claims, asker: in_cluster, turns, notices, procfs, library };
     let sweeping = tokio::spawn(sweep::run(settings, reports, stop.clone()));
@@ -270,7 +282,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     stop.cancel();
     for task in [
         discovery, publisher, following, offering, nursing, telling, writing, watching, guarding, limiting, metrics,
-        restoring, sweeping, informing,
+        restoring, settling, sweeping, aliasing, informing,
     ] {
         let _ = task.await;
     }
@@ -290,7 +302,7 @@ fn open_claims(
     let site = Site { pool, cdi_kind: cdi_spec::Kind::new(driver, "claim")? };
     let store = spec_store(roots)?;
     let edits = Edits::new(roots.clone(), hook);
-    Ok(Arc::new(Claims::open(site, boot_id, &roots.run.join("claims"), store, edits, around)?))
+    Ok(Arc::new(Claims::open(site, boot_id, &roots.run, store, edits, around)?))
 }
 
 /// With sockets of its own, if this instance has a name of its own.
@@ -328,6 +340,11 @@ fn spec_store(roots: &Roots) -> Result<cdi_spec::Store, cdi_spec::StoreError> {
 /// The specs of claims that were prepared before.
 async fn restore(claims: Arc<Claims>, stop: CancellationToken) {
     stop.run_until_cancelled(claims.restore_specs()).await.unwrap_or_default();
+}
+
+/// The time slices that earlier claims have left behind.
+async fn settle(claims: Arc<Claims>, stop: CancellationToken) {
+    stop.run_until_cancelled(claims.settle_debts()).await.unwrap_or_default();
 }
 
 /// A client whose retries are those of the callers, who know their deadlines.

@@ -105,14 +105,24 @@ impl Testbed {
         self.get("/metrics").await
     }
 
-    /// What the driver that was started last answers over HTTP, with the status line and headers.
-    pub async fn get(&self, path: &str) -> Result<String> {
+    /// Where the driver that was started last serves metrics.
+    pub fn metrics_address(&self) -> Result<String> {
         let log = self.log();
         let line = log.lines().rev().find(|line| line.contains("serving metrics")).ok_or("no metrics are served")?;
         let plain: String = without_colours(line);
         let address = plain.split("address=").nth(1).and_then(|rest| rest.split_whitespace().next());
-        let mut stream = TcpStream::connect(address.ok_or("the log names no address")?).await?;
-        let request = format!("GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n");
+        Ok(address.ok_or("the log names no address")?.to_owned())
+    }
+
+    /// What the driver that was started last answers over HTTP, with the status line and headers.
+    pub async fn get(&self, path: &str) -> Result<String> {
+        self.get_as(path, "*/*").await
+    }
+
+    /// The same, for a client that takes these formats.
+    pub async fn get_as(&self, path: &str, accept: &str) -> Result<String> {
+        let mut stream = TcpStream::connect(self.metrics_address()?).await?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: node\r\nAccept: {accept}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut text = String::new();
         stream.read_to_string(&mut text).await?;

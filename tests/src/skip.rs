@@ -6,7 +6,10 @@ use std::{
     sync::LazyLock,
 };
 
-use crate::debian::{Packages, Toolbox};
+use crate::{
+    debian::{Packages, Toolbox},
+    prometheus::Program,
+};
 
 /// Set where nothing may be skipped.
 pub(crate) const NO_SKIP: &str = "ALIQUOT_NO_SKIP";
@@ -23,11 +26,7 @@ pub fn toolbox() -> Option<&'static Toolbox> {
         if !rustix::process::geteuid().is_root() {
             return Err("containerd needs root".to_owned());
         }
-        let exe = std::env::current_exe().map_err(|error| error.to_string())?;
-        // The build directory: above `debug/deps`.
-        let target = exe.ancestors().find(|dir| dir.join("CACHEDIR.TAG").is_file());
-        let target = target.or_else(|| exe.parent().and_then(Path::parent)).ok_or("there is no build directory")?;
-        Packages::fetch(target).map_err(|error| error.to_string())
+        Packages::fetch(&target()?).map_err(|error| error.to_string())
     });
     match &*TOOLBOX {
         Ok(toolbox) => Some(toolbox),
@@ -36,6 +35,25 @@ pub fn toolbox() -> Option<&'static Toolbox> {
             None
         }
     }
+}
+
+/// Prometheus, unpacked from its Debian package; `None` where this machine cannot have it, after saying so.
+///
+/// # Panics
+///
+/// Where nothing may be skipped.
+pub fn prometheus() -> Option<&'static Program> {
+    static PROGRAM: LazyLock<Result<Program, String>> =
+        LazyLock::new(|| Program::fetch(&target()?).map_err(|error| error.to_string()));
+    PROGRAM.as_ref().map_err(|why| skip(why)).ok()
+}
+
+/// The build directory: above `debug/deps`.
+fn target() -> Result<PathBuf, String> {
+    let exe = std::env::current_exe().map_err(|error| error.to_string())?;
+    let target = exe.ancestors().find(|dir| dir.join("CACHEDIR.TAG").is_file());
+    let target = target.or_else(|| exe.parent().and_then(Path::parent)).ok_or("there is no build directory")?;
+    Ok(target.to_owned())
 }
 
 /// Says that a test cannot run on this machine, and why.

@@ -30,6 +30,10 @@ pub const NODE_DEVICE: &str = "gpu.aliquot.dev/driver=node";
 pub const NODE: &str = "node1";
 /// The token of the driver's account, which may do what `deploy/base/rbac.yaml` says.
 pub const ACCOUNT: &str = "aliquot-driver";
+/// What that account is granted.
+const BASE: &str = include_str!("../../deploy/base/rbac.yaml");
+/// What component `guard` adds to it.
+const GUARD: &str = include_str!("../../deploy/components/guard/rbac.yaml");
 /// How long something may take before a suite gives up on it.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -69,7 +73,7 @@ impl Testbed {
         let api = api.start().await?;
         std::fs::write(dir.path().join("kubeconfig"), api.kubeconfig())?;
         std::fs::write(dir.path().join("account"), api.kubeconfig_with(ACCOUNT))?;
-        api.permit(ACCOUNT, rules(include_str!("../../deploy/base/rbac.yaml"), "aliquot-driver")?);
+        api.permit(ACCOUNT, rules(BASE, "aliquot-driver")?);
         let mut config = Config::new(api.url().parse()?);
         config.default_retry = false;
         let client = Client::try_from(config)?;
@@ -83,6 +87,13 @@ impl Testbed {
         let kubelet = Kubelet::builder(node.path("kubelet"), NODE, client.clone()).start()?;
         let scheduler = Scheduler::new(client.clone(), NODE);
         Ok(Self { driver: None, kubelet, scheduler, api, client, node, dir })
+    }
+
+    /// Gives the driver's account what component `guard` adds.
+    pub fn permit_guard(&self) -> Result<()> {
+        let added = rules(GUARD, "aliquot-driver-guard")?;
+        self.api.permit(ACCOUNT, [rules(BASE, "aliquot-driver")?, added].concat());
+        Ok(())
     }
 
     /// Starts the driver, with more environment.

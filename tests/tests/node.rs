@@ -128,12 +128,13 @@ async fn slices_that_are_wiped_come_back_and_at_rest_nothing_is_written() -> Res
 #[tokio::test(flavor = "multi_thread")]
 async fn slices_stay_when_the_driver_ends_and_a_restart_writes_nothing() -> Result<()> {
     let mut testbed = quick("h100x8").await?;
-    testbed.until("all are published", || testbed.whole().len() == 8).await?;
+    let registered = |testbed: &Testbed| testbed.log().matches("registered with the kubelet").count();
+    testbed.until("all are published", || testbed.whole().len() == 8 && registered(&testbed) == 1).await?;
     assert!(testbed.stop_driver()?.success());
     let writes = testbed.api.writes();
     assert_eq!(testbed.whole().len(), 8);
     testbed.start_driver(&[QUICK])?;
-    testbed.until("it serves", || testbed.log().matches("registered with the kubelet").count() == 2).await?;
+    testbed.until("it serves", || registered(&testbed) == 2).await?;
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(testbed.api.writes(), writes, "{:?}", testbed.api.requests());
     Ok(())

@@ -1,5 +1,5 @@
 //! The webhook by itself: `serve --driver-name NAME --namespace NAMESPACE`, with the flags of [`aliquot_admission::Args`].
-use aliquot_admission::{Args, Site};
+use aliquot_admission::{Args, Metrics, Site};
 use clap::Parser;
 use tokio_util::sync::CancellationToken;
 
@@ -28,5 +28,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             told.cancel();
         }
     });
-    Ok(aliquot_admission::run(webhook, Site { driver_name, namespace }, client, stop).await?)
+    let site = Site { driver_name, namespace };
+    Ok(aliquot_admission::run(webhook, site, Metrics::default(), client, stop).await?)
 }

@@ -4,15 +4,22 @@ use std::{sync::Arc, time::Duration};
 use aliquot_daemon::report;
 use axum::{
     Router,
-    body::{Body, HttpBody as _, to_bytes},
+    body::{HttpBody as _, to_bytes},
     extract::{Request, State},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout},
+};
 
-use crate::review::review;
+use crate::{
+    judge::Carrier,
+    metrics::{Metrics, Outcome},
+    review::review,
+};
 
 /// What a review can be in bytes: an object and its old version, each of at most 1.5 MiB in etcd.
 const LARGEST: usize = 3 << 20;
@@ -29,21 +36,33 @@ struct Shared {
     room: Arc<Semaphore>,
     /// What is read from a body takes several times its room, so that is done one by one.
     turn: Arc<Semaphore>,
+    metrics: Metrics,
+}
+
+/// What is answered, and what is counted of it.
+struct Answer {
+    response: Response,
+    carrier: Option<Carrier>,
+    outcome: Outcome,
 }
 
 /// Judges parameters for `driver`.
-pub(crate) fn router(driver: Arc<str>) -> Router {
-    let shared = Shared { driver, room: Arc::new(Semaphore::new(AT_ONCE)), turn: Arc::new(Semaphore::new(1)) };
+pub(crate) fn router(driver: Arc<str>, metrics: Metrics) -> Router {
+    let (room, turn) = (Arc::new(Semaphore::new(AT_ONCE)), Arc::new(Semaphore::new(1)));
+    let shared = Shared { driver, room, turn, metrics };
     Router::new().route("/validate", post(validate)).route("/healthz", get(|| async { "ok" })).with_state(shared)
 }
 
 async fn validate(State(shared): State<Shared>, request: Request) -> Response {
-    timeout(DEADLINE, answer(&shared, request))
+    let begun = Instant::now();
+    let Answer { response, carrier, outcome } = timeout(DEADLINE, answer(&shared, request))
         .await
-        .unwrap_or_else(|_| refused(StatusCode::REQUEST_TIMEOUT, "the review took too long to arrive"))
+        .unwrap_or_else(|_| refused(StatusCode::REQUEST_TIMEOUT, "the review took too long to arrive"));
+    shared.metrics.reviewed(carrier, outcome, begun.elapsed());
+    response
 }
 
-async fn answer(shared: &Shared, request: Request) -> Response {
+async fn answer(shared: &Shared, request: Request) -> Answer {
     if !is_json(&request) {
         return refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Content-Type application/json is needed");
     }
@@ -63,7 +82,9 @@ async fn answer(shared: &Shared, request: Request) -> Response {
             if !verdict.findings.is_empty() {
                 tracing::info!(object = verdict.object, faults = verdict.message(), "refused");
             }
-            ([(header::CONTENT_TYPE, "application/json")], Body::from(verdict.to_review().to_string())).into_response()
+            let response = ([(header::CONTENT_TYPE, "application/json")], verdict.to_review().to_string());
+            let outcome = if verdict.findings.is_empty() { Outcome::Allowed } else { Outcome::Refused };
+            Answer { response: response.into_response(), carrier: verdict.carrier, outcome }
         }
         Err(error) => refused(StatusCode::BAD_REQUEST, &report(&error)),
     }
@@ -74,24 +95,26 @@ fn is_json(request: &Request) -> bool {
     content.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
 }
 
-fn ending() -> Response {
+fn ending() -> Answer {
     refused(StatusCode::SERVICE_UNAVAILABLE, "the webhook is ending")
 }
 
-fn refused(code: StatusCode, why: &str) -> Response {
+fn refused(code: StatusCode, why: &str) -> Answer {
     tracing::debug!(%code, why, "not answered");
-    (code, why.to_owned()).into_response()
+    let outcome = if code == StatusCode::REQUEST_TIMEOUT { Outcome::Late } else { Outcome::Invalid };
+    Answer { response: (code, why.to_owned()).into_response(), carrier: None, outcome }
 }
 
 #[cfg(test)]
 mod tests {
+    use axum::body::Body;
     use futures::stream;
     use tower::ServiceExt as _;
 
     use super::*;
 
     async fn sent(content: &str, body: Body) -> (StatusCode, String) {
-        posted(router("gpu.aliquot.dev".into()), content, body).await
+        posted(router("gpu.aliquot.dev".into(), Metrics::default()), content, body).await
     }
 
     async fn posted(router: Router, content: &str, body: Body) -> (StatusCode, String) {
@@ -127,7 +150,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn bodies_that_are_held_at_once_are_bounded_by_their_bytes() {
-        let router = router("gpu.aliquot.dev".into());
+        let router = router("gpu.aliquot.dev".into(), Metrics::default());
         let endless = || Body::from_stream(stream::pending::<Result<Vec<u8>, std::io::Error>>());
         let held: Vec<_> = (0..AT_ONCE / LARGEST)
             .map(|_| tokio::spawn(posted(router.clone(), "application/json", endless())))

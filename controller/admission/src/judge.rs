@@ -25,11 +25,15 @@ pub enum Carrier {
 impl Carrier {
     /// By the name of the resource in group `resource.k8s.io`.
     pub fn of(resource: &str) -> Option<Self> {
-        match resource {
-            "resourceclaims" => Some(Self::Claim),
-            "resourceclaimtemplates" => Some(Self::Template),
-            "deviceclasses" => Some(Self::Class),
-            _ => None,
+        [Self::Claim, Self::Template, Self::Class].into_iter().find(|carrier| carrier.resource() == resource)
+    }
+
+    /// The name of the resource.
+    pub fn resource(self) -> &'static str {
+        match self {
+            Self::Claim => "resourceclaims",
+            Self::Template => "resourceclaimtemplates",
+            Self::Class => "deviceclasses",
         }
     }
 

@@ -13,6 +13,7 @@ mod certs;
 mod http;
 pub mod judge;
 mod lean;
+mod metrics;
 pub mod review;
 mod tls;
 
@@ -24,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use args::{Address, Args};
 pub use certs::Error as CertificateError;
+pub use metrics::Metrics;
 
 /// Who serves, where several parts of one program need to know it.
 #[derive(Debug, Clone)]
@@ -60,16 +62,17 @@ pub struct Webhook {
     address: SocketAddr,
     args: Args,
     site: Site,
+    metrics: Metrics,
 }
 
 impl Webhook {
     /// Takes the address; none where there is to be no webhook.
-    pub async fn bind(args: Args, site: Site) -> Result<Option<Self>, Error> {
+    pub async fn bind(args: Args, site: Site, metrics: Metrics) -> Result<Option<Self>, Error> {
         let Some(address) = args.webhook_address else { return Ok(None) };
         let failed = |source| Error::Bind { address, source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        Ok(Some(Self { listener, address, args, site }))
+        Ok(Some(Self { listener, address, args, site, metrics }))
     }
 
     /// Where it listens.
@@ -79,10 +82,11 @@ impl Webhook {
 
     /// Serves until `stop`. Connections that come before there is a certificate are refused.
     pub async fn run(self, client: Client, stop: CancellationToken) -> Result<(), Error> {
-        let Self { listener, address, args, site } = self;
+        let Self { listener, address, args, site, metrics } = self;
         tracing::info!(%address, driver = site.driver_name, "the admission webhook listens");
         let (identity, keeping) = certs::keep(&args, &site, client, stop.clone())?;
-        let router = http::router(Arc::from(site.driver_name));
+        metrics.runs_by(identity.clone());
+        let router = http::router(Arc::from(site.driver_name), metrics);
         let result = tls::serve(listener, identity, router, stop.clone()).await;
         stop.cancel();
         // It ends with `stop`.
@@ -92,8 +96,14 @@ impl Webhook {
 }
 
 /// Serves the webhook until `stop`; where there is to be none, does nothing until then.
-pub async fn run(args: Args, site: Site, client: Client, stop: CancellationToken) -> Result<(), Error> {
-    if let Some(webhook) = Webhook::bind(args, site).await? {
+pub async fn run(
+    args: Args,
+    site: Site,
+    metrics: Metrics,
+    client: Client,
+    stop: CancellationToken,
+) -> Result<(), Error> {
+    if let Some(webhook) = Webhook::bind(args, site, metrics).await? {
         return webhook.run(client, stop).await;
     }
     stop.cancelled().await;

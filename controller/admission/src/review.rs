@@ -67,6 +67,8 @@ struct Resource {
 pub struct Verdict {
     /// The request's, by which the API server knows the answer.
     pub uid: String,
+    /// Its kind; none if it isn't one that is judged.
+    pub carrier: Option<Carrier>,
     /// Which object, such as `resourceclaims default/one-gpu`.
     pub object: String,
     /// What is wrong with it; nothing if it is allowed.
@@ -113,12 +115,13 @@ pub fn review(driver: &str, body: &[u8]) -> Result<Verdict, NoReview> {
         "UPDATE" => Some(Some(old_object)),
         _ => None,
     };
-    let findings = match (Carrier::of(resource), old) {
-        (Some(carrier), Some(old)) if group == GROUP && whole => judge(carrier, driver, object, old),
+    let carrier = Carrier::of(resource).filter(|_| group == GROUP);
+    let findings = match (carrier, old) {
+        (Some(carrier), Some(old)) if whole => judge(carrier, driver, object, old),
         _ => Vec::new(),
     };
     let object = described(&request);
-    Ok(Verdict { uid: uid.clone(), object, findings })
+    Ok(Verdict { uid: uid.clone(), carrier, object, findings })
 }
 
 /// A request to create an object may leave its name to the API server.

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod errors;
+mod format;
 pub mod logs;
 pub mod pages;
 mod signals;

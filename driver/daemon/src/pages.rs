@@ -1,9 +1,9 @@
-//! `/metrics` in the text format of `OpenMetrics`, and `/healthz` and `/readyz` for the kubelet's probes.
-use std::{convert::Infallible, sync::Arc, time::Duration};
+//! `/metrics` in both text formats, and `/healthz` and `/readyz` for the kubelet's probes.
+use std::{convert::Infallible, fmt, sync::Arc, time::Duration};
 
 use http_body_util::Full;
 use hyper::{
-    Method, Request, Response, StatusCode,
+    HeaderMap, Method, Request, Response, StatusCode,
     body::{Bytes, Incoming},
     header,
     server::conn::http1,
@@ -14,32 +14,57 @@ use prometheus_client::{encoding::text::encode, registry::Registry};
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use crate::format::Format;
+
 /// A client that doesn't send its request within this is let go: sooner than the kubelet gives up a probe, which may wait for
 /// the place.
 const SLOWEST: Duration = Duration::from_secs(2);
 /// Probes, Prometheus and a person or two; more are made to wait.
 const MOST_CLIENTS: usize = 64;
-const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PLAIN: &str = "text/plain; charset=utf-8";
+/// The seconds after which the client gives up, as Prometheus says it.
+const TIMEOUT: &str = "x-prometheus-scrape-timeout-seconds";
+/// What Prometheus waits unless told otherwise.
+const USUAL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What is told.
-pub struct Pages<F> {
+pub struct Pages<S, F> {
     /// The metrics, read at the time of a scrape.
-    pub registry: Registry,
+    pub metrics: S,
     /// What keeps the program from being of use by now, each in a line; nothing if it is ready.
     pub missing: F,
 }
 
+/// Where metrics come from.
+pub trait Source: Send + Sync + 'static {
+    /// All of them in the text format of `OpenMetrics` 1.0, without exemplars, had within `patience`.
+    ///
+    /// # Errors
+    ///
+    /// A value can't be written in that format.
+    fn scrape(&self, patience: Duration) -> impl Future<Output = Result<String, fmt::Error>> + Send;
+}
+
+impl Source for Registry {
+    async fn scrape(&self, _: Duration) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, self)?;
+        Ok(text)
+    }
+}
+
 /// Serves until `stop`.
-pub async fn serve<F>(listener: TcpListener, pages: Pages<F>, stop: CancellationToken)
+pub async fn serve<S, F>(listener: TcpListener, pages: Pages<S, F>, stop: CancellationToken)
 where
+    S: Source,
     F: Fn() -> Vec<String> + Send + Sync + 'static,
 {
     stop.run_until_cancelled(accept(&listener, &Arc::new(pages))).await;
 }
 
-async fn accept<F>(listener: &TcpListener, pages: &Arc<Pages<F>>)
+async fn accept<S, F>(listener: &TcpListener, pages: &Arc<Pages<S, F>>)
 where
+    S: Source,
     F: Fn() -> Vec<String> + Send + Sync + 'static,
 {
     let places = Arc::new(Semaphore::new(MOST_CLIENTS));
@@ -54,8 +79,8 @@ where
         tokio::spawn(async move {
             let _place = place;
             let service = service_fn(|request| {
-                let answer = answer(&request, &pages);
-                async move { Ok::<_, Infallible>(answer) }
+                let pages = Arc::clone(&pages);
+                async move { Ok::<_, Infallible>(answer(&request, &pages).await) }
             });
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -68,7 +93,11 @@ where
     }
 }
 
-fn answer(request: &Request<Incoming>, pages: &Pages<impl Fn() -> Vec<String>>) -> Response<Full<Bytes>> {
+async fn answer<S, F>(request: &Request<Incoming>, pages: &Pages<S, F>) -> Response<Full<Bytes>>
+where
+    S: Source,
+    F: Fn() -> Vec<String>,
+{
     let plain = |status, text: &str| (status, PLAIN, text.to_owned());
     let reads = [&Method::GET, &Method::HEAD].contains(&request.method());
     let (status, kind, body) = match request.uri().path() {
@@ -79,17 +108,39 @@ fn answer(request: &Request<Incoming>, pages: &Pages<impl Fn() -> Vec<String>>) 
             missing if missing.is_empty() => plain(StatusCode::OK, "ok\n"),
             missing => plain(StatusCode::SERVICE_UNAVAILABLE, &(missing.join("\n") + "\n")),
         },
-        "/metrics" => {
-            let mut text = String::new();
-            match encode(&mut text, &pages.registry) {
-                Ok(()) => (StatusCode::OK, OPENMETRICS, text),
-                Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR, "the metrics can't be written\n"),
+        "/metrics" => match pages.metrics.scrape(patience(request.headers())).await {
+            Ok(text) => {
+                let format = Format::wanted(request.headers());
+                (StatusCode::OK, format.content_type(), format.write(text))
             }
-        }
+            Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR, "the metrics can't be written\n"),
+        },
         _ => plain(StatusCode::NOT_FOUND, "there are /metrics, /healthz and /readyz\n"),
     };
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
     response
+}
+
+/// Half of what the client waits; the other half is for writing and sending.
+fn patience(headers: &HeaderMap) -> Duration {
+    let seconds = headers.get(TIMEOUT).and_then(|value| value.to_str().ok()?.parse().ok());
+    let timeout = seconds.and_then(|seconds: f64| Duration::try_from_secs_f64(seconds).ok());
+    timeout.unwrap_or(USUAL_TIMEOUT) / 2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_of_what_the_client_waits_is_for_asking() {
+        let said =
+            |seconds: &str| patience(&[(TIMEOUT.parse().unwrap(), seconds.parse().unwrap())].into_iter().collect());
+        assert_eq!(said("0.5"), Duration::from_millis(250));
+        for usual in [patience(&HeaderMap::new()), said("-1"), said("soon"), said("NaN")] {
+            assert_eq!(usual, Duration::from_secs(5));
+        }
+    }
 }

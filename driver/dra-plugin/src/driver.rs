@@ -6,6 +6,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::claim::{AllocatedClaim, ClaimRef, PreparedDevice};
 
+/// What is left for a call that has used up its budget before the kubelet is told that it has not ended. With the default
+/// budget of 35 s, the answer is there before the kubelet's own deadline of 45 s.
+const OVERTIME: Duration = Duration::from_secs(5);
+
 /// A driver's own work on claims.
 ///
 /// Calls for one claim UID never overlap and come in the order in which the kubelet asked; calls for different claims run
@@ -80,6 +84,17 @@ impl Call {
     /// A call that begins now and has `budget` to answer.
     pub fn within(budget: Duration) -> Self {
         Self { deadline: Instant::now() + budget, cancelled: CancellationToken::new() }
+    }
+
+    /// Whether nobody waits for the answer any more: the kubelet has been told that the call has not ended in time. Only work
+    /// that stood still comes to this, as in a process that was stopped; everything that waits gives up before.
+    pub fn is_unheard(&self) -> bool {
+        Instant::now() >= self.answer_by()
+    }
+
+    /// When the kubelet is told that the call has not ended.
+    pub(crate) fn answer_by(&self) -> Instant {
+        self.deadline + OVERTIME
     }
 
     /// The time left until the deadline.

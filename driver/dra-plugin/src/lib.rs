@@ -21,6 +21,8 @@
 //! - calls for one claim one after the other, with a prepare told to give up when its claim is to be unprepared;
 //! - the claim as it is in the API server now, only with the UID that the kubelet named, only this driver's part of it.
 //!
+//! What measures it all is yours: [`Observer`].
+//!
 //! The crate enables no version feature of `k8s-openapi`; the binary chooses one, `v1_34` or later.
 
 mod authority;
@@ -32,6 +34,7 @@ mod fetch;
 mod health;
 mod incoming;
 mod name;
+mod observer;
 mod plugin;
 mod registration;
 mod runner;
@@ -48,6 +51,7 @@ pub use claim::{
 pub use driver::{Call, Driver, FailedClaim, Failure, Operation};
 pub use health::{DeviceHealth, HealthStatus};
 pub use name::{DriverName, InvalidDriverName};
+pub use observer::{Observer, Reason};
 pub use plugin::{BuildError, Builder, Plugin, RunError};
 pub use registration::Registration;
 pub use runner::Turns;

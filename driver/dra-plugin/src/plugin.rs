@@ -22,6 +22,7 @@ use crate::{
     health::{DeviceHealth, HealthService},
     incoming::connections,
     name::{DriverName, InvalidDriverName},
+    observer::Observer,
     registration::{Registration, RegistrationService},
     runner::{Runner, Turns},
     service::Service,
@@ -107,6 +108,7 @@ impl Plugin<()> {
             instance: None,
             health: None,
             client: None,
+            observer: Arc::new(()),
             budget: BUDGET,
             message_size: MESSAGE_SIZE,
         })
@@ -120,6 +122,7 @@ pub struct Builder {
     instance: Option<String>,
     health: Option<watch::Receiver<Vec<DeviceHealth>>>,
     client: Option<kube::Client>,
+    observer: Arc<dyn Observer>,
     budget: Duration,
     message_size: usize,
 }
@@ -153,6 +156,12 @@ impl Builder {
         self
     }
 
+    /// Who is told of each call and of each claim that fails; nobody by default.
+    pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.observer = observer;
+        self
+    }
+
     /// How long a call may try before it says what keeps it, by default 35 s and at most 38 s of the kubelet's 45 s.
     pub fn budget(mut self, budget: Duration) -> Self {
         self.budget = budget;
@@ -175,7 +184,7 @@ impl Builder {
         Ok(Plugin {
             name: self.name,
             paths,
-            runner: Arc::new(Runner::new(driver, fetcher, self.budget)),
+            runner: Arc::new(Runner::new(driver, fetcher, self.observer, self.budget)),
             has_health: self.health.is_some(),
             health: self.health.unwrap_or_else(|| watch::channel(Vec::new()).1),
             registration: watch::Sender::default(),

@@ -16,11 +16,9 @@ use crate::{
     claim::{ClaimRef, ClaimUid, PreparedDevice},
     driver::{Call, Driver, FailedClaim, Failure, Operation},
     fetch::{Fetcher, given_up},
+    observer::{Observer, Reason},
 };
 
-/// What is left for a call that has used up its budget before the kubelet is told that it has not ended. With the default
-/// budget of 35 s, the answer is there before the kubelet's own deadline of 45 s.
-const OVERTIME: Duration = Duration::from_secs(5);
 /// For work that keeps its worth: tokio's own farthest future, thirty years.
 const EVER: Duration = Duration::from_hours(24 * 365 * 30);
 
@@ -36,6 +34,13 @@ pub(crate) struct Runner<D> {
 struct Work<D> {
     driver: D,
     fetcher: Fetcher,
+    observer: Arc<dyn Observer>,
+}
+
+/// Why a claim failed, for users and for those who count.
+struct Fault {
+    failure: Failure,
+    reason: Reason,
 }
 
 /// The work that waits for each UID; a UID without any has no entry.
@@ -56,8 +61,14 @@ struct Job {
 }
 
 impl<D: Driver> Runner<D> {
-    pub(crate) fn new(driver: D, fetcher: Fetcher, budget: Duration) -> Self {
-        Self { work: Arc::new(Work { driver, fetcher }), queues: Arc::default(), tasks: TaskTracker::new(), budget }
+    pub(crate) fn new(driver: D, fetcher: Fetcher, observer: Arc<dyn Observer>, budget: Duration) -> Self {
+        let work = Arc::new(Work { driver, fetcher, observer });
+        Self { work, queues: Arc::default(), tasks: TaskTracker::new(), budget }
+    }
+
+    /// Who is told of calls.
+    pub(crate) fn observer(&self) -> &Arc<dyn Observer> {
+        &self.work.observer
     }
 
     /// Prepares `claim` and says what containers get.
@@ -94,10 +105,10 @@ impl<D: Driver> Runner<D> {
     where
         T: Send + 'static,
         F: FnOnce(Arc<Work<D>>, ClaimRef, Call) -> Fut,
-        Fut: Future<Output = Result<T, Failure>> + Send + 'static,
+        Fut: Future<Output = Result<T, Fault>> + Send + 'static,
     {
         let mut call = Call::within(self.budget);
-        let answer_by = call.deadline + OVERTIME;
+        let answer_by = call.answer_by();
         let (tell, told) = oneshot::channel();
         let work = Arc::clone(&self.work);
         let span = tracing::info_span!("claim", %operation, claim = %claim, uid = %claim.uid());
@@ -118,12 +129,13 @@ impl<D: Driver> Runner<D> {
                 // A panic costs this claim; the queue behind it goes on.
                 let done =
                     AssertUnwindSafe(done).catch_unwind().await.unwrap_or_else(|_| Err(broke_off(operation, &claim)));
-                let done = done.map_err(|failure| failure.to_string());
-                if let Err(error) = &done {
+                let done = done.map_err(|fault| (fault.failure.to_string(), fault.reason));
+                if let Err((error, reason)) = &done {
                     // Past that moment the kubelet has been told something else.
-                    work.report(&claim, operation, error, Instant::now() < answer_by);
+                    let tell_others = (Instant::now() < answer_by).then_some(*reason);
+                    work.report(&claim, operation, error, tell_others);
                 }
-                let _ = tell.send(done);
+                let _ = tell.send(done.map_err(|(error, _)| error));
             };
             let run = job.instrument(span.clone()).boxed();
             queue.waiting.push_back(Job { worthless_from: answer_by, run });
@@ -140,7 +152,7 @@ impl<D: Driver> Runner<D> {
             let error = format!(
                 "the {operation} of ResourceClaim {claim} has not ended in time; it goes on, and the next try finds its outcome"
             );
-            span.in_scope(|| work.report(&claim, operation, &error, true));
+            span.in_scope(|| work.report(&claim, operation, &error, Some(Reason::Late)));
             Err(error)
         }
     }
@@ -215,55 +227,72 @@ impl Queues {
 }
 
 impl<D: Driver> Work<D> {
-    async fn prepare(&self, claim: &ClaimRef, call: &Call) -> Result<Vec<PreparedDevice>, Failure> {
+    async fn prepare(&self, claim: &ClaimRef, call: &Call) -> Result<Vec<PreparedDevice>, Fault> {
         retry(call, || async {
             if call.cancelled.is_cancelled() {
-                return Err(given_up(claim));
+                return Err(Fault { failure: given_up(claim), reason: Reason::Cancelled });
             }
             if let Some(recalled) = self.driver.recall(claim).await {
-                return recalled;
+                return recalled.map_err(Fault::of_driver);
             }
             // Fetched anew for each try: the allocation may have changed while this one waited.
-            let allocated = self.fetcher.fetch(claim, call).await?;
-            self.driver.prepare(allocated, call).await
+            let allocated = self.fetcher.fetch(claim, call).await.map_err(|failure| {
+                let reason = if call.cancelled.is_cancelled() { Reason::Cancelled } else { Reason::Claim };
+                Fault { failure, reason }
+            })?;
+            self.driver.prepare(allocated, call).await.map_err(Fault::of_driver)
         })
         .await
     }
 
-    async fn unprepare(&self, claim: &ClaimRef, call: &Call) -> Result<(), Failure> {
-        retry(call, || self.driver.unprepare(claim)).await
+    async fn unprepare(&self, claim: &ClaimRef, call: &Call) -> Result<(), Fault> {
+        retry(call, || async { self.driver.unprepare(claim).await.map_err(Fault::of_driver) }).await
     }
 
-    fn report(&self, claim: &ClaimRef, operation: Operation, error: &str, tell_driver: bool) {
+    /// Tells the driver and the observer too, where there is a reason that the kubelet was given.
+    fn report(&self, claim: &ClaimRef, operation: Operation, error: &str, reason: Option<Reason>) {
         tracing::warn!("{operation} failed: {error}");
-        if tell_driver {
+        if let Some(reason) = reason {
+            self.observer.failed(operation, reason);
             self.driver.failed(&FailedClaim { claim, operation, error });
         }
     }
 }
 
+impl Fault {
+    fn of_driver(failure: Failure) -> Self {
+        let reason = match failure {
+            Failure::Transient(_) => Reason::Unready,
+            Failure::Permanent(_) => Reason::Refused,
+        };
+        Self { failure, reason }
+    }
+}
+
 /// Tries until success, a permanent failure, the deadline or cancellation.
-async fn retry<T, Fut: Future<Output = Result<T, Failure>>>(
+async fn retry<T, Fut: Future<Output = Result<T, Fault>>>(
     call: &Call,
     mut one: impl FnMut() -> Fut,
-) -> Result<T, Failure> {
+) -> Result<T, Fault> {
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(4));
     loop {
-        let failure = match one().await {
-            Err(Failure::Transient(message)) => message,
+        let fault = match one().await {
+            Err(fault) if matches!(fault.failure, Failure::Transient(_)) => fault,
             settled => return settled,
         };
-        tracing::info!("trying again: {failure}");
+        tracing::info!("trying again: {}", fault.failure);
         if !call.pause(backoff.pause()).await {
-            return Err(Failure::Transient(failure));
+            let reason = if call.cancelled.is_cancelled() { Reason::Cancelled } else { fault.reason };
+            return Err(Fault { reason, ..fault });
         }
     }
 }
 
-fn broke_off(operation: Operation, claim: &ClaimRef) -> Failure {
-    Failure::Permanent(format!(
+fn broke_off(operation: Operation, claim: &ClaimRef) -> Fault {
+    let failure = Failure::Permanent(format!(
         "internal error: the driver broke off the {operation} of ResourceClaim {claim}; its log on this node says why"
-    ))
+    ));
+    Fault { failure, reason: Reason::Internal }
 }
 
 #[cfg(test)]

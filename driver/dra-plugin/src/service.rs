@@ -7,7 +7,8 @@ use tonic::{Request, Response, Status, async_trait};
 
 use crate::{
     claim::{ClaimRef, PreparedDevice},
-    driver::Driver,
+    driver::{Driver, Operation},
+    observer::{Reason, UnderWay},
     runner::Runner,
 };
 
@@ -42,11 +43,17 @@ impl<D: Driver> Service<D> {
         &self,
         asked: impl ExactSizeIterator<Item = Asked>,
     ) -> Result<Answers<Vec<PreparedDevice>>, Status> {
-        answer_each(asked, |claim| self.0.prepare(claim)).await
+        let observer = self.0.observer();
+        let _under_way = UnderWay::begin(observer, Operation::Prepare);
+        let refused = || observer.failed(Operation::Prepare, Reason::Invalid);
+        answer_each(asked, |claim| self.0.prepare(claim), refused).await
     }
 
     async fn unprepare(&self, asked: impl ExactSizeIterator<Item = Asked>) -> Result<Answers<()>, Status> {
-        answer_each(asked, |claim| self.0.unprepare(claim)).await
+        let observer = self.0.observer();
+        let _under_way = UnderWay::begin(observer, Operation::Unprepare);
+        let refused = || observer.failed(Operation::Unprepare, Reason::Invalid);
+        answer_each(asked, |claim| self.0.unprepare(claim), refused).await
     }
 }
 
@@ -54,6 +61,7 @@ impl<D: Driver> Service<D> {
 async fn answer_each<T, Fut: Future<Output = Result<T, String>>>(
     asked: impl ExactSizeIterator<Item = Asked>,
     start: impl Fn(ClaimRef) -> Fut,
+    refused: impl Fn(),
 ) -> Result<Answers<T>, Status> {
     if asked.len() > MOST_CLAIMS {
         let message = format!("{} claims in one call; at most {MOST_CLAIMS} are served", asked.len());
@@ -65,10 +73,13 @@ async fn answer_each<T, Fut: Future<Output = Result<T, String>>>(
         let claim = ClaimRef::new(namespace, name, uid.clone()).map_err(|e| e.to_string());
         match claims.get(&uid) {
             None => {
-                if let Ok(claim) = &claim {
-                    let answer = start(claim.clone());
-                    let uid = uid.clone();
-                    running.push(async move { (uid, answer.await) });
+                match &claim {
+                    Ok(claim) => {
+                        let answer = start(claim.clone());
+                        let uid = uid.clone();
+                        running.push(async move { (uid, answer.await) });
+                    }
+                    Err(_) => refused(),
                 }
                 claims.insert(uid, claim);
             }

@@ -1,7 +1,7 @@
 //! One GPU, and all that a node has of them.
 use serde::{Deserialize, Serialize};
 
-use crate::{DeviceName, GpuUuid, Memory, Part, PciAddress, Remedy};
+use crate::{DeviceName, GpuUuid, Memory, Part, PciAddress, Remedy, Vfio};
 
 /// CUDA compute capability (`nvmlDeviceGetCudaComputeCapability`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -92,6 +92,8 @@ pub struct BrokenGpu {
 pub struct Inventory {
     gpus: Vec<Gpu>,
     broken: Vec<BrokenGpu>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    vfio: Vec<Vfio>,
 }
 
 impl Inventory {
@@ -99,7 +101,15 @@ impl Inventory {
     pub fn new(mut gpus: Vec<Gpu>, mut broken: Vec<BrokenGpu>) -> Self {
         gpus.sort_by_key(|gpu| gpu.pci);
         broken.sort_by_key(|gpu| gpu.index);
-        Self { gpus, broken }
+        Self { gpus, broken, vfio: Vec::new() }
+    }
+
+    /// With what virtual machines can be given.
+    #[must_use]
+    pub fn with_vfio(mut self, mut vfio: Vec<Vfio>) -> Self {
+        vfio.sort_by_key(|vfio| vfio.gpu.pci);
+        self.vfio = vfio;
+        self
     }
 
     /// The GPUs that answer.
@@ -110,6 +120,16 @@ impl Inventory {
     /// The GPUs that don't.
     pub fn broken(&self) -> &[BrokenGpu] {
         &self.broken
+    }
+
+    /// What virtual machines can be given, or why not.
+    pub fn vfio(&self) -> &[Vfio] {
+        &self.vfio
+    }
+
+    /// What a device's name for virtual machines stands for.
+    pub fn passthrough(&self, name: &DeviceName) -> Option<&Vfio> {
+        self.vfio.iter().find(|vfio| name.part_of(vfio.gpu.pci) == Some(Part::Vfio))
     }
 
     /// The GPUs of an earlier inventory that are not here any more, not even as broken ones.

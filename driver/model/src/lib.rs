@@ -1,7 +1,7 @@
 //! What a node's GPUs are: plain types without I/O, Kubernetes or unsafe code.
 //!
 //! ```text
-//! NVML, sysfs ──> Inventory { gpus: Vec<Gpu>, broken: Vec<BrokenGpu> } ──> offer, plan
+//! NVML, sysfs ──> Inventory { gpus: Vec<Gpu>, broken: Vec<BrokenGpu>, vfio: Vec<Vfio> } ──> offer, plan
 //! ```
 //! Every identity is a type of its own, so that a GPU's UUID can't be taken for a device's name.
 #![forbid(unsafe_code)]
@@ -13,6 +13,7 @@ mod pci;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod version;
+mod vfio;
 mod xid;
 
 pub use gpu::{BrokenGpu, ComputeCapability, DrmNode, Gpu, Inventory};
@@ -20,4 +21,5 @@ pub use memory::{InvalidMemory, Memory};
 pub use name::{DeviceName, GpuUuid, InvalidDeviceName, InvalidGpuUuid, Part, SHARED};
 pub use pci::{InvalidPciAddress, PciAddress};
 pub use version::semver;
+pub use vfio::{Binding, DeviceId, IommuGroup, VendorId, Vfio, VfioGpu};
 pub use xid::{Remedy, Xid};

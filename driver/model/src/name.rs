@@ -22,11 +22,14 @@ pub enum Part {
     Slot(u16),
     /// All of it, only for claims with admin access (KEP-5018), whatever others hold.
     Admin,
+    /// All of it with the rest of its IOMMU group, for a virtual machine.
+    Vfio,
 }
 
 /// What a shared device's name ends in.
 pub const SHARED: &str = "-shared";
 const ADMIN: &str = "-admin";
+const VFIO: &str = "-vfio";
 const SLOT: &str = "-share-";
 
 /// The text is no DNS label.
@@ -54,6 +57,7 @@ impl DeviceName {
             Part::Whole => whole,
             Part::Shared => whole + SHARED,
             Part::Admin => whole + ADMIN,
+            Part::Vfio => whole + VFIO,
             Part::Slot(number) => format!("{whole}{SLOT}{number}"),
         })
     }
@@ -66,6 +70,7 @@ impl DeviceName {
             "" => Part::Whole,
             SHARED => Part::Shared,
             ADMIN => Part::Admin,
+            VFIO => Part::Vfio,
             _ => Part::Slot(rest.strip_prefix(SLOT)?.parse().ok()?),
         };
         // Numbers have one spelling: "-share-07" is nobody's name.
@@ -77,6 +82,11 @@ impl DeviceName {
         self.0.ends_with(SHARED)
     }
 
+    /// Whether it is for a virtual machine.
+    pub fn is_vfio(&self) -> bool {
+        self.0.ends_with(VFIO)
+    }
+
     /// Whether it is only for claims with admin access.
     pub fn is_admin(&self) -> bool {
         self.0.ends_with(ADMIN)
@@ -85,7 +95,7 @@ impl DeviceName {
     /// The name of the whole GPU that this is a part of.
     pub fn gpu(&self) -> &str {
         let slot = self.0.rsplit_once(SLOT).filter(|(_, number)| number.bytes().all(|b| b.is_ascii_digit()));
-        let part = self.0.strip_suffix(SHARED).or_else(|| self.0.strip_suffix(ADMIN));
+        let part = [SHARED, ADMIN, VFIO].iter().find_map(|end| self.0.strip_suffix(end));
         part.or(slot.map(|(gpu, _)| gpu)).unwrap_or(&self.0)
     }
 
@@ -140,6 +150,13 @@ pub struct GpuUuid(String);
 pub struct InvalidGpuUuid(String);
 
 impl GpuUuid {
+    /// What stands for the GPUs of an IOMMU group in place of a UUID, which only NVIDIA's driver could tell: the address
+    /// of the first. It is the same whichever kernel driver has them.
+    pub fn of_place(pci: PciAddress) -> Self {
+        let (domain, bus, device, function) = (pci.domain(), pci.bus(), pci.device(), pci.function());
+        Self(format!("GPU-pci-{domain:04x}-{bus:02x}-{device:02x}-{function:x}"))
+    }
+
     /// The UUID as text, with its prefix.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -211,7 +228,7 @@ mod tests {
     fn the_part_is_read_back_from_the_name() {
         let pci: PciAddress = "0000:41:00.0".parse().unwrap();
         assert_eq!(DeviceName::of(pci, Part::Shared).as_str(), "gpu-0000-41-00-shared");
-        for part in [Part::Whole, Part::Shared, Part::Admin, Part::Slot(0), Part::Slot(127)] {
+        for part in [Part::Whole, Part::Shared, Part::Admin, Part::Vfio, Part::Slot(0), Part::Slot(127)] {
             assert_eq!(DeviceName::of(pci, part).part_of(pci), Some(part));
             assert_eq!(DeviceName::of(pci, part).gpu(), DeviceName::whole(pci).as_str());
             assert_eq!(DeviceName::of(pci, part).part_of("0000:42:00.0".parse().unwrap()), None);
@@ -219,6 +236,13 @@ mod tests {
         for name in ["gpu-0000-41-00-share-07", "gpu-0000-41-00-share", "gpu-0000-41-00-1", "gpu-0000-41-000"] {
             assert_eq!(name.parse::<DeviceName>().unwrap().part_of(pci), None, "{name}");
         }
+    }
+
+    #[test]
+    fn a_place_in_place_of_a_uuid_is_one_that_can_be_read_back() {
+        let uuid = GpuUuid::of_place("10000:0a:1f.1".parse().unwrap());
+        assert_eq!(uuid.as_str(), "GPU-pci-10000-0a-1f-1");
+        assert_eq!(uuid.as_str().parse(), Ok(uuid));
     }
 
     proptest! {

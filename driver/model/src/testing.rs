@@ -1,6 +1,6 @@
 //! A GPU for tests, so that each says only what it is about.
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "the names are written below")]
-use crate::{ComputeCapability, Gpu, Memory};
+use crate::{Binding, ComputeCapability, DeviceId, Gpu, IommuGroup, Memory, VendorId, Vfio, VfioGpu};
 
 /// An H100 with 80 GiB on a bus, whose number is its index and minor as well.
 pub fn gpu(bus: u8) -> Gpu {
@@ -22,5 +22,31 @@ pub fn gpu(bus: u8) -> Gpu {
         process_memory: true,
         hard_limits: false,
         needs: None,
+    }
+}
+
+/// An H100 on a bus with vfio-pci, alone in an IOMMU group of that number.
+pub fn vfio(bus: u8) -> Vfio {
+    Vfio {
+        group: IommuGroup(bus.into()),
+        gpu: vfio_gpu(bus, "vfio-pci"),
+        more: vec![],
+        binding: Binding::Bound,
+        iommufd: false,
+    }
+}
+
+/// The same GPU with a kernel driver.
+pub fn vfio_gpu(bus: u8, driver: &str) -> VfioGpu {
+    VfioGpu {
+        pci: format!("0000:{bus:02x}:00.0").parse().unwrap(),
+        vendor: VendorId::NVIDIA,
+        device: DeviceId(0x2330),
+        product_name: "GH100 [H100 SXM5 80GB]".into(),
+        driver: Some(driver.into()),
+        cdev: None,
+        pcie_root: None,
+        numa_node: None,
+        addressable: Memory::from_bytes(128 << 30),
     }
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! Nvml::read ──request──> thread: open, init, ask every GPU ──Reading──> caller, or an error after the deadline
 //! Questions::… ─request──> the same thread and session: ask these GPUs ──> caller, or an error after the deadline
+//! Questions::samples ───> threads for as long as somebody asks: what do these GPUs measure ──> caller, without those that hang
 //! Nvml::watching ────────> a second thread: wait for events ──GpuEvent──> whoever is told
 //! ```
 //! NVML blocks for as long as the kernel driver does, for minutes when a GPU hangs. So nothing asynchronous ever calls it,
@@ -19,6 +20,8 @@ mod progress;
 mod questions;
 mod reading;
 mod recovery;
+mod samplers;
+mod samples;
 mod worker;
 
 use std::path::{Path, PathBuf};
@@ -30,6 +33,8 @@ pub use limits::MemoryLimits;
 pub use processes::{GpuProcess, GpuProcesses};
 pub use questions::Questions;
 pub use reading::{GpuReading, Reading};
+pub use samplers::Patience;
+pub use samples::{Errors, MemoryUse, NoSample, NvlinkErrors, ProcessShare, Sample, Sampled, Throttle, Traffic};
 pub use worker::{Nvml, Session};
 
 /// Directories below a driver's root where distributions put libnvidia-ml, in the order of the search.

@@ -9,9 +9,10 @@ use aliquot_model::{GpuUuid, Memory};
 use tokio::sync::{Mutex, oneshot};
 
 use crate::{
-    Error, Glanced, GpuProcesses, MemoryLimits,
+    Error, Glanced, GpuProcesses, MemoryLimits, Patience, Sampled,
     desk::Desk,
     progress::Progress,
+    samplers::Samplers,
     worker::{Question, put},
 };
 
@@ -25,11 +26,12 @@ pub struct Questions {
     progress: Arc<Progress>,
     /// Ends when the last question has.
     last: Arc<Mutex<Option<oneshot::Receiver<()>>>>,
+    samplers: Samplers,
 }
 
 impl Questions {
-    pub(crate) fn new(inbox: &Arc<mpsc::Sender<Question>>, progress: Arc<Progress>) -> Self {
-        Self { inbox: Arc::downgrade(inbox), progress, last: Arc::default() }
+    pub(crate) fn new(inbox: &Arc<mpsc::Sender<Question>>, progress: Arc<Progress>, path: PathBuf) -> Self {
+        Self { inbox: Arc::downgrade(inbox), progress, last: Arc::default(), samplers: Samplers::new(path) }
     }
 
     /// Whether the library's owner has let go of it, so that there will be no more answers.
@@ -70,6 +72,15 @@ impl Questions {
         deadline: Duration,
     ) -> Result<Option<MemoryLimits>, Error> {
         self.ask(deadline, move |desk| desk.limits(gpu, cgroup)).await
+    }
+
+    /// What these GPUs measure, in the same order. No other question waits for it, nor it for another; a GPU that hangs
+    /// costs its own sample only. While a sample is taken, a [`Session::Renew`](crate::Session::Renew) notices nothing new.
+    pub async fn samples(&self, gpus: Vec<GpuUuid>, patience: Patience) -> Result<Vec<Sampled>, Error> {
+        if self.are_over() {
+            return Err(Error::Ended);
+        }
+        Ok(self.samplers.sample(gpus, patience).await)
     }
 
     async fn ask<T: Send + 'static>(

@@ -56,7 +56,7 @@ impl Nvml {
             .name("nvml".to_owned())
             .spawn(move || serve(desk, questions))
             .map_err(|_| Error::Ended)?;
-        let questions = Questions::new(&inbox, Arc::clone(&progress));
+        let questions = Questions::new(&inbox, Arc::clone(&progress), path.clone());
         Ok(Self { path, inbox, progress, questions, overdue: None })
     }
 

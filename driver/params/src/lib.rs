@@ -17,7 +17,7 @@ mod fields;
 pub mod policy;
 mod time;
 
-pub use config::{Config, Sharing, TimeSlicing, decode};
+pub use config::{Config, Iommu, IommuBackend, Sharing, TimeSlicing, decode};
 pub use fault::{Fault, Faults};
 pub use fields::type_of;
 pub use time::{InvalidDuration, TimeSlice, duration};

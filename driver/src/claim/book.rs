@@ -3,14 +3,15 @@
 //! The files are the truth. The book in memory is an index of them, and another driver instance (a rolling update) may
 //! change them at any time; so each operation runs under a lock file which also counts changes: a count that isn't ours
 //! means that the index is read anew. At rest and with one instance nothing is read twice.
+mod index;
+mod lock;
+
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    fs::{File, TryLockError},
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
     io,
-    os::unix::fs::FileExt as _,
     path::Path,
     sync::Arc,
-    time::{Duration, Instant},
 };
 
 use aliquot_model::{DeviceName, GpuUuid};
@@ -30,11 +31,10 @@ use super::{
     quarantine::Quarantined,
     record::{self, Glimpse, Held, Record, Room, State},
 };
+use index::{Index, Key};
+use lock::{Operation, read_count, take};
 
 const LOCK: &str = "lock";
-/// A longer wait for the lock means that its holder is stopped, and not that it is slow.
-const LONGEST_WAIT: Duration = Duration::from_secs(1);
-const PAUSE: Duration = Duration::from_micros(200);
 
 /// Who holds what.
 #[derive(Debug)]
@@ -44,11 +44,7 @@ pub(super) struct Book {
     boot_id: String,
     /// The count of changes that the index stands for.
     seen: Option<u64>,
-    records: HashMap<ClaimUid, Arc<Record>>,
-    /// Files that can't be used as records: what they hold stays held.
-    quarantined: BTreeMap<ClaimUid, Quarantined>,
-    /// The claims that hold something of a GPU, other than for administration, so that a reservation looks at these only.
-    users: BTreeMap<GpuUuid, BTreeSet<ClaimUid>>,
+    index: Index,
 }
 
 /// Why the book can't do as asked.
@@ -88,6 +84,17 @@ pub(super) enum Reservation {
     Clashes(Clash),
 }
 
+/// What came of marking a claim as prepared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Commit {
+    /// It is, by this instance or by another one.
+    Done,
+    /// Somebody has unprepared it meanwhile, or gives it other devices.
+    Gone,
+    /// It isn't, as nobody waits for it any more.
+    Unheard,
+}
+
 /// What one record changes in the time slice of a GPU.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Change {
@@ -112,15 +119,14 @@ impl Book {
         let dir = Dir::open(path)?.watched(fault::records);
         fault::point(Point::RecordsDirMade);
         let lock = dir.lock_file(LOCK)?;
-        let (records, quarantined, users) = (HashMap::new(), BTreeMap::new(), BTreeMap::new());
-        let mut book = Self { dir, lock, boot_id, seen: None, records, quarantined, users };
+        let mut book = Self { dir, lock, boot_id, seen: None, index: Index::default() };
         book.locked(|book, _| book.clean(first))?;
         Ok(book)
     }
 
     /// The claim's record.
     pub(super) fn find(&mut self, uid: &ClaimUid) -> Result<Option<Arc<Record>>, Error> {
-        self.locked(|book, _| Ok(book.records.get(uid).cloned()))
+        self.locked(|book, _| Ok(book.index.records.get(uid).cloned()))
     }
 
     /// Whether there is a file for the claim, readable or not.
@@ -130,7 +136,7 @@ impl Book {
 
     /// All records.
     pub(super) fn all(&mut self) -> Result<Vec<Arc<Record>>, Error> {
-        self.locked(|book, _| Ok(book.records.values().cloned().collect()))
+        self.locked(|book, _| Ok(book.index.records.values().cloned().collect()))
     }
 
     /// The files that can't be used as records.
@@ -139,10 +145,10 @@ impl Book {
     pub(super) fn quarantined(&mut self) -> Result<Vec<Quarantined>, Error> {
         self.locked(|book, _| {
             let is_mended = |uid: &ClaimUid| book.read(&file_name(uid), uid).is_ok();
-            if book.quarantined.keys().any(is_mended) {
+            if book.index.quarantined.keys().any(is_mended) {
                 book.load()?;
             }
-            Ok(book.quarantined.values().cloned().collect())
+            Ok(book.index.quarantined.values().cloned().collect())
         })
     }
 
@@ -150,7 +156,7 @@ impl Book {
     pub(super) fn holdings(&mut self) -> Result<Vec<Holding>, Error> {
         self.locked(|book, _| {
             let mut held: BTreeMap<(&GpuUuid, &DeviceName), Room> = BTreeMap::new();
-            for device in book.using().flat_map(|record| &record.devices).filter(|held| !held.admin_access) {
+            for device in book.index.using().flat_map(|record| &record.devices).filter(|held| !held.admin_access) {
                 let taken = held.entry((&device.gpu, &device.device)).or_default();
                 *taken = taken.plus(device.share.map(|share| share.takes).unwrap_or_default());
             }
@@ -170,7 +176,7 @@ impl Book {
     /// another instance has prepared meanwhile stays prepared: its user may have been told.
     pub(super) fn reserve(&mut self, record: &Arc<Record>) -> Result<Reservation, Error> {
         self.locked(|book, change| {
-            if let Some(clash) = hold::clash(record, &book.beside(record)) {
+            if let Some(clash) = hold::clash(record, &book.index.beside(record)) {
                 return Ok(Reservation::Clashes(clash));
             }
             if !book.is_prepared(record.claim.uid(), &record.devices) {
@@ -181,17 +187,21 @@ impl Book {
         })
     }
 
-    /// Marks a reserved claim as prepared; false if somebody unprepared it meanwhile.
-    pub(super) fn commit(&mut self, uid: &ClaimUid) -> Result<bool, Error> {
-        self.locked(|book, change| match book.records.get(uid) {
-            None => Ok(false),
-            Some(record) if record.state == State::Preparing => {
-                let record = Record { state: State::Prepared, ..Record::clone(record) };
+    /// Marks a reserved claim as prepared, if somebody waits for that still.
+    ///
+    /// That is asked under the lock: while it is held, no other instance can unprepare the claim, and be told that it is.
+    pub(super) fn commit(&mut self, record: &Record, is_heard: impl FnOnce() -> bool) -> Result<Commit, Error> {
+        self.locked(|book, change| match book.index.records.get(record.claim.uid()) {
+            Some(now) if now.devices != record.devices => Ok(Commit::Gone),
+            None => Ok(Commit::Gone),
+            Some(now) if now.state == State::Prepared => Ok(Commit::Done),
+            Some(_) if !is_heard() => Ok(Commit::Unheard),
+            Some(now) => {
+                let prepared = Record { state: State::Prepared, ..Record::clone(now) };
                 change.announce()?;
-                book.put(Arc::new(record))?;
-                Ok(true)
+                book.put(Arc::new(prepared))?;
+                Ok(Commit::Done)
             }
-            Some(_) => Ok(true),
         })
     }
 
@@ -207,7 +217,8 @@ impl Book {
         })
     }
 
-    /// The same for a record whose devices were not prepared after all; false if another instance has prepared them.
+    /// The same for a record whose devices were not prepared after all; false if another instance has prepared the claim, or
+    /// gives it other devices.
     pub(super) fn abandon(
         &mut self,
         record: &Record,
@@ -215,7 +226,7 @@ impl Book {
     ) -> Result<bool, Error> {
         let uid = record.claim.uid();
         self.locked(|book, change| {
-            if book.is_prepared(uid, &record.devices) {
+            if book.index.records.get(uid).is_some_and(|now| is_anothers(now, record)) {
                 return Ok(false);
             }
             first()?;
@@ -231,11 +242,27 @@ impl Book {
         first: impl FnOnce() -> Result<(), cdi_spec::StoreError>,
     ) -> Result<bool, Error> {
         self.locked(|book, change| {
-            if book.records.get(uid).map(Arc::as_ref) != judged {
+            if book.index.records.get(uid).map(Arc::as_ref) != judged {
                 return Ok(false);
             }
             first()?;
             book.strike(uid, change).map(|()| true)
+        })
+    }
+
+    /// Does something for a record whose devices are the claim's still, by its file; none where they aren't. Until it is
+    /// done no other instance changes that.
+    ///
+    /// A file that says anything else than the index is one that somebody changed by hand: the index is then read anew.
+    pub(super) fn while_held<T>(
+        &mut self,
+        record: &Record,
+        act: impl FnOnce() -> Result<T, Error>,
+    ) -> Result<Option<T>, Error> {
+        let uid = record.claim.uid();
+        self.locked(|book, _| match book.read(&file_name(uid), uid) {
+            Ok(Some(now)) if now.boot_id == book.boot_id && now.devices == record.devices => act().map(Some),
+            _ => book.load().map(|()| None),
         })
     }
 
@@ -246,13 +273,13 @@ impl Book {
 
     /// Whether these are the claim's devices, and prepared.
     fn is_prepared(&self, uid: &ClaimUid, devices: &[Held]) -> bool {
-        self.records.get(uid).is_some_and(|record| record.state == State::Prepared && record.devices == devices)
+        self.index.records.get(uid).is_some_and(|record| record.state == State::Prepared && record.devices == devices)
     }
 
     /// What the time slices of these GPUs are to be without the record, and with it.
     pub(super) fn time_slices(&mut self, record: &Record, gpus: &BTreeSet<&GpuUuid>) -> Result<Vec<Change>, Error> {
         self.locked(|book, _| {
-            let mut others = book.beside(record);
+            let mut others = book.index.beside(record);
             others.retain(|other| other.claim.uid() != record.claim.uid());
             let all = [others.as_slice(), &[record]].concat();
             let slice = |gpu: &&GpuUuid| Change {
@@ -264,23 +291,19 @@ impl Book {
         })
     }
 
+    /// What the time slice of a GPU is to be.
+    pub(super) fn time_slice(&mut self, gpu: &GpuUuid) -> Result<TimeSlice, Error> {
+        self.locked(|book, _| {
+            let users = book.index.users.get(&Key::Gpu(gpu.clone())).into_iter().flatten();
+            let records: Vec<&Record> = users.filter_map(|uid| book.index.records.get(uid)).map(Arc::as_ref).collect();
+            Ok(hold::time_slice(&records, gpu))
+        })
+    }
+
     /// The records of those who hold shares.
     pub(super) fn sharing(&mut self) -> Result<Vec<Arc<Record>>, Error> {
         let shares = |record: &&Arc<Record>| record.devices.iter().any(|held| held.share.is_some());
-        self.locked(|book, _| Ok(book.using().filter(shares).cloned().collect()))
-    }
-
-    /// The records of those who hold something at all.
-    fn using(&self) -> impl Iterator<Item = &Arc<Record>> {
-        let uids: BTreeSet<&ClaimUid> = self.users.values().flatten().collect();
-        uids.into_iter().filter_map(|uid| self.records.get(uid))
-    }
-
-    /// The records of those who hold something of a GPU that this one holds something of.
-    fn beside(&self, record: &Record) -> Vec<&Record> {
-        let users = record.devices.iter().filter_map(|held| self.users.get(&held.gpu)).flatten();
-        let uids: BTreeSet<&ClaimUid> = users.collect();
-        uids.into_iter().filter_map(|uid| self.records.get(uid)).map(Arc::as_ref).collect()
+        self.locked(|book, _| Ok(book.index.using().filter(shares).cloned().collect()))
     }
 
     fn put(&mut self, record: Arc<Record>) -> Result<(), Error> {
@@ -289,37 +312,16 @@ impl Book {
             return Err(Error::TooLarge { bytes: bytes.len() });
         }
         self.dir.write(&file_name(record.claim.uid()), &bytes, Access::Private)?;
-        self.forget(record.claim.uid());
-        self.index(record);
+        self.index.forget(record.claim.uid());
+        self.index.insert(record);
         Ok(())
     }
 
     fn strike(&mut self, uid: &ClaimUid, change: &mut Operation) -> Result<(), Error> {
         change.announce()?;
         self.dir.remove(&file_name(uid))?;
-        self.forget(uid);
+        self.index.forget(uid);
         Ok(())
-    }
-
-    fn index(&mut self, record: Arc<Record>) {
-        for held in record.devices.iter().filter(|held| !held.admin_access) {
-            self.users.entry(held.gpu.clone()).or_default().insert(record.claim.uid().clone());
-        }
-        self.records.insert(record.claim.uid().clone(), record);
-    }
-
-    fn forget(&mut self, uid: &ClaimUid) {
-        self.quarantined.remove(uid);
-        if let Some(record) = self.records.remove(uid) {
-            for held in &record.devices {
-                if let Some(users) = self.users.get_mut(&held.gpu) {
-                    users.remove(uid);
-                    if users.is_empty() {
-                        self.users.remove(&held.gpu);
-                    }
-                }
-            }
-        }
     }
 
     fn locked<T>(&mut self, act: impl FnOnce(&mut Self, &mut Operation) -> Result<T, Error>) -> Result<T, Error> {
@@ -344,18 +346,18 @@ impl Book {
 
     /// Reads every record of this boot.
     fn load(&mut self) -> Result<(), Error> {
-        self.records.clear();
-        self.quarantined.clear();
-        self.users.clear();
+        self.index = Index::default();
         for name in self.dir.names()? {
             let Some(uid) = uid_of(&name) else { continue };
             match self.read(&name, &uid) {
-                Ok(Some(record)) if record.boot_id == self.boot_id => self.index(Arc::new(record)),
+                Ok(Some(record)) if record.boot_id == self.boot_id => self.index.insert(Arc::new(record)),
                 Ok(_) => {}
                 Err(bad) => {
                     let Bad { reason, glimpse: Glimpse { whose, is_intact, devices } } = *bad;
                     let file = self.dir.path().join(&name);
-                    self.quarantined.insert(uid.clone(), Quarantined { uid, file, reason, whose, is_intact, devices });
+                    self.index
+                        .quarantined
+                        .insert(uid.clone(), Quarantined { uid, file, reason, whose, is_intact, devices });
                 }
             }
         }
@@ -383,169 +385,10 @@ impl Book {
     }
 }
 
-/// The count of changes under the lock.
-struct Operation<'a> {
-    count: u64,
-    lock: &'a File,
-    path: &'a str,
-}
-
-impl Operation<'_> {
-    /// Told before the files change: a process killed in between costs others one needless reading, never a missed one.
-    fn announce(&mut self) -> Result<(), Error> {
-        let count = self.count.wrapping_add(1);
-        self.lock
-            .write_all_at(&count.to_le_bytes(), 0)
-            .and_then(|()| fault::step(Point::ChangeAnnounced))
-            .map_err(|source| Error::Lock { path: self.path.to_owned(), source })?;
-        self.count = count;
-        Ok(())
-    }
-}
-
-/// Takes the lock, which another instance holds for a few file operations at most.
-fn take(lock: &File) -> io::Result<()> {
-    let end = Instant::now() + LONGEST_WAIT;
-    loop {
-        match lock.try_lock() {
-            Ok(()) => return Ok(()),
-            Err(TryLockError::WouldBlock) if Instant::now() < end => std::thread::sleep(PAUSE),
-            Err(TryLockError::WouldBlock) => {
-                return Err(io::Error::other(
-                    "another instance of the driver has held it for too long; is it stopped?",
-                ));
-            }
-            Err(TryLockError::Error(error)) => return Err(error),
-        }
-    }
-}
-
-fn read_count(lock: &File) -> io::Result<u64> {
-    let mut bytes = [0; 8];
-    let length = lock.read_at(&mut bytes, 0)?;
-    Ok(if length == bytes.len() { u64::from_le_bytes(bytes) } else { 0 })
+/// Whether what is in the book now is not what one prepare has put there, but of another one.
+pub(super) fn is_anothers(now: &Record, ours: &Record) -> bool {
+    now.state == State::Prepared || now.devices != ours.devices
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{
-        super::record::tests::{record, share},
-        *,
-    };
-
-    fn open(dir: &tempfile::TempDir) -> Book {
-        Book::open(&dir.path().join("claims"), "boot-1".into()).unwrap()
-    }
-
-    fn uid(text: &str) -> ClaimUid {
-        ClaimUid::new(text).unwrap()
-    }
-
-    #[test]
-    fn of_two_claims_for_one_device_the_second_hears_who_holds_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut book = open(&dir);
-        assert_eq!(book.reserve(&record("u1", &["gpu-0"]).into()).unwrap(), Reservation::Held);
-        let taken = book.reserve(&record("u2", &["gpu-1", "gpu-0"]).into()).unwrap();
-        assert!(
-            matches!(taken, Reservation::Clashes(Clash::Held { device, by, .. }) if device.as_str() == "gpu-0" && by.uid().as_str() == "u1")
-        );
-        assert!(book.find(&uid("u2")).unwrap().is_none());
-        book.release(&uid("u1"), || Ok(())).unwrap();
-        assert_eq!(book.reserve(&record("u2", &["gpu-1", "gpu-0"]).into()).unwrap(), Reservation::Held);
-    }
-
-    #[test]
-    fn two_instances_see_each_others_changes() {
-        let dir = tempfile::tempdir().unwrap();
-        let (mut old, mut new) = (open(&dir), open(&dir));
-        old.reserve(&record("u1", &["gpu-0"]).into()).unwrap();
-        assert!(matches!(new.reserve(&record("u2", &["gpu-0"]).into()).unwrap(), Reservation::Clashes(_)));
-        new.release(&uid("u1"), || Ok(())).unwrap();
-        assert!(old.find(&uid("u1")).unwrap().is_none());
-        assert_eq!(old.reserve(&record("u3", &["gpu-0"]).into()).unwrap(), Reservation::Held);
-        assert!(old.commit(&uid("u3")).unwrap());
-        assert_eq!(new.find(&uid("u3")).unwrap().unwrap().state, State::Prepared);
-    }
-
-    #[test]
-    fn ten_shares_are_held_and_an_eleventh_only_when_one_leaves() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut book = open(&dir);
-        for n in 0..10 {
-            assert_eq!(book.reserve(&share(&format!("u{n}"), "gpu-0", 1, 8).into()).unwrap(), Reservation::Held);
-        }
-        let more = Arc::new(share("u10", "gpu-0", 1, 8));
-        assert!(matches!(book.reserve(&more).unwrap(), Reservation::Clashes(Clash::Full { .. })));
-        book.release(&uid("u3"), || Ok(())).unwrap();
-        assert_eq!(open(&dir).reserve(&more).unwrap(), Reservation::Held);
-    }
-
-    #[test]
-    fn what_is_held_of_a_device_is_the_sum_of_its_shares() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut book = open(&dir);
-        book.reserve(&share("u1", "gpu-0", 1, 8).into()).unwrap();
-        book.reserve(&share("u2", "gpu-0", 2, 5).into()).unwrap();
-        book.reserve(&record("u3", &["gpu-1"]).into()).unwrap();
-        let mut admin = record("u4", &["gpu-2"]);
-        admin.devices[0].admin_access = true;
-        book.reserve(&admin.into()).unwrap();
-        let held: Vec<_> =
-            book.holdings().unwrap().into_iter().map(|held| (held.shares, held.memory.bytes() >> 30)).collect();
-        assert_eq!(held, [(3, 13), (0, 0)]);
-    }
-
-    #[test]
-    fn what_one_instance_has_prepared_another_neither_takes_back_nor_abandons() {
-        let dir = tempfile::tempdir().unwrap();
-        let (mut slow, mut new) = (open(&dir), open(&dir));
-        let claim = Arc::new(record("u1", &["gpu-0"]));
-        slow.reserve(&claim).unwrap();
-        new.reserve(&claim).unwrap();
-        assert!(new.commit(&uid("u1")).unwrap());
-        slow.reserve(&claim).unwrap();
-        assert_eq!(new.find(&uid("u1")).unwrap().unwrap().state, State::Prepared);
-        assert!(!slow.abandon(&claim, || panic!("the spec is another's")).unwrap());
-        // Allocated anew, it has another's devices no more.
-        let anew = Arc::new(record("u1", &["gpu-1"]));
-        slow.reserve(&anew).unwrap();
-        assert_eq!(new.find(&uid("u1")).unwrap().unwrap().state, State::Preparing);
-        assert!(slow.abandon(&anew, || Ok(())).unwrap());
-        assert!(new.find(&uid("u1")).unwrap().is_none());
-    }
-
-    #[test]
-    fn records_of_another_boot_are_gone() {
-        let dir = tempfile::tempdir().unwrap();
-        open(&dir).reserve(&record("u1", &["gpu-0"]).into()).unwrap();
-        let mut book = Book::open(&dir.path().join("claims"), "boot-2".into()).unwrap();
-        assert!(book.all().unwrap().is_empty());
-        assert!(!dir.path().join("claims/u1.json").exists());
-    }
-
-    #[test]
-    fn a_broken_record_costs_its_own_claim_and_heals_when_it_is_prepared_again() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut book = open(&dir);
-        book.reserve(&record("u1", &["gpu-0"]).into()).unwrap();
-        book.reserve(&record("u2", &["gpu-1"]).into()).unwrap();
-        std::fs::write(dir.path().join("claims/u1.json"), "{").unwrap();
-        let mut book = open(&dir);
-        assert!(book.find(&uid("u1")).unwrap().is_none());
-        assert!(book.find(&uid("u2")).unwrap().is_some());
-        assert_eq!(book.quarantined().unwrap().len(), 1);
-        book.reserve(&record("u1", &["gpu-0"]).into()).unwrap();
-        assert!(book.quarantined().unwrap().is_empty());
-        assert!(open(&dir).find(&uid("u1")).unwrap().is_some());
-    }
-
-    #[test]
-    fn releasing_a_broken_record_removes_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut book = open(&dir);
-        std::fs::write(dir.path().join("claims/u1.json"), "garbage").unwrap();
-        book.release(&uid("u1"), || Ok(())).unwrap();
-        assert!(!dir.path().join("claims/u1.json").exists());
-    }
-}
+mod tests;

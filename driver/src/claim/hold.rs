@@ -53,14 +53,27 @@ pub(super) enum Clash {
 /// The first reason why `new` can't be had beside `others`. Its own earlier record is none of these.
 pub(super) fn clash(new: &Record, others: &[&Record]) -> Option<Clash> {
     let gpus: BTreeSet<&GpuUuid> = used(new).map(|held| &held.gpu).collect();
-    gpus.into_iter().find_map(|gpu| {
-        let ours: Vec<&Held> = used(new).filter(|held| held.gpu == *gpu).collect();
-        let theirs: Vec<Theirs<'_>> = others
-            .iter()
-            .filter(|other| other.claim.uid() != new.claim.uid())
-            .flat_map(|other| used(other).filter(|held| held.gpu == *gpu).map(|held| (held, &other.claim)))
-            .collect();
-        excluded(&ours, &theirs).or_else(|| other_slice(gpu, &ours, &theirs)).or_else(|| full(&ours, &theirs))
+    passed(new, others).or_else(|| {
+        gpus.into_iter().find_map(|gpu| {
+            let ours: Vec<&Held> = used(new).filter(|held| held.gpu == *gpu).collect();
+            let theirs: Vec<Theirs<'_>> = others
+                .iter()
+                .filter(|other| other.claim.uid() != new.claim.uid())
+                .flat_map(|other| used(other).filter(|held| held.gpu == *gpu).map(|held| (held, &other.claim)))
+                .collect();
+            excluded(&ours, &theirs).or_else(|| other_slice(gpu, &ours, &theirs)).or_else(|| full(&ours, &theirs))
+        })
+    })
+}
+
+/// What a virtual machine has stands beside nothing of its GPUs, under whatever name.
+fn passed(new: &Record, others: &[&Record]) -> Option<Clash> {
+    let others = others.iter().filter(|other| other.claim.uid() != new.claim.uid());
+    let theirs: Vec<Theirs<'_>> = others.flat_map(|other| used(other).map(|held| (held, &other.claim))).collect();
+    used(new).find_map(|our| {
+        let is_in_the_way = |held: &Held| (our.vfio.is_some() || held.vfio.is_some()) && our.meets(held);
+        let (held, by) = theirs.iter().find(|(held, _)| is_in_the_way(held))?;
+        Some(Clash::Held { device: our.device.clone(), held: held.device.clone(), by: (*by).clone() })
     })
 }
 
@@ -129,7 +142,7 @@ mod tests {
     use super::{
         super::record::{
             Share, Slice,
-            tests::{record, share},
+            tests::{passed, record, share},
         },
         *,
     };
@@ -175,6 +188,21 @@ mod tests {
         let first = slot("u1", "gpu-0-share-1");
         assert!(matches!(clash(&slot("u2", "gpu-0-share-1"), &[&first]), Some(Clash::Held { .. })));
         assert_eq!(clash(&slot("u2", "gpu-0-share-2"), &[&first]), None);
+    }
+
+    #[test]
+    fn a_virtual_machine_shares_none_of_its_gpus_with_anybody() {
+        let machine = passed("u1", &["0000:41:00.0", "0000:42:00.0"]);
+        for other in [
+            record("u2", &["gpu-0000-42-00"]),
+            share("u2", "gpu-0000-41-00", 1, 8),
+            passed("u2", &["0000:42:00.0"]),
+            passed("u2", &["0000:41:00.0", "0000:42:00.0"]),
+        ] {
+            assert!(matches!(clash(&machine, &[&other]), Some(Clash::Held { .. })), "{other:?}");
+            assert!(matches!(clash(&other, &[&machine]), Some(Clash::Held { .. })), "{other:?}");
+        }
+        assert_eq!(clash(&machine, &[&record("u2", &["gpu-0000-43-00"]), &passed("u3", &["0000:44:00.0"])]), None);
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //!
 //! A record file is a line of JSON and a line with the CRC-32 of its bytes. The checksum is over the bytes and not over
 //! a structure, so a field that another version added doesn't make a good record look broken.
-use aliquot_model::{DeviceName, GpuUuid, Memory};
-use aliquot_params::TimeSlice;
+use aliquot_model::{DeviceName, GpuUuid, IommuGroup, Memory, PciAddress};
+use aliquot_params::{Iommu, TimeSlice};
 use dra_plugin::{ClaimRef, InvalidClaim, PodRef, PreparedDevice};
 use serde::{Deserialize, Serialize};
 
@@ -61,8 +61,10 @@ pub struct Held {
     pub device: DeviceName,
     /// The physical GPU behind it.
     pub gpu: GpuUuid,
-    /// N in /dev/nvidiaN.
-    pub minor: u32,
+    /// N in /dev/nvidiaN; none where a virtual machine has it. A version before those takes such a record for damaged and
+    /// keeps off its devices, in place of handing out a node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub minor: Option<u32>,
     /// Shared with whoever holds it, for administration (KEP-5018): neither excludes nor is excluded.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub admin_access: bool,
@@ -75,14 +77,37 @@ pub struct Held {
     /// What the GPU's time slice is to be while this is held; none where it is left alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time_slice: Option<Slice>,
+    /// How a virtual machine has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vfio: Option<Passed>,
     /// The name by which the container runtime injects it.
     pub cdi_id: String,
+}
+
+/// GPUs that a virtual machine has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Passed {
+    /// All that goes along.
+    pub group: IommuGroup,
+    /// The GPUs in it.
+    pub gpus: Vec<PciAddress>,
+    /// By which nodes.
+    pub iommu: Iommu,
 }
 
 impl Held {
     /// The part of the name after `=`.
     pub(crate) fn cdi_name(&self) -> &str {
         self.cdi_id.split_once('=').map_or(self.cdi_id.as_str(), |(_, name)| name)
+    }
+
+    /// Whether both are of one GPU, or of GPUs that go together.
+    pub(super) fn meets(&self, other: &Self) -> bool {
+        let has = |one: &Self, other: &Self| {
+            one.vfio.iter().flat_map(|passed| &passed.gpus).any(|pci| other.device.part_of(*pci).is_some())
+        };
+        self.gpu == other.gpu || has(self, other) || has(other, self)
     }
 
     /// What is limited, where something is.
@@ -199,7 +224,11 @@ impl Record {
                 request_names: vec![held.request.clone()],
                 pool: held.pool.clone(),
                 device: held.device.to_string(),
-                cdi_ids: vec![base.cdi_id.clone(), held.cdi_id.clone()],
+                // NVIDIA's driver on the node is of no use in a virtual machine.
+                cdi_ids: match held.vfio {
+                    None => vec![base.cdi_id.clone(), held.cdi_id.clone()],
+                    Some(_) => vec![held.cdi_id.clone()],
+                },
                 share_id: held.share_id.clone(),
             })
             .collect()
@@ -298,126 +327,4 @@ mod claim_ref {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    /// A share of 80 GiB in ten parts.
-    pub(crate) fn share(uid: &str, gpu: &str, shares: u32, gibibytes: u64) -> Record {
-        let mut record = record(uid, &[gpu]);
-        let room = |shares, gibibytes: u64| Room { shares, memory: Memory::from_bytes(gibibytes << 30) };
-        let held = &mut record.devices[0];
-        held.device = format!("{gpu}-shared").parse().unwrap();
-        held.share_id = Some(format!("share-{uid}"));
-        held.share = Some(Share { takes: room(shares, gibibytes), of: room(10, 80), alone: false, hard: false });
-        record
-    }
-
-    /// Whole GPUs, each of a UUID of its own.
-    pub(crate) fn record(uid: &str, devices: &[&str]) -> Record {
-        let held = |device: &&str| Held {
-            request: "gpu".into(),
-            pool: "gpu.example.com/node1".into(),
-            device: device.parse().unwrap(),
-            gpu: format!("GPU-{device}").parse().unwrap(),
-            minor: 0,
-            admin_access: false,
-            share_id: None,
-            share: None,
-            time_slice: None,
-            cdi_id: format!("gpu.example.com/claim={uid}-{device}"),
-        };
-        Record {
-            schema: SCHEMA,
-            boot_id: "boot-1".into(),
-            claim: ClaimRef::new("default", "claim", uid).unwrap(),
-            state: State::Preparing,
-            devices: devices.iter().map(held).collect(),
-            pods: vec![],
-        }
-    }
-
-    #[test]
-    fn what_is_written_is_read_back() {
-        let mut shared = share("u2", "gpu-0000-41-00", 2, 16);
-        shared.devices[0].time_slice = Some(Slice { interval: TimeSlice::Short, asked: true, required: true });
-        shared.devices[0].share.as_mut().unwrap().hard = true;
-        shared.pods = vec![PodRef { name: "a".into(), uid: "b".into() }];
-        for record in [record("u1", &["gpu-0000-41-00", "gpu-0000-42-00"]), shared] {
-            assert_eq!(Record::decode(&record.encode().unwrap()).unwrap(), record);
-        }
-    }
-
-    /// A record of a version that writes one field more, under this schema.
-    pub(crate) fn of_schema(schema: u64) -> Vec<u8> {
-        let mut json = serde_json::to_value(record("u1", &["gpu-0000-41-00"])).unwrap();
-        json["later"] = serde_json::json!({"a": 1});
-        json["schema"] = serde_json::json!(schema);
-        let mut bytes = serde_json::to_vec(&json).unwrap();
-        let crc = crc32fast::hash(&bytes);
-        bytes.extend_from_slice(format!("\n{crc:08x}\n").as_bytes());
-        bytes
-    }
-
-    #[test]
-    fn a_field_of_a_later_version_is_no_damage_and_another_schema_is_not_guessed_at() {
-        assert_eq!(Record::decode(&of_schema(1)).unwrap(), record("u1", &["gpu-0000-41-00"]));
-        for schema in [0, 2, u64::MAX] {
-            let error = Record::decode(&of_schema(schema)).unwrap_err();
-            assert!(matches!(error, Unreadable::Schema { found } if found == schema), "{error}");
-        }
-    }
-
-    #[test]
-    fn what_can_not_be_used_still_shows_whose_it_is() {
-        let later = Glimpse::of(&of_schema(2));
-        assert_eq!(later.whose, Some(ClaimRef::new("default", "claim", "u1").unwrap()));
-        assert_eq!((later.is_intact, later.devices.len()), (true, 1));
-        let mut changed = of_schema(1);
-        changed[20] ^= 1;
-        assert!(!Glimpse::of(&changed).is_intact);
-        for nothing in [&b""[..], b"{", b"[]", b"{\"claim\":{\"uid\":\"../x\"}}\n00000000\n", &[0xff; 300]] {
-            assert_eq!(Glimpse::of(nothing), Glimpse::default());
-        }
-    }
-
-    /// As version 0.1.0 wrote them; what each version writes is kept beside these when it is released.
-    const OF_RELEASES: [(&str, &[u8]); 5] = [
-        ("0.1.0 whole", include_bytes!("golden/0.1.0/whole.json")),
-        ("0.1.0 share", include_bytes!("golden/0.1.0/share.json")),
-        ("0.1.0 share with a hard limit", include_bytes!("golden/0.1.0/hard-limit.json")),
-        ("0.1.0 share with a time slice", include_bytes!("golden/0.1.0/time-slice.json")),
-        ("0.1.0 fixed share and administration", include_bytes!("golden/0.1.0/fixed-and-admin.json")),
-    ];
-
-    #[test]
-    fn the_records_of_every_released_version_are_read() {
-        for (name, bytes) in OF_RELEASES {
-            let record = Record::decode(bytes).unwrap_or_else(|error| panic!("{name}: {error}"));
-            assert_eq!(record.claim.to_string(), "team/training", "{name}");
-            assert!(!record.devices.is_empty() && record.schema <= SCHEMA, "{name}");
-            // Nothing that it said is lost on the way through this version.
-            assert_eq!(Record::decode(&record.encode().unwrap()).unwrap(), record, "{name}");
-        }
-        let read = |n: usize| Record::decode(OF_RELEASES[n].1).unwrap();
-        assert_eq!((read(0).state, read(0).pods.len(), read(0).devices.len()), (State::Prepared, 1, 2));
-        assert_eq!(read(1).devices[0].share.map(|share| share.takes.shares), Some(2));
-        assert!(read(2).devices[0].hard().is_some());
-        assert_eq!(read(3).devices[0].time_slice.map(|slice| slice.interval), Some(TimeSlice::Short));
-        assert!(read(4).devices[0].share.is_some_and(|share| share.alone) && read(4).devices[1].admin_access);
-    }
-
-    proptest! {
-        #[test]
-        fn a_changed_or_missing_byte_is_noticed(at in 0usize..400, with: u8) {
-            let good = record("u1", &["gpu-0000-41-00"]).encode().unwrap();
-            let at = at % good.len();
-            prop_assert!(Record::decode(&good[..at]).is_err());
-            let mut bad = good.clone();
-            bad[at] = with;
-            // The checksum's own hexadecimal digits may change in case and still say the same.
-            prop_assert!(bad.eq_ignore_ascii_case(&good) || Record::decode(&bad).is_err());
-        }
-    }
-}
+pub(crate) mod tests;

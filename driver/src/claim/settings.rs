@@ -3,7 +3,7 @@
 //! The claim's come before the class's (KEP-4381), and of one source those for the request before those for all; of two
 //! alike the later one counts. One counts as a whole: fields of several are not mixed.
 use aliquot_model::{DeviceName, Part};
-use aliquot_params::{Config, Sharing};
+use aliquot_params::{Config, Iommu, Sharing};
 use dra_plugin::{AllocatedClaim, DeviceResult, OpaqueConfig};
 
 use super::{
@@ -19,9 +19,39 @@ pub(super) fn time_slice(
     part: Part,
     site: &Site,
 ) -> Result<Option<Slice>, Fault> {
+    let config = chosen(claim, result, device, part, site)?;
+    Ok(config.and_then(Config::sharing).map(|Sharing::TimeSlicing(slicing)| Slice {
+        interval: slicing.interval,
+        asked: true,
+        required: slicing.required,
+    }))
+}
+
+/// How a virtual machine's monitor is to reach the IOMMU.
+pub(super) fn iommu(
+    claim: &AllocatedClaim,
+    result: &DeviceResult,
+    device: &DeviceName,
+    site: &Site,
+) -> Result<Iommu, Fault> {
+    match chosen(claim, result, device, Part::Vfio, site)? {
+        Some(Config::Vfio(iommu)) => Ok(iommu),
+        _ => Ok(Iommu::default()),
+    }
+}
+
+/// The parameters that count.
+fn chosen(
+    claim: &AllocatedClaim,
+    result: &DeviceResult,
+    device: &DeviceName,
+    part: Part,
+    site: &Site,
+) -> Result<Option<Config>, Fault> {
     let needed = match part {
         Part::Whole | Part::Admin => Config::Gpu(None).kind(),
         Part::Shared | Part::Slot(_) => Config::Share(None).kind(),
+        Part::Vfio => Config::Vfio(Iommu::default()).kind(),
     };
     let driver = || site.cdi_kind.vendor().to_owned();
     let mut best: Option<(_, Config)> = None;
@@ -48,11 +78,7 @@ pub(super) fn time_slice(
             });
         }
     }
-    Ok(best.and_then(|(_, config)| config.sharing()).map(|Sharing::TimeSlicing(slicing)| Slice {
-        interval: slicing.interval,
-        asked: true,
-        required: slicing.required,
-    }))
+    Ok(best.map(|(_, config)| config))
 }
 
 /// Whether the parameters are for this very request: those for all requests, or for all alternatives of one

@@ -7,11 +7,8 @@ use std::{
 
 use dra_plugin::{ClaimRef, ClaimUid};
 
-use super::{Claims, Error, Quarantined, Record, State};
-use crate::{
-    discovery::View,
-    fault::{self, Point},
-};
+use super::{Claims, Error, Quarantined, Record};
+use crate::fault::{self, Point};
 
 /// Everything of this driver's on the node that stands for a claim.
 #[derive(Debug, Default)]
@@ -51,7 +48,7 @@ impl Claims {
         self.tell_quarantined(&quarantined);
         let listed: HashSet<ClaimUid> =
             self.store.list(&self.site.cdi_kind)?.into_iter().filter_map(|spec| ClaimUid::new(spec.id).ok()).collect();
-        self.restore_missing(&records, &listed);
+        self.restore_unlisted(&records, &listed);
         let known: HashSet<&ClaimUid> =
             records.iter().map(|record| record.claim.uid()).chain(quarantined.iter().map(|file| &file.uid)).collect();
         let mut specs: Vec<ClaimUid> = listed.into_iter().filter(|uid| !known.contains(uid)).collect();
@@ -67,19 +64,6 @@ impl Claims {
     /// The CDI kind of claims, as it is written before a device's name.
     pub(crate) fn cdi_kind(&self) -> String {
         format!("{}/{}", self.site.cdi_kind.vendor(), self.site.cdi_kind.class())
-    }
-
-    /// Looks at names only: what a spec says is looked at when the kubelet asks.
-    fn restore_missing(&self, records: &[Arc<Record>], listed: &HashSet<ClaimUid>) {
-        let View::Ready(found) = self.view.borrow().clone() else { return };
-        let is_missing =
-            |record: &&Arc<Record>| record.state == State::Prepared && !listed.contains(record.claim.uid());
-        for record in records.iter().filter(is_missing) {
-            if let Err(failure) = self.restore_spec(record, &found) {
-                tracing::error!(claim = %record.claim, claim.uid = %record.claim.uid(), %failure,
-                    "the CDI spec of a prepared claim is missing and can't be written");
-            }
-        }
     }
 
     /// Whether the kubelet has asked for a claim, or its record has changed, since it was looked at.

@@ -4,6 +4,7 @@
 //! doesn't answer: each gives another view, with the reason in words.
 pub mod installation;
 mod sysfs;
+pub(crate) mod vfio;
 pub mod wake;
 
 use std::{
@@ -12,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aliquot_model::{BrokenGpu, Gpu, Inventory};
+use aliquot_model::{Binding, BrokenGpu, Gpu, Inventory, PciAddress, Vfio};
 use aliquot_nvml::{EventKind, GpuEvent, GpuReading, Nvml, Questions, Reading, Session};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -99,8 +100,20 @@ impl Library {
     }
 }
 
-/// Reads once.
+/// Reads once. Where every GPU is for virtual machines, NVIDIA's driver need not be there.
 pub async fn read(library: &mut Library, session: Session, settings: &Settings) -> Result<Found, Trouble> {
+    let passable = vfio::find(&settings.roots);
+    match read_nvml(library, session, settings).await {
+        Ok(reading) => Ok(found(reading, passable, settings)),
+        Err(_) if vfio::is_all(&passable) => {
+            let inventory = Inventory::default().with_vfio(passable);
+            Ok(Found { inventory, installation: Installation::default() })
+        }
+        Err(trouble) => Err(trouble),
+    }
+}
+
+async fn read_nvml(library: &mut Library, session: Session, settings: &Settings) -> Result<Reading, Trouble> {
     let Library { nvml, told } = library;
     let root = &settings.roots.driver;
     let searched = aliquot_nvml::candidates(root);
@@ -117,7 +130,7 @@ pub async fn read(library: &mut Library, session: Session, settings: &Settings) 
         }),
     };
     match library.read(session, settings.deadline).await {
-        Ok(reading) => Ok(found(reading, settings)),
+        Ok(reading) => Ok(reading),
         Err(error) => {
             if matches!(error, aliquot_nvml::Error::Ended) {
                 *nvml = None;
@@ -208,24 +221,28 @@ fn next(last: &View, reading: Result<Found, Trouble>, settings: &Settings) -> Vi
                 let hung = gpus.remove(at);
                 broken.push(BrokenGpu { index: hung.index, pci: Some(hung.pci), reason });
             }
-            let inventory = Inventory::new(gpus, broken);
+            let inventory = Inventory::new(gpus, broken).with_vfio(before.inventory.vfio().to_vec());
             View::Ready(Arc::new(Found { inventory, installation: before.installation.clone() }))
         }
         (_, Trouble::Nvml(aliquot_nvml::Error::Overdue { gpu: Some(index), so_far: Some(so_far), .. })) => {
             let mut reading = *so_far;
             reading.gpus.push(Err(BrokenGpu { index, pci: None, reason }));
-            View::Ready(Arc::new(found(reading, settings)))
+            View::Ready(Arc::new(found(reading, vfio::find(&settings.roots), settings)))
         }
         _ => View::Unavailable(reason),
     }
 }
 
-fn found(reading: Reading, settings: &Settings) -> Found {
+fn found(reading: Reading, passable: Vec<Vfio>, settings: &Settings) -> Found {
     let roots = &settings.roots;
+    // A session of NVML's may still list what another driver has by now.
+    let is_away = |pci: PciAddress| passable.iter().any(|vfio| vfio.binding == Binding::Bound && vfio.has(pci));
     let mut gpus = Vec::new();
     let mut broken = Vec::new();
     for gpu in reading.gpus {
         match gpu {
+            Ok(gpu) if is_away(gpu.pci) => {}
+            Err(gpu) if gpu.pci.is_some_and(is_away) => {}
             Ok(gpu) => {
                 let mut gpu = placed(gpu, &reading.driver_version, &reading.cuda_driver_version, &roots.sys);
                 gpu.hard_limits &= settings.hard_limits;
@@ -236,7 +253,7 @@ fn found(reading: Reading, settings: &Settings) -> Found {
         }
     }
     let installation = installation::find(roots, &reading.driver_version);
-    Found { inventory: Inventory::new(gpus, broken), installation }
+    Found { inventory: Inventory::new(gpus, broken).with_vfio(passable), installation }
 }
 
 fn placed(gpu: GpuReading, driver_version: &str, cuda_driver_version: &str, sys: &Path) -> Gpu {
@@ -271,6 +288,7 @@ fn tell(last: &View, view: &View) {
         }
         View::Ready(found) => {
             let inventory = &found.inventory;
+            tell_vfio(last.inventory(), inventory);
             tracing::info!(
                 gpus = inventory.gpus().len(),
                 broken = inventory.broken().len(),
@@ -285,7 +303,7 @@ fn tell(last: &View, view: &View) {
                     "a GPU doesn't answer and is not offered"
                 );
             }
-            if inventory.gpus().is_empty() && inventory.broken().is_empty() {
+            if inventory.gpus().is_empty() && inventory.broken().is_empty() && inventory.vfio().is_empty() {
                 tracing::warn!("NVML lists no GPU: is one installed, and is it bound to the nvidia module?");
             }
             if let View::Ready(before) = last {
@@ -293,6 +311,25 @@ fn tell(last: &View, view: &View) {
                     tracing::warn!(device = %gone.whole_name(), uuid = %gone.uuid, "a GPU is gone");
                 }
             }
+        }
+    }
+}
+
+/// What is new of GPUs for virtual machines. One that can't be given away is told only if somebody means it to be.
+fn tell_vfio(last: Option<&Inventory>, inventory: &Inventory) {
+    let known = last.map(Inventory::vfio).unwrap_or_default();
+    for vfio in inventory.vfio().iter().filter(|vfio| !known.contains(vfio)) {
+        let (group, device) = (vfio.group.0, vfio.name());
+        let is_meant = |driver: &String| vfio::function::is_vfio_driver(driver);
+        match &vfio.binding {
+            Binding::Bound => {
+                tracing::info!(%device, group, product = vfio.gpu.product_name, "a GPU is with a vfio driver");
+            }
+            Binding::Unusable(reason) if vfio.gpus().any(|gpu| gpu.driver.as_ref().is_some_and(is_meant)) => {
+                tracing::warn!(%device, group, reason, "a GPU is with a vfio driver, but can't be given to virtual machines");
+            }
+            Binding::Unusable(reason) => tracing::debug!(%device, group, reason, "no GPU for virtual machines"),
+            Binding::Switchable => {}
         }
     }
 }
@@ -348,7 +385,7 @@ mod tests {
                 cuda_driver_version: "13.4".into(),
                 gpus: vec![Ok(reading(0, true)), Ok(reading(1, false))],
             };
-            let found = found(reading, &Settings { hard_limits: node, ..settings("/nowhere") });
+            let found = found(reading, vec![], &Settings { hard_limits: node, ..settings("/nowhere") });
             found.inventory.gpus().iter().map(|gpu| gpu.hard_limits).collect::<Vec<_>>()
         };
         assert_eq!((hard(true), hard(false)), (vec![true, false], vec![false, false]));
@@ -359,7 +396,7 @@ mod tests {
         let tells = |processes: bool| {
             let (driver_version, cuda_driver_version) = ("580.65.06".into(), "13.0".into());
             let reading = Reading { driver_version, cuda_driver_version, gpus: vec![Ok(reading(0, false))] };
-            let found = found(reading, &Settings { processes, ..settings("/nowhere") });
+            let found = found(reading, vec![], &Settings { processes, ..settings("/nowhere") });
             found.inventory.gpus()[0].process_memory
         };
         assert!(tells(true) && !tells(false));

@@ -24,9 +24,9 @@ pub struct Waker {
 }
 
 impl Waker {
-    /// For the device nodes and every place where the driver's library may appear.
+    /// For the device nodes, those of VFIO among them, and every place where the driver's library may appear.
     pub fn of_driver(roots: &Roots) -> Self {
-        let mut places = BTreeSet::from([roots.dev.clone()]);
+        let mut places = BTreeSet::from([roots.dev.clone(), roots.dev.join("vfio"), roots.dev.join("vfio/devices")]);
         for library in aliquot_nvml::candidates(&roots.driver) {
             places.extend(library.parent().map(Path::to_path_buf));
         }

@@ -20,13 +20,17 @@ use kube::{
 };
 
 use super::{
-    access::{NEEDS, Need, Of},
+    access::{EVICTION, NEEDS, Need, Of, Refused},
+    admission::{self, Foreign, Tried},
     features::Rehearsed,
 };
 use crate::offer::{self, Layout};
 
 /// Why there are no answers once the first question got none.
 pub(super) const UNASKED: &str = "the API server isn't there to be asked";
+
+/// A node that is nobody's: what is written for it is a dry run, and no Node need have the name.
+const ANOTHER_NODE: &str = "another-node.aliquot.invalid";
 
 /// What the API server said, or why it said nothing.
 pub(super) type Answer<T> = Result<T, Unanswered>;
@@ -82,8 +86,10 @@ pub(super) struct Answers {
     /// Of all drivers on this node.
     pub(super) slices: Answer<Vec<ResourceSlice>>,
     pub(super) classes: Answer<Vec<DeviceClass>>,
-    /// What the driver does and may not, in words.
-    pub(super) refused: Answer<Vec<String>>,
+    /// What the driver does and may not.
+    pub(super) refused: Answer<Refused>,
+    /// What became of slices that are another node's.
+    pub(super) foreign: Answer<Vec<Tried>>,
 }
 
 impl Answers {
@@ -97,7 +103,8 @@ impl Answers {
             node: Err(unasked.clone()),
             slices: Err(unasked.clone()),
             classes: Err(unasked.clone()),
-            refused: Err(unasked),
+            refused: Err(unasked.clone()),
+            foreign: Err(unasked),
         }
     }
 }
@@ -115,13 +122,13 @@ impl Asking {
     }
 
     /// The version first: a server that doesn't tell it is asked nothing else.
-    pub(super) async fn all(&self, driver: &str, node: &NodeName) -> Answer<Answers> {
+    pub(super) async fn all(&self, driver: &DriverName, node: &NodeName) -> Answer<Answers> {
         let version = self.within(self.client.apiserver_version()).await?.git_version;
         let on_node = ListParams::default().fields(&format!("spec.nodeName={node}"));
         let (nodes, slices) = (Api::<Node>::all(self.client.clone()), Api::<ResourceSlice>::all(self.client.clone()));
         let classes = Api::<DeviceClass>::all(self.client.clone());
         let everywhere = ListParams::default();
-        let (user, versions, node, slices, classes, refused) = tokio::join!(
+        let (user, versions, object, slices, classes, refused) = tokio::join!(
             self.user(),
             self.versions(),
             self.within(nodes.get_opt(node.as_str())),
@@ -129,8 +136,9 @@ impl Asking {
             self.within(classes.list(&everywhere)),
             self.refused(driver),
         );
+        let foreign = self.try_foreign(driver, node, &user).await;
         let (slices, classes) = (slices.map(|list| list.items), classes.map(|list| list.items));
-        Ok(Answers { version: Ok(version), user, versions, node, slices, classes, refused })
+        Ok(Answers { version: Ok(version), user, versions, node: object, slices, classes, refused, foreign })
     }
 
     async fn user(&self) -> Answer<String> {
@@ -147,28 +155,32 @@ impl Asking {
         Ok(dra.map(|group| group.versions.into_iter().map(|each| each.version).collect()).unwrap_or_default())
     }
 
-    async fn refused(&self, driver: &str) -> Answer<Vec<String>> {
-        let answers = NEEDS.iter().map(|need| async move {
-            let verbs = need.verbs.iter().map(|verb| async move {
-                let allowed = self.may(driver, need, verb).await?;
-                Ok((!allowed).then_some(*verb))
-            });
-            let verbs: Answer<Vec<Option<&str>>> = join_all(verbs).await.into_iter().collect();
-            let refused: Vec<&str> = verbs?.into_iter().flatten().collect();
-            Ok((!refused.is_empty()).then(|| format!("{} {}", refused.join("/"), need.resource)))
-        });
-        let answers: Answer<Vec<Option<String>>> = join_all(answers).await.into_iter().collect();
-        Ok(answers?.into_iter().flatten().collect())
+    async fn refused(&self, driver: &DriverName) -> Answer<Refused> {
+        let always = join_all(NEEDS.iter().map(|need| self.refused_of(driver, need)));
+        let (always, eviction) = tokio::join!(always, self.refused_of(driver, &EVICTION));
+        let always: Answer<Vec<Option<String>>> = always.into_iter().collect();
+        Ok(Refused { always: always?.into_iter().flatten().collect(), eviction: eviction? })
     }
 
-    async fn may(&self, driver: &str, need: &Need, verb: &str) -> Answer<bool> {
+    /// The verbs that aren't allowed, with their resource.
+    async fn refused_of(&self, driver: &DriverName, need: &Need) -> Answer<Option<String>> {
+        let verbs = need.verbs.iter().map(|verb| async move {
+            let allowed = self.may(driver, need, verb).await?;
+            Ok((!allowed).then_some(*verb))
+        });
+        let verbs: Answer<Vec<Option<&str>>> = join_all(verbs).await.into_iter().collect();
+        let refused: Vec<&str> = verbs?.into_iter().flatten().collect();
+        Ok((!refused.is_empty()).then(|| format!("{} {}", refused.join("/"), need.resource)))
+    }
+
+    async fn may(&self, driver: &DriverName, need: &Need, verb: &str) -> Answer<bool> {
         let (resource, part) =
             need.resource.split_once('/').map_or((need.resource, None), |(resource, part)| (resource, Some(part)));
         let attributes = ResourceAttributes {
             group: Some(need.group.to_owned()),
             resource: Some(resource.to_owned()),
             subresource: part.map(ToOwned::to_owned),
-            name: (need.of == Of::Driver).then(|| driver.to_owned()),
+            name: (need.of == Of::Driver).then(|| driver.to_string()),
             verb: Some(verb.to_owned()),
             ..ResourceAttributes::default()
         };
@@ -181,6 +193,27 @@ impl Asking {
         let parameters = PostParams::default();
         let answer = self.within(reviews.create(&parameters, &review)).await?;
         Ok(answer.status.is_some_and(|status| status.allowed))
+    }
+
+    /// What becomes of slices that are another node's, by dry runs; an empty answer where that would tell nothing.
+    pub(super) async fn try_foreign(
+        &self,
+        driver: &DriverName,
+        node: &NodeName,
+        user: &Answer<String>,
+    ) -> Answer<Vec<Tried>> {
+        if !user.as_deref().is_ok_and(admission::is_account) {
+            return Ok(Vec::new());
+        }
+        let other = NodeName::new(ANOTHER_NODE).map_err(|error| Unanswered::away(crate::report(&error)))?;
+        let name = offer::pool_name(driver, &other).map_err(|error| Unanswered::away(crate::report(&error)))?;
+        let pool = Pool { name, devices: Vec::new(), counters: Vec::new() };
+        let tried = Foreign::ALL.map(|foreign| {
+            let node = if foreign == Foreign::Node { &other } else { node };
+            let asked = tokio::time::timeout(self.deadline, slices::rehearse(&self.client, driver, node, &pool));
+            async { asked.await.map_or_else(|_| Tried::Unclear(self.overdue()), Tried::from) }
+        });
+        Ok(join_all(tried).await)
     }
 
     /// What would be stored of what these GPUs are offered as, by dry runs.

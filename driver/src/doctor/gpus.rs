@@ -1,5 +1,5 @@
 //! Checks `nvml` and `gpus`: the library answers, and so does every GPU.
-use aliquot_model::Inventory;
+use aliquot_model::{Binding, Inventory};
 use aliquot_nvml::Error;
 
 use super::check::{Check, some};
@@ -40,6 +40,15 @@ pub(super) fn gpus(inventory: Option<&Inventory>) -> Check {
              The others are offered meanwhile",
         );
     }
+    let bound: Vec<String> = inventory
+        .vfio()
+        .iter()
+        .filter(|vfio| vfio.binding == Binding::Bound)
+        .flat_map(|vfio| vfio.gpus().map(|gpu| format!("{} for virtual machines at {}", gpu.product_name, gpu.pci)))
+        .collect();
+    if well.is_empty() && !bound.is_empty() {
+        return Check::ok(GPUS, bound.join(", "));
+    }
     if well.is_empty() {
         return Check::failed(
             GPUS,
@@ -55,7 +64,7 @@ pub(super) fn gpus(inventory: Option<&Inventory>) -> Check {
         }
     }
     let kinds: Vec<String> = kinds.into_iter().map(|(name, count)| format!("{count} × {name}")).collect();
-    Check::ok(GPUS, kinds.join(", "))
+    Check::ok(GPUS, kinds.into_iter().chain(bound).collect::<Vec<_>>().join(", "))
 }
 
 #[cfg(test)]

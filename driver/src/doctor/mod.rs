@@ -6,6 +6,7 @@
 //! ```
 //! Only `disk` and `api` read anything, each within a time limit; nothing is changed.
 mod access;
+mod admission;
 mod api;
 mod check;
 mod devices;
@@ -117,7 +118,7 @@ async fn checks(args: &DoctorArgs, driver: &DriverName, node: &NodeName) -> Vec<
     let (settings, mut library) = (inspect::once(&args.node), discovery::Library::default());
     let asking = async {
         let asking = Asking::begin(args.api_deadline).await?;
-        let answers = Box::pin(asking.all(driver.as_str(), node)).await?;
+        let answers = Box::pin(asking.all(driver, node)).await?;
         Ok((asking, answers))
     };
     let kubelet = Kubelet::new(&args.node.places.kubelet_root);
@@ -148,8 +149,11 @@ async fn checks(args: &DoctorArgs, driver: &DriverName, node: &NodeName) -> Vec<
         }
         (Ok((asking, _)), Some(inventory), None) => asking.rehearse(driver, node, inventory, &Policy::default()).await,
     };
+    let evicts =
+        matches!(disk.as_ref().and_then(|disk| disk.policy.as_ref()), Some(Ok((policy, _))) if policy.evicts());
     checks.extend(in_cluster(
         args,
+        evicts,
         &asked.map(|(_, answers)| answers),
         &rehearsed,
         inventory,
@@ -183,6 +187,7 @@ fn on_node(args: &DoctorArgs, disk: &Disk, reading: &Result<Found, Trouble>, run
 
 fn in_cluster(
     args: &DoctorArgs,
+    evicts: bool,
     answers: &Answer<Answers>,
     rehearsed: &Rehearsed,
     inventory: Option<&Inventory>,
@@ -202,7 +207,8 @@ fn in_cluster(
         server::dra(&answers.versions),
         server::kubelet(node, &answers.node),
         features::judge(rehearsed),
-        access::judge(&answers.user, &answers.refused),
+        access::judge(&answers.user, &answers.refused, evicts),
+        admission::judge(&answers.user, &answers.foreign),
         others::classes(driver, &answers.classes),
         others::drivers(others::Sources {
             driver,

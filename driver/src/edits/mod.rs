@@ -11,6 +11,7 @@ pub(crate) mod nodes;
 mod shares;
 #[cfg(test)]
 mod tests;
+mod vfio;
 
 /// A way in for the fuzzer.
 #[cfg(fuzzing)]
@@ -21,9 +22,16 @@ pub(crate) mod fuzzing {
     }
 }
 
+use aliquot_model::Vfio;
+use aliquot_params::Iommu;
 use cdi_spec::{ContainerEdits, Device, DeviceName, InvalidName, Kind, Spec};
 
-use crate::{claim::Record, discovery::Found, hook::Hook, roots::Roots};
+use crate::{
+    claim::{Passed, Record},
+    discovery::Found,
+    hook::Hook,
+    roots::Roots,
+};
 
 /// The class of the node's spec, beside that of claims.
 const CLASS: &str = "driver";
@@ -51,6 +59,9 @@ pub enum Error {
     /// The kernel's table of device numbers.
     #[error(transparent)]
     Nodes(#[from] nodes::Error),
+    /// What a virtual machine is given isn't there.
+    #[error(transparent)]
+    Vfio(#[from] vfio::Error),
     /// A name that CDI doesn't take.
     #[error(transparent)]
     Name(#[from] InvalidName),
@@ -97,15 +108,27 @@ impl Edits {
         Ok(Spec::new(base.kind.clone(), vec![device], ContainerEdits::default()))
     }
 
+    /// What a runtime needs for all GPUs of an IOMMU group.
+    pub(crate) fn group(&self, vfio: &Vfio) -> Result<ContainerEdits, Error> {
+        let gpus = vfio.gpus().map(|gpu| gpu.pci).collect();
+        Ok(vfio::of(&self.roots, &Passed { group: vfio.group, gpus, iommu: Iommu::default() })?)
+    }
+
     /// The spec of one claim.
     pub fn spec(&self, kind: &Kind, record: &Record, found: &Found) -> Result<Spec, Error> {
         let mut devices: Vec<Device> = Vec::with_capacity(record.devices.len());
         for held in &record.devices {
             let name = DeviceName::new(held.cdi_name())?;
             // A claim may hold one device through two requests, for use and for administration; it is one CDI device.
-            if devices.iter().all(|device| device.name != name) {
+            if devices.iter().any(|device| device.name == name) {
+                continue;
+            }
+            if let Some(passed) = &held.vfio {
+                devices.push(Device { name, container_edits: vfio::of(&self.roots, passed)? });
+            } else {
                 let gpu = found.inventory.gpus().iter().find(|gpu| gpu.uuid == held.gpu);
-                let mut device_nodes = vec![nodes::gpu(&self.roots, held.minor)];
+                let mut device_nodes: Vec<_> =
+                    held.minor.map(|minor| nodes::gpu(&self.roots, minor)).into_iter().collect();
                 device_nodes.extend(gpu.iter().flat_map(|gpu| nodes::drm(&self.roots, gpu)));
                 let by_path = self.hook.as_ref().zip(gpu).and_then(|(hook, gpu)| hooks::by_path(hook, gpu));
                 let container_edits = ContainerEdits {
@@ -117,6 +140,7 @@ impl Edits {
                 devices.push(Device { name, container_edits });
             }
         }
-        Ok(Spec::new(kind.clone(), devices, ContainerEdits::default()))
+        let passed = record.devices.iter().filter_map(|held| held.vfio.as_ref());
+        Ok(Spec::new(kind.clone(), devices, vfio::interfaces(&self.roots, passed)))
     }
 }

@@ -4,7 +4,7 @@
 //! else; those under `resource.kubernetes.io` are Kubernetes' standard ones.
 use std::collections::BTreeMap;
 
-use aliquot_model::{Gpu, semver};
+use aliquot_model::{Gpu, GpuUuid, Memory, Vfio, semver};
 use aliquot_params::policy::{GuardMode, Shares};
 use k8s_openapi::{
     api::resource::v1::{DeviceAttribute, DeviceCapacity},
@@ -64,10 +64,38 @@ fn of(gpu: &Gpu, kind: &str) -> BTreeMap<String, DeviceAttribute> {
     all.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
 }
 
+/// All attributes of what a virtual machine can be given. NVIDIA's driver isn't there to tell more of it.
+pub(super) fn of_vfio(vfio: &Vfio) -> BTreeMap<String, DeviceAttribute> {
+    let gpu = &vfio.gpu;
+    let all = [
+        ("type", text("vfio")),
+        ("uuid", text(GpuUuid::of_place(gpu.pci).as_str())),
+        ("productName", text(&gpu.product_name)),
+        ("vendorID", text(&gpu.vendor.to_string())),
+        ("deviceID", text(&gpu.device.to_string())),
+        ("iommuGroup", Some(number(vfio.group.0))),
+        ("iommuFDEnabled", Some(flag(vfio.iommufd && vfio.gpus().all(|gpu| gpu.cdev.is_some())))),
+        ("gpus", Some(number(u32::try_from(vfio.gpus().count()).unwrap_or(u32::MAX)))),
+        ("resource.kubernetes.io/pciBusID", text(&gpu.pci.to_string())),
+        ("resource.kubernetes.io/pcieRoot", gpu.pcie_root.as_deref().and_then(text)),
+        ("resource.kubernetes.io/numaNode", gpu.numa_node.map(number)),
+    ];
+    all.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+}
+
 /// All capacities of a whole GPU.
 pub(super) fn capacity(gpu: &Gpu) -> BTreeMap<String, DeviceCapacity> {
-    let memory = DeviceCapacity { value: Quantity(gpu.memory.to_string()), request_policy: None };
-    BTreeMap::from([("memory".to_owned(), memory)])
+    BTreeMap::from([("memory".to_owned(), amount(gpu.memory))])
+}
+
+/// All capacities of what a virtual machine can be given: its memory is known to the guest's driver only.
+pub(super) fn capacity_of_vfio(vfio: &Vfio) -> BTreeMap<String, DeviceCapacity> {
+    let addressable: Memory = vfio.gpus().map(|gpu| gpu.addressable).sum();
+    BTreeMap::from([("addressableMemory".to_owned(), amount(addressable))])
+}
+
+fn amount(memory: Memory) -> DeviceCapacity {
+    DeviceCapacity { value: Quantity(memory.to_string()), request_policy: None }
 }
 
 fn text(value: &str) -> Option<DeviceAttribute> {
@@ -85,9 +113,13 @@ fn number(value: u32) -> DeviceAttribute {
     DeviceAttribute { int: Some(value.into()), ..DeviceAttribute::default() }
 }
 
+fn flag(value: bool) -> DeviceAttribute {
+    DeviceAttribute { bool: Some(value), ..DeviceAttribute::default() }
+}
+
 #[cfg(test)]
 mod tests {
-    use aliquot_model::{Memory, testing};
+    use aliquot_model::testing;
     use aliquot_params::policy::Policy;
 
     use super::*;
@@ -126,6 +158,31 @@ mod tests {
             })
         );
         assert_eq!(capacity(&gpu())["memory"].value.0, "81559Mi");
+    }
+
+    #[test]
+    fn what_is_for_virtual_machines_says_what_sysfs_knows() {
+        let mut vfio = testing::vfio(0x41);
+        vfio.iommufd = true;
+        vfio.gpu.cdev = Some("vfio0".into());
+        vfio.gpu.numa_node = Some(1);
+        let attributes = serde_json::to_value(of_vfio(&vfio)).unwrap();
+        assert_eq!(
+            attributes,
+            serde_json::json!({
+                "type": {"string": "vfio"},
+                "uuid": {"string": "GPU-pci-0000-41-00-0"},
+                "productName": {"string": "GH100 [H100 SXM5 80GB]"},
+                "vendorID": {"string": "0x10de"},
+                "deviceID": {"string": "0x2330"},
+                "iommuGroup": {"int": 65},
+                "iommuFDEnabled": {"bool": true},
+                "gpus": {"int": 1},
+                "resource.kubernetes.io/pciBusID": {"string": "0000:41:00.0"},
+                "resource.kubernetes.io/numaNode": {"int": 1},
+            })
+        );
+        assert_eq!(capacity_of_vfio(&vfio)["addressableMemory"].value.0, "128Gi");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! One GPU as the devices that can be allocated of it.
 use std::collections::BTreeMap;
 
-use aliquot_model::{DeviceName, Gpu, Memory, Part};
+use aliquot_model::{DeviceName, Gpu, Memory, Part, Vfio};
 use aliquot_params::policy::Shares;
 use k8s_openapi::{
     api::resource::v1::{
@@ -41,6 +41,16 @@ pub(super) fn admin(gpu: &Gpu) -> Device {
         name: DeviceName::of(gpu.pci, Part::Admin).to_string(),
         attributes: Some(attributes::of_admin(gpu)),
         capacity: Some(attributes::capacity(gpu)),
+        ..Device::default()
+    }
+}
+
+/// The GPUs of an IOMMU group for a virtual machine.
+pub(super) fn vfio(vfio: &Vfio) -> Device {
+    Device {
+        name: vfio.name().to_string(),
+        attributes: Some(attributes::of_vfio(vfio)),
+        capacity: Some(attributes::capacity_of_vfio(vfio)),
         ..Device::default()
     }
 }

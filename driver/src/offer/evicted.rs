@@ -13,12 +13,14 @@ pub(crate) fn with_evicted(inventory: &Inventory, before: &[Gpu], marks: &Marks,
     let is_held = |gpu: &Gpu| holdings.iter().any(|holding| holding.gpu == gpu.uuid);
     let evicted = before.iter().filter(|gpu| marks.evicting().any(|ill| *ill == gpu.uuid));
     let evicted = evicted.filter(|gpu| is_held(gpu) && !is_here(gpu));
-    Inventory::new(inventory.gpus().iter().chain(evicted).cloned().collect(), inventory.broken().to_vec())
+    let gpus = inventory.gpus().iter().chain(evicted).cloned().collect();
+    Inventory::new(gpus, inventory.broken().to_vec()).with_vfio(inventory.vfio().to_vec())
 }
 
-/// Whether a device is of one of these GPUs.
+/// Whether a device is of one of these GPUs, whichever kernel driver has them.
 pub(crate) fn is_of(inventory: &Inventory, device: &Device) -> bool {
-    device.name.parse::<DeviceName>().is_ok_and(|name| inventory.device(&name).is_some())
+    let is_here = |name: &DeviceName| inventory.device(name).is_some() || inventory.passthrough(name).is_some();
+    device.name.parse::<DeviceName>().is_ok_and(|name| is_here(&name))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::{
     time::SystemTime,
 };
 
-use aliquot_model::{DeviceName, GpuUuid, Inventory, Part, PciAddress};
+use aliquot_model::{Binding, DeviceName, GpuUuid, Inventory, Part, PciAddress, Vfio};
 use dra_plugin::{DeviceHealth, HealthStatus, slices::PoolName};
 
 use super::{Holding, Offered, names};
@@ -35,9 +35,11 @@ pub fn health(
         devices.insert(DeviceName::of(pci, Part::Whole));
         devices.into_iter().map(|device| health(device, trouble)).collect::<Vec<_>>()
     };
+    let passed = inventory.vfio().iter().filter(|vfio| known.contains(&vfio.name()));
+    let passed: Vec<DeviceHealth> = passed.map(|vfio| health(vfio.name(), trouble_of(vfio))).collect();
     let here = inventory.gpus().iter().flat_map(|gpu| of(gpu.pci, ill.get(&gpu.uuid).map(String::as_str)));
     let broken = inventory.broken().iter().filter_map(|gpu| Some(of(gpu.pci?, Some(&gpu.reason)))).flatten();
-    let mut all: Vec<DeviceHealth> = here.chain(broken).collect();
+    let mut all: Vec<DeviceHealth> = here.chain(broken).chain(passed).collect();
     let told: BTreeSet<String> = all.iter().map(|health| health.device.clone()).collect();
     let gone = holdings.iter().filter(|holding| !told.contains(holding.device.as_str()));
     let gone: BTreeMap<&DeviceName, &str> = gone
@@ -45,4 +47,13 @@ pub fn health(
         .collect();
     all.extend(gone.into_iter().map(|(device, why)| health(device.clone(), Some(why))));
     all
+}
+
+/// Why a virtual machine can't use what it has.
+fn trouble_of(vfio: &Vfio) -> Option<&str> {
+    match &vfio.binding {
+        Binding::Bound => None,
+        Binding::Switchable => Some("no vfio driver of the kernel has the GPU any more"),
+        Binding::Unusable(reason) => Some(reason),
+    }
 }

@@ -4,6 +4,7 @@
 //! Gpu + Policy ─> Whole ───┐ draw on one counter set (KEP-4815), so a scheduler takes either
 //!              ├> Shared ──┘ (several allocations with a part of the capacity each, KEP-5075)
 //!              └> Admin: for claims with admin access (KEP-5018), draws on nothing
+//! Vfio + Policy ─> Vfio: the GPUs of an IOMMU group for a virtual machine
 //! ```
 //! What excludes what is in the slice, and not in code. Where an API server doesn't store that ([`Layout::Fixed`]), the
 //! policy says whether a GPU is whole or a fixed number of shares.
@@ -15,7 +16,7 @@ pub(crate) mod taints;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aliquot_model::{DeviceName, Gpu, GpuUuid, Inventory, Memory, Part};
+use aliquot_model::{Binding, DeviceName, Gpu, GpuUuid, Inventory, Memory, Part, Vfio};
 use aliquot_params::policy::{self, Form, GpuFault, Order, Policy, Shares};
 pub(crate) use devices::slot_memory;
 use dra_plugin::{
@@ -117,6 +118,8 @@ pub fn offered(inventory: &Inventory, policy: &Policy, holdings: &[Holding], lay
             others.extend(numbers.map(|number| devices::slot(gpu, number, shares)));
         }
     }
+    let passed = inventory.vfio().iter().filter(|vfio| is_passed(vfio, policy, holdings));
+    others.extend(passed.map(devices::vfio));
     // Schedulers take the first that fits: shares from one end and whole GPUs from the other, so that they meet last.
     shared.sort_by(|(used, a), (more, b)| (used, &a.name).cmp(&(more, &b.name)));
     others.sort_by(by_kind_and_place);
@@ -142,8 +145,8 @@ impl Wanted {
         match part {
             Part::Whole => self.whole,
             Part::Shared => self.shared.is_some(),
-            // Claims for administration hold nothing.
-            Part::Admin => true,
+            // Claims for administration hold nothing, and what a virtual machine has is none of NVIDIA's driver's.
+            Part::Admin | Part::Vfio => true,
             // Larger ones beside those that are offered would be more than the GPU has.
             Part::Slot(number) => {
                 self.slots.is_some_and(|shares| u32::from(number) < shares.count && memory == slot_memory(&shares))
@@ -162,6 +165,13 @@ fn wanted(offer: &policy::Offer, layout: Layout) -> Wanted {
         (Layout::Fixed, false, slots) => Wanted { slots, ..Wanted::default() },
         (Layout::Fixed, true, _) => Wanted { whole: true, ..Wanted::default() },
     }
+}
+
+/// Whether virtual machines may have it as it is; what one holds is there as long as it is held.
+fn is_passed(vfio: &Vfio, policy: &Policy, holdings: &[Holding]) -> bool {
+    let is_held = || holdings.iter().any(|holding| holding.device == vfio.name());
+    let is_meant = || vfio.gpus().all(|gpu| policy.passes(gpu));
+    vfio.binding == Binding::Bound && (is_meant() || is_held())
 }
 
 /// The parts of a GPU that claims hold.

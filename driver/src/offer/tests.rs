@@ -211,6 +211,64 @@ fn every_device_of_an_ill_gpu_says_why_and_those_of_others_are_well() {
     }
 }
 
+fn with_vfio(bindings: &[Binding]) -> Inventory {
+    let vfio = |(bus, binding): (u8, &Binding)| Vfio { binding: binding.clone(), ..testing::vfio(bus) };
+    inventory(1).with_vfio((0x41..).zip(bindings).map(vfio).collect())
+}
+
+#[test]
+fn what_a_vfio_driver_has_is_offered_by_itself_and_what_can_not_be_had_is_not() {
+    let bindings = [Binding::Bound, Binding::Switchable, Binding::Unusable("x".into())];
+    let offered = offered(&with_vfio(&bindings), &Policy::default(), &[], Layout::Fixed);
+    assert_eq!(device_names(&offered), ["gpu-0000-41-00-vfio", "gpu-0000-00-00"]);
+    assert!(!offered.needs_counters());
+}
+
+#[test]
+fn a_rule_that_says_how_offers_it_for_virtual_machines_only_if_it_says_so() {
+    let is_offered = |rules: &str, held: &[Holding]| {
+        let offered = offered(&with_vfio(&[Binding::Bound]), &policy(rules), held, Layout::Counters);
+        device_names(&offered).iter().any(|name| name.ends_with("-vfio"))
+    };
+    for rules in [
+        "- offer: [vfio]\n",
+        "- shares: {count: 4}\n",
+        "- match: {uuid: GPU-1}\n  offer: []\n",
+        "- match: {pciAddress: '0000:42:00.0'}\n  offer: []\n",
+        "- match: {productName: 'GH100*'}\n  offer: [whole, vfio]\n- offer: []\n",
+    ] {
+        assert!(is_offered(rules, &[]), "{rules}");
+    }
+    for rules in ["- offer: [whole, shares]\n", "- offer: []\n", "- match: {pciAddress: '0000:41:00.0'}\n  offer: []\n"]
+    {
+        assert!(!is_offered(rules, &[]), "{rules}");
+        let place = "0000:41:00.0".parse().unwrap();
+        let device = DeviceName::of(place, Part::Vfio);
+        let held = Holding { gpu: GpuUuid::of_place(place), device, shares: 0, memory: Memory::from_bytes(0) };
+        assert!(is_offered(rules, &[held]), "{rules}: a claim holds it");
+    }
+}
+
+#[test]
+fn a_virtual_machines_gpu_is_ill_once_it_can_not_be_had_any_more() {
+    let place = "0000:41:00.0".parse().unwrap();
+    let device = DeviceName::of(place, Part::Vfio);
+    let held = [Holding { gpu: GpuUuid::of_place(place), device, shares: 0, memory: Memory::from_bytes(0) }];
+    let told = |binding: Binding| {
+        let inventory = with_vfio(&[binding]);
+        let offered = offered(&inventory, &Policy::default(), &held, Layout::Counters);
+        let health = health_of(&inventory, &offered, &held, &[]);
+        let health = health.into_iter().find(|health| health.device == "gpu-0000-41-00-vfio").unwrap();
+        (health.status, health.message)
+    };
+    assert_eq!(told(Binding::Bound), (HealthStatus::Healthy, String::new()));
+    assert_eq!(
+        told(Binding::Unusable("there is no node".into())),
+        (HealthStatus::Unhealthy, "there is no node".into())
+    );
+    assert_eq!(told(Binding::Switchable).0, HealthStatus::Unhealthy);
+}
+
 #[test]
 fn what_is_held_of_a_gpu_that_has_gone_is_unhealthy() {
     let held = [holding(0, Part::Shared, 1), holding(0, Part::Shared, 1), holding(1, Part::Whole, 1)];

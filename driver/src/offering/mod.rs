@@ -89,9 +89,7 @@ impl State {
             pauses: fresh(),
         }
     }
-}
 
-impl State {
     fn with_evicted(&mut self, inventory: &Inventory, marks: &Marks, holdings: &[Holding]) -> Inventory {
         let all = evicted::with_evicted(inventory, &self.seen, marks, holdings);
         let is_here = |gpu: &Gpu| inventory.gpus().iter().any(|here| here.uuid == gpu.uuid);

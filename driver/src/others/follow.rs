@@ -13,6 +13,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
+use watch_patience::Patience;
 
 use super::{
     Known,
@@ -107,7 +108,7 @@ type Slices = Pin<Box<dyn Stream<Item = watcher::Result<watcher::Event<ResourceS
 
 fn slices(client: Client, node: &str) -> Slices {
     let config = watcher::Config::default().fields(&format!("spec.nodeName={node}"));
-    watcher(Api::<ResourceSlice>::all(client), config).default_backoff().boxed()
+    watcher(Api::<ResourceSlice>::all(client), config).backoff(Patience::default()).boxed()
 }
 
 struct Following {

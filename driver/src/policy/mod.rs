@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use aliquot_model::Inventory;
+use aliquot_model::{Gpu, Inventory};
 use aliquot_params::policy::{GpuFault, GpuWarning, LARGEST, Policy};
 use owned_dir::{Access, Dir};
 use tokio::sync::watch;
@@ -153,7 +153,22 @@ pub(crate) fn fits(policy: &Policy, inventory: &Inventory) -> Result<(), Refusal
 /// What the policy says of the GPUs that are here and can't be meant.
 pub(crate) fn doubts(policy: &Policy, inventory: &Inventory) -> Vec<String> {
     let warnings = inventory.gpus().iter().filter_map(|gpu| policy.warning_for(gpu));
-    told(warnings, |one: &GpuWarning, other| one.rule == other.rule && one.reason == other.reason)
+    let mut doubts = told(warnings, |one: &GpuWarning, other| one.rule == other.rule && one.reason == other.reason);
+    doubts.extend(inventory.gpus().iter().filter_map(|gpu| unbound(policy, gpu)));
+    doubts
+}
+
+/// Nothing is offered of a GPU that is for virtual machines only, as long as NVIDIA's driver has it.
+fn unbound(policy: &Policy, gpu: &Gpu) -> Option<String> {
+    let offer = policy.for_gpu(gpu).ok()?;
+    let (rule, is_waiting) = (offer.rule?, offer.vfio && !offer.whole && offer.shares.is_none());
+    is_waiting.then(|| {
+        format!(
+            "rules[{rule}] offers GPU {} at {} ({}) to virtual machines only, but NVIDIA's driver has it: nothing is \
+             offered of it until it is bound to vfio-pci",
+            gpu.uuid, gpu.pci, gpu.product_name
+        )
+    })
 }
 
 /// What is the same for several GPUs is told once: a node's GPUs are mostly of one kind.
@@ -221,7 +236,7 @@ fn kept(run: &Path) -> Option<Policy> {
 mod tests {
     use std::{fs, os::unix::fs::symlink};
 
-    use aliquot_model::{ComputeCapability, Gpu, Memory, testing};
+    use aliquot_model::{ComputeCapability, Memory, testing};
 
     use super::*;
     use crate::discovery::Found;
@@ -281,6 +296,22 @@ mod tests {
             compute_capability: ComputeCapability { major: 8, minor: 9 },
             memory: Memory::from_bytes(gibibytes << 30),
             ..testing::gpu(bus)
+        }
+    }
+
+    #[test]
+    fn a_gpu_for_virtual_machines_only_that_none_can_have_is_a_doubt() {
+        let doubts = |rules: &str| {
+            let text = format!("apiVersion: gpu.aliquot.dev/v1alpha1\nkind: Policy\nrules: {rules}\n");
+            doubts(&Policy::parse(text.as_bytes()).unwrap(), &Inventory::new(vec![gpu(1, 48)], vec![]))
+        };
+        let told = doubts("[{offer: [vfio]}]");
+        assert!(
+            told.len() == 1 && told[0].contains("GPU-1 at 0000:01:00.0") && told[0].contains("vfio-pci"),
+            "{told:?}"
+        );
+        for rules in ["[{offer: []}]", "[{offer: [whole, vfio]}]", "[]"] {
+            assert!(doubts(rules).is_empty(), "{rules}");
         }
     }
 

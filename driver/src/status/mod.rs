@@ -17,6 +17,7 @@ use crate::{
 };
 use node::Eyes;
 use paint::Paint;
+use report::Sources;
 
 /// How long the running driver may take.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -64,6 +65,7 @@ async fn show(args: &StatusArgs) -> Result<(), Error> {
     let (socket, mut said) = (roots.run.join(SOCKET), None);
     loop {
         let seen = records(&roots, &boot_id, &kind)?;
+        let owed = claim::look_at_owed(&roots.run.join(claim::OWED), &boot_id)?;
         let (node, told) = tokio::join!(eyes.look(), told(&socket));
         if let Err(reason) = &told
             && said.as_ref() != Some(reason)
@@ -73,7 +75,8 @@ async fn show(args: &StatusArgs) -> Result<(), Error> {
         }
         #[allow(clippy::disallowed_methods, reason = "it tells how old records are, and nothing is decided by it")]
         let now = std::time::SystemTime::now();
-        let report = report::report(&args.driver_name, &seen, &node, told.as_ref().ok(), now);
+        let sources = Sources { seen: &seen, owed: &owed, node: &node, told: told.as_ref().ok() };
+        let report = report::report(&args.driver_name, &sources, now);
         let text = match args.output {
             StatusForm::Table => table::table(&report, paint),
             StatusForm::Json if args.watch => serde_json::to_string(&report)? + "\n",
@@ -92,7 +95,8 @@ async fn show(args: &StatusArgs) -> Result<(), Error> {
 fn records(roots: &Roots, boot_id: &str, kind: &cdi_spec::Kind) -> Result<Vec<Seen>, Error> {
     // Opening it would make it.
     let store = roots.cdi.is_dir().then(|| cdi_spec::Store::open(&roots.cdi).ok()).flatten();
-    Ok(claim::look(&LookAt { records: &roots.run.join("claims"), boot_id, store: store.as_ref(), kind })?)
+    let records = &roots.run.join(claim::RECORDS);
+    Ok(claim::look(&LookAt { records, boot_id, store: store.as_ref(), kind })?)
 }
 
 /// What the running driver says, or why it doesn't.

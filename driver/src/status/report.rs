@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::node::{GpuSeen, NodeSeen, Process};
 use crate::{
-    claim::{Seen, SeenState},
+    claim::{Owed, Seen, SeenState},
     sweep::report::{Told, ToldVerdict},
 };
 
@@ -28,6 +28,17 @@ pub(super) struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) gpus_trouble: Option<String>,
     pub(super) claims: Vec<Claim>,
+    /// GPUs that have the time slice of a claim that is gone.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) time_slices_owed: Vec<TimeSliceOwed>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct TimeSliceOwed {
+    pub(super) gpu: GpuUuid,
+    /// Why it could not be given back when that was last tried.
+    pub(super) reason: String,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -137,8 +148,20 @@ impl Gpu {
     }
 }
 
+/// What a report is made of.
+#[derive(Clone, Copy)]
+pub(super) struct Sources<'a> {
+    /// The records of claims.
+    pub(super) seen: &'a [Seen],
+    pub(super) owed: &'a [Owed],
+    pub(super) node: &'a NodeSeen,
+    /// By the running driver.
+    pub(super) told: Option<&'a Told>,
+}
+
 /// Of what the records, the node and the running driver show.
-pub(super) fn report(driver: &str, seen: &[Seen], node: &NodeSeen, told: Option<&Told>, now: SystemTime) -> Report {
+pub(super) fn report(driver: &str, sources: &Sources<'_>, now: SystemTime) -> Report {
+    let Sources { seen, owed, node, told } = *sources;
     let verdict = |uid: &str| told.and_then(|told| told.verdicts.get(uid)).cloned();
     let mut claims: Vec<Claim> = seen.iter().map(|seen| claim(seen, verdict(seen.uid.as_str()), now)).collect();
     let gpus = node.gpus.iter().map(|seen| measured(seen, &mut claims)).collect();
@@ -169,6 +192,10 @@ pub(super) fn report(driver: &str, seen: &[Seen], node: &NodeSeen, told: Option<
         gpus,
         gpus_trouble: node.trouble.clone(),
         claims,
+        time_slices_owed: owed
+            .iter()
+            .map(|owed| TimeSliceOwed { gpu: owed.gpu.clone(), reason: owed.reason.clone() })
+            .collect(),
     }
 }
 

@@ -54,8 +54,16 @@ fn on(bus: u8, processes: &[(Option<&str>, u64, u32)]) -> NodeSeen {
 fn each_claim_is_told_what_its_pods_use_and_the_rest_is_of_others() {
     let node =
         on(1, &[(Some("a"), 3, 20), (Some("a"), 1, 10), (Some("b"), 5, 0), (Some("stranger"), 2, 1), (None, 4, 1)]);
-    let report =
-        report("x", &[seen("u1", 1, "a"), seen("u2", 1, "b"), seen("u3", 2, "c")], &node, None, SystemTime::UNIX_EPOCH);
+    let report = report(
+        "x",
+        &Sources {
+            seen: &[seen("u1", 1, "a"), seen("u2", 1, "b"), seen("u3", 2, "c")],
+            owed: &[],
+            node: &node,
+            told: None,
+        },
+        SystemTime::UNIX_EPOCH,
+    );
     let told = |n: usize| {
         let device = &report.claims[n].devices[0];
         (device.memory_used_bytes.map(|bytes| bytes >> 30), device.sm_percent, device.is_together)
@@ -68,7 +76,11 @@ fn each_claim_is_told_what_its_pods_use_and_the_rest_is_of_others() {
 #[test]
 fn claims_of_one_pod_on_one_gpu_can_not_be_told_apart() {
     let node = on(1, &[(Some("a"), 3, 20)]);
-    let report = report("x", &[seen("u1", 1, "a"), seen("u2", 1, "a")], &node, None, SystemTime::UNIX_EPOCH);
+    let report = report(
+        "x",
+        &Sources { seen: &[seen("u1", 1, "a"), seen("u2", 1, "a")], owed: &[], node: &node, told: None },
+        SystemTime::UNIX_EPOCH,
+    );
     for claim in &report.claims {
         assert!(claim.devices[0].is_together && claim.devices[0].memory_used_bytes == Some(3 << 30));
     }
@@ -78,7 +90,12 @@ fn claims_of_one_pod_on_one_gpu_can_not_be_told_apart() {
 fn without_a_driver_nothing_is_claimed_about_the_sweep_nor_without_nvml_about_use() {
     let later = SystemTime::UNIX_EPOCH + Duration::from_mins(3);
     let node = NodeSeen { gpus: vec![], trouble: Some("no library".into()) };
-    let json = serde_json::to_value(report("x", &[seen("u1", 1, "a")], &node, None, later)).unwrap();
+    let json = serde_json::to_value(report(
+        "x",
+        &Sources { seen: &[seen("u1", 1, "a")], owed: &[], node: &node, told: None },
+        later,
+    ))
+    .unwrap();
     assert!(json.get("sweep").is_none() && json["claims"][0].get("sweep").is_none(), "{json}");
     assert!(json["claims"][0]["devices"][0].get("memoryUsedBytes").is_none(), "{json}");
     assert_eq!(

@@ -5,7 +5,7 @@ use aliquot_model::Memory;
 
 use super::{
     paint::{Paint, Style},
-    report::{Claim, Device, Gpu, Report},
+    report::{Claim, Device, Gpu, Report, TimeSliceOwed},
 };
 use crate::sweep::report::ToldVerdict;
 
@@ -176,6 +176,9 @@ fn notes(report: &Report) -> Vec<Line> {
         if let (Some(trouble), Some(file)) = (&claim.trouble, &claim.file) {
             note(format!("{file} can't be used: {trouble}"), Style::Bad);
         }
+    }
+    for TimeSliceOwed { gpu, reason } in &report.time_slices_owed {
+        note(format!("GPU {gpu} keeps the time slice of a claim that is gone: {reason}"), Style::Bad);
     }
     if report.claims.iter().flat_map(|claim| &claim.devices).any(|device| device.is_together) {
         note("+ of all that the claim's pods hold of this GPU together".to_owned(), Style::Faint);

@@ -11,7 +11,7 @@ use crate::{
     claim::{Seen, SeenDevice, SeenState},
     status::{
         node::{GpuSeen, NodeSeen, Process},
-        report::report,
+        report::{Sources, report},
     },
     sweep::report::Told,
 };
@@ -76,7 +76,8 @@ fn told(verdicts: &[(&str, &str, Option<&str>)]) -> Told {
 
 fn shown(seen: &[Seen], node: &NodeSeen, told: Option<&Told>) -> String {
     let now = SystemTime::UNIX_EPOCH + Duration::from_mins(3);
-    table(&report("gpu.example.com", seen, node, told, now), Paint(false)).replace(env!("CARGO_PKG_VERSION"), "VERSION")
+    table(&report("gpu.example.com", &Sources { seen, owed: &[], node, told }, now), Paint(false))
+        .replace(env!("CARGO_PKG_VERSION"), "VERSION")
 }
 
 #[test]

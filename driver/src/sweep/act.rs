@@ -131,7 +131,9 @@ impl Hands {
     /// The UIDs of pods with processes on the GPUs of these; none where that can't be known.
     async fn busy(&self, items: &[(Item, Reason)]) -> BTreeSet<(GpuUuid, String)> {
         let records = items.iter().filter_map(|(item, _)| item.record());
-        let gpus: BTreeSet<GpuUuid> = records.flat_map(|record| &record.devices).map(|held| held.gpu.clone()).collect();
+        // A virtual machine's GPU is none of NVML's: its pod is in the kubelet's list or nowhere.
+        let known = records.flat_map(|record| &record.devices).filter(|held| held.vfio.is_none());
+        let gpus: BTreeSet<GpuUuid> = known.map(|held| held.gpu.clone()).collect();
         if gpus.is_empty() || self.procfs.sight().is_err() {
             return BTreeSet::new();
         }

@@ -1,21 +1,42 @@
-//! What metrics and probes are made of: read from what the rest of the driver knows, at the time of a scrape.
+//! What metrics and probes are made of: read from what the rest of the driver knows, and from the GPUs, at the time of a scrape.
+mod calls;
 mod collect;
+mod gpus;
+mod holders;
+mod series;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use aliquot_daemon::pages::{self, Pages};
-use prometheus_client::registry::Registry;
+use aliquot_nvml::Questions;
+use dra_plugin::slices::Handle;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, text::encode},
+    registry::Registry,
+};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use super::health::Readiness;
+pub(crate) use calls::Calls;
+
+use super::{
+    health::Readiness,
+    sampling::{Sampler, Samples},
+};
 use crate::{
-    args::Address, claim::Claims, discovery::View, facts::Tally, health::Health, others, policy::InForce,
-    sharing::guard::Usage, sweep::report::Report,
+    args::Address,
+    claim::Claims,
+    discovery::View,
+    facts::Tally,
+    health::Health,
+    others,
+    policy::InForce,
+    sharing::guard::{Procfs, Usage},
+    sweep::report::Report,
 };
 
 /// What is told.
-#[derive(Clone)]
 pub(crate) struct Sources {
     pub(crate) view: watch::Receiver<View>,
     pub(crate) policy: watch::Receiver<InForce>,
@@ -25,6 +46,24 @@ pub(crate) struct Sources {
     pub(crate) claims: Arc<Claims>,
     pub(crate) report: watch::Receiver<Report>,
     pub(crate) facts: watch::Receiver<Tally>,
+    pub(crate) calls: Arc<Calls>,
+    pub(crate) publishing: Handle,
+    pub(crate) questions: watch::Receiver<Option<Questions>>,
+    pub(crate) procfs: Procfs,
+}
+
+/// All that a scrape is made of.
+struct Metrics {
+    sources: Arc<Sources>,
+    sampler: Sampler,
+    readiness: Readiness,
+}
+
+/// One scrape: everything is read anew, and nothing is counted twice.
+struct Scrape {
+    sources: Arc<Sources>,
+    readiness: Readiness,
+    samples: Arc<Samples>,
 }
 
 /// The address can't be had.
@@ -47,8 +86,38 @@ pub(crate) async fn serve(
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
     tracing::info!(address = %bound, "serving metrics");
-    let mut registry = Registry::default();
-    registry.register_collector(Box::new(collect::Collector(sources)));
-    let pages = Pages { registry, missing: move || readiness.missing() };
+    let sampler = Sampler::new(sources.view.clone(), sources.questions.clone());
+    let metrics = Metrics { sources: Arc::new(sources), sampler, readiness: readiness.clone() };
+    let pages = Pages { metrics, missing: move || readiness.missing() };
     Ok(tokio::spawn(pages::serve(listener, pages, stop)))
+}
+
+impl pages::Source for Metrics {
+    async fn scrape(&self, patience: Duration) -> Result<String, fmt::Error> {
+        let samples = self.sampler.sample(patience).await;
+        let scrape = Scrape { sources: Arc::clone(&self.sources), readiness: self.readiness.clone(), samples };
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(scrape));
+        let mut text = String::new();
+        encode(&mut text, &registry)?;
+        Ok(text)
+    }
+}
+
+impl fmt::Debug for Scrape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Scrape")
+    }
+}
+
+impl Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let Self { sources, readiness, samples } = self;
+        let encoder = &mut encoder;
+        collect::encode(encoder, sources)?;
+        sources.calls.encode(encoder)?;
+        holders::encode_publishing(encoder, &sources.publishing, &readiness.registration)?;
+        holders::encode_claims(encoder, &sources.claims.records(), samples, &sources.procfs)?;
+        gpus::encode(encoder, samples)
+    }
 }

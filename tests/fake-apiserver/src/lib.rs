@@ -6,13 +6,14 @@
 //! ```
 //! It does what clients of this project rely on, as the real one does it: resource versions and conflicts, the status
 //! subresource, server-side apply, selectors, paging, watches with bookmarks and expiry, tables for kubectl, fields that
-//! are dropped when a feature is off. It knows no schemas or admission, and no `OpenAPI`: `kubectl apply` needs
+//! are dropped when a feature is off. It knows no schemas, no admission but of slices where a test says so, and no `OpenAPI`: `kubectl apply` needs
 //! `--validate=false`. It refuses only those whose token was given rules; permissions that a test denies otherwise are only
 //! told to those who review theirs.
 mod apply;
 mod device_status;
 mod discovery;
 mod faults;
+mod held;
 mod kinds;
 mod permissions;
 mod reviews;

@@ -3,14 +3,22 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-/// Who every client is.
+/// Who has no token.
 const USER: &str = "anybody";
+/// Who has one: the service account that the token is named for.
+const ACCOUNTS: &str = "system:serviceaccount:aliquot:";
 
 /// The answer to a review that is posted; `denied` are verbs and resources, these with their subresource.
-pub(crate) fn answer(path: &[&str], review: &Value, denied: &BTreeSet<(String, String)>) -> Option<Value> {
+pub(crate) fn answer(
+    path: &[&str],
+    review: &Value,
+    token: Option<&str>,
+    denied: &BTreeSet<(String, String)>,
+) -> Option<Value> {
     let status = match path {
         ["apis", "authentication.k8s.io", "v1", "selfsubjectreviews"] => {
-            json!({"userInfo": {"username": USER, "groups": ["system:authenticated"]}})
+            let user = token.map_or_else(|| USER.to_owned(), |account| format!("{ACCOUNTS}{account}"));
+            json!({"userInfo": {"username": user, "groups": ["system:authenticated"]}})
         }
         ["apis", "authorization.k8s.io", "v1", "selfsubjectaccessreviews"] => {
             let field = |name: &str| review["spec"]["resourceAttributes"][name].as_str().unwrap_or_default();

@@ -98,7 +98,7 @@ async fn handle(
         let _ = shared.enter("other", "");
         if method == Method::POST
             && let Ok(review) = document(&body)
-            && let Some(answer) = reviews::answer(&path, &review, &shared.denied())
+            && let Some(answer) = reviews::answer(&path, &review, token(&headers), &shared.denied())
         {
             return (StatusCode::CREATED, Json(answer)).into_response();
         }
@@ -253,6 +253,12 @@ fn change(
     body: &Bytes,
 ) -> Result<Response, Failure> {
     let Target { kind, namespace, name, part } = target;
+    if kind.resource == "resourceslices"
+        && ["POST", "PUT"].contains(&method.as_str())
+        && let Some(held) = shared.held(token(headers))
+    {
+        held.judge(&document(body)?)?;
+    }
     let mut store = shared.store();
     if options.dry_run.is_some() {
         // Nothing is kept; what a server would answer to a write is what it was sent, less what it doesn't store.

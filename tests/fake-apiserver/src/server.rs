@@ -12,6 +12,7 @@ use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use crate::{
     discovery::Version,
     faults::{Fault, Trouble},
+    held::Held,
     permissions::{Asked, Permissions, Rule},
     routes,
     store::Store,
@@ -52,6 +53,7 @@ impl Builder {
             faults: Mutex::default(),
             denied: Mutex::default(),
             permissions: Mutex::default(),
+            held: Mutex::default(),
             counts: Mutex::default(),
             watches: watch::Sender::new(0),
             version: self.version,
@@ -71,6 +73,7 @@ pub(crate) struct Shared {
     faults: Mutex<Vec<Fault>>,
     denied: Mutex<BTreeSet<(String, String)>>,
     permissions: Mutex<Permissions>,
+    held: Mutex<BTreeMap<String, Held>>,
     counts: Mutex<BTreeMap<(String, String), usize>>,
     /// A change ends all watches that are open.
     pub(crate) watches: watch::Sender<u64>,
@@ -88,6 +91,11 @@ impl Shared {
 
     pub(crate) fn permissions(&self) -> MutexGuard<'_, Permissions> {
         self.permissions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What holds whoever has this token to one node.
+    pub(crate) fn held(&self, token: Option<&str>) -> Option<Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).get(token?).cloned()
     }
 
     /// Counts a request, and takes the trouble that is meant for it.
@@ -148,6 +156,13 @@ impl Server {
     /// From now on whoever has this token may do what these rules say, and nothing else.
     pub fn permit(&self, token: &str, rules: Vec<Rule>) {
         self.shared.permissions().set(token, rules);
+    }
+
+    /// From now on whoever has this token may write ResourceSlices of one node and its pool only, as an admission policy
+    /// says it.
+    pub fn hold(&self, token: &str, node: &str, pool: &str) {
+        let held = Held { node: node.to_owned(), pool: pool.to_owned() };
+        self.shared.held.lock().unwrap_or_else(PoisonError::into_inner).insert(token.to_owned(), held);
     }
 
     /// All that was asked for with a token that has rules, allowed or not.

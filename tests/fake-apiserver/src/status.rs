@@ -83,6 +83,11 @@ impl Failure {
         )
     }
 
+    /// By an admission policy.
+    pub(crate) fn denied(message: String) -> Self {
+        Self::new(403, "Forbidden", message)
+    }
+
     /// As the plugin `NamespaceLifecycle` says it, by a cause that clients can tell from other refusals.
     pub(crate) fn terminating(group: &str, resource: &str, name: &str, namespace: &str) -> Self {
         let why = format!("unable to create new content in namespace {namespace} because it is being terminated");

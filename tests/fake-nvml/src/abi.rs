@@ -7,6 +7,7 @@ mod events;
 mod limits;
 mod processes;
 mod readings;
+mod samples;
 
 use std::{
     ffi::{CStr, c_char, c_int, c_uint, c_ulonglong},
@@ -87,6 +88,7 @@ fn view_of(device: nvmlDevice_t, function: &str) -> Result<(View, &'static GpuPr
     if view.is_removed(gpu) {
         return Err(LOST);
     }
+    view.hang(gpu, function);
     match view.error(gpu, function) {
         Some(error) => Err(error),
         None => Ok((view, gpu)),

@@ -23,6 +23,8 @@ pub struct Control {
     pub events: Vec<Happening>,
     /// By UUID: what a GPU needs before it is used (`nvmlDeviceGpuRecoveryAction_t`), and 0 for nothing.
     pub recovery: BTreeMap<String, u32>,
+    /// By UUID, then by function: how long a call about that GPU takes, in milliseconds.
+    pub hangs: BTreeMap<String, BTreeMap<String, u64>>,
     /// By UUID: what a GPU measures.
     pub readings: BTreeMap<String, Readings>,
 }

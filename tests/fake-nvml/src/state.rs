@@ -1,5 +1,6 @@
 //! Which GPUs this process sees at the moment of a call.
 use std::{
+    borrow::Cow,
     ffi::{CStr, OsString},
     fs::OpenOptions,
     os::unix::fs::FileTypeExt,
@@ -94,8 +95,15 @@ impl View {
     }
 
     /// What it measures.
-    pub(crate) fn readings(&self, gpu: &GpuProfile) -> Readings {
-        self.control.readings.get(&gpu.uuid).cloned().unwrap_or_default()
+    pub(crate) fn readings(&self, gpu: &GpuProfile) -> Cow<'_, Readings> {
+        self.control.readings.get(&gpu.uuid).map_or_else(|| Cow::Owned(Readings::default()), Cow::Borrowed)
+    }
+
+    /// Takes the time that a call about this GPU is to take.
+    pub(crate) fn hang(&self, gpu: &GpuProfile, function: &str) {
+        if let Some(milliseconds) = self.control.hangs.get(&gpu.uuid).and_then(|hangs| hangs.get(function)) {
+            std::thread::sleep(Duration::from_millis(*milliseconds));
+        }
     }
 
     /// What has happened so far.

@@ -26,6 +26,9 @@ const USED: u64 = 4 << 30;
 /// How long the guard is watched; its ticks are 2 s apart.
 const WATCHED: Duration = Duration::from_secs(20);
 
+const SCRAPES: usize = 20;
+const APART: Duration = Duration::from_millis(300);
+
 /// All figures of this part. The driver runs with its defaults.
 pub(super) async fn run(testbed: &Testbed, driver: &mut Driver, report: &mut Report) -> Result<()> {
     share_over_whole(testbed, driver, report).await?;
@@ -79,9 +82,24 @@ async fn guard(testbed: &Testbed, driver: &mut Driver, report: &mut Report) -> R
     testbed.node.control(&Control { processes: users.processes.clone(), ..Control::default() })?;
     attributed(testbed, claims.len()).await?;
     let with = busy(driver).await?;
+    scrape(testbed, report).await?;
     testbed.node.control(&Control::default())?;
     driver.unprepare(&claims).await?;
     report.add("guard_8x10_of_one_core", "%", (with - before).max(0.0) * 100.0, None, Some(1.0));
+    Ok(())
+}
+
+/// From a client's connect to the last byte of `/metrics`, with every GPU sampled for each.
+async fn scrape(testbed: &Testbed, report: &mut Report) -> Result<()> {
+    let mut took = Vec::with_capacity(SCRAPES);
+    for _ in 0..SCRAPES {
+        // Scrapes that are closer together share a sample.
+        tokio::time::sleep(APART).await;
+        let begun = Instant::now();
+        testbed.metrics().await?;
+        took.push(measure::milliseconds(begun.elapsed()));
+    }
+    report.add("scrape_8x10_p50", "ms", measure::percentile(&measure::sorted(took), 50), None, Some(5.0));
     Ok(())
 }
 

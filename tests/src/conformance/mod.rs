@@ -7,12 +7,11 @@ mod command;
 mod judge;
 mod offer;
 mod pods;
-mod report;
 mod steps;
 
+pub use crate::steps::{Report, Step};
 pub use cluster::{Cluster, Error};
 pub use offer::{Missing, Offer};
-pub use report::{Report, Step};
 pub use steps::run;
 
 /// What pods written for device plugins ask for.

@@ -47,15 +47,6 @@ pub async fn run(
     Ok(report)
 }
 
-/// A step, in which an error is a failure.
-async fn taken(title: &str, body: impl AsyncFnOnce(&mut Step) -> Result<(), Error>) -> Step {
-    let mut step = Step::new(title);
-    if let Err(error) = body(&mut step).await {
-        step.fail(aliquot_daemon::report(&error));
-    }
-    step
-}
-
 struct Suite<'a> {
     cluster: &'a Cluster,
     offer: &'a Offer,
@@ -69,13 +60,13 @@ impl Suite<'_> {
         step.tell(format_args!("image {}", self.image));
         done(step);
         let title = "Test 1, step 2 [Accessible]: a pod that asks for a GPU has it";
-        done(taken(title, async |step| self.accessible(step).await).await);
+        done(Step::taken(title, async |step| self.accessible(step).await).await);
         let title = "Test 1, step 3 [Isolation]: each of two pods on a node has only its own";
-        done(taken(title, async |step| self.isolated(step).await).await);
+        done(Step::taken(title, async |step| self.isolated(step).await).await);
         let title = "Test 2, step 1: a pod that asks for no GPU finds none";
-        done(taken(title, async |step| self.unauthorized(step).await).await);
+        done(Step::taken(title, async |step| self.unauthorized(step).await).await);
         let title = "Test 2, step 2: nor has it a device file, or makes one";
-        done(taken(title, async |step| self.no_device_files(step).await).await);
+        done(Step::taken(title, async |step| self.no_device_files(step).await).await);
     }
 
     async fn accessible(&self, step: &mut Step) -> Result<(), Error> {

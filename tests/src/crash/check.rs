@@ -109,6 +109,7 @@ pub(super) fn nothing_left(stage: &Stage, but: &[&Claim]) -> Verdict {
         path.extension().is_some_and(|extension| extension == "tmp") || name(path) == "limits.new"
     };
     left.extend(files(&stage.plugin())?.into_iter().filter(unfinished));
+    left.extend(files(&stage.debts())?);
     if !left.is_empty() {
         return leaked(format!("{left:?}"));
     }

@@ -2,6 +2,7 @@
 use fake_apiserver::{Fault, Trouble};
 use fake_nvml::Control;
 use kubelet_api::dra::v1::Claim;
+use tokio::time::Instant;
 
 use super::{
     beside::{back, stopped, surge},
@@ -9,10 +10,10 @@ use super::{
     container,
     lives::{Between, Lives, again, drive, is_slow},
     scene::{Scene, set_scene},
-    stage::{Answer, Call, Stage},
+    stage::{Answer, Call, LOOK, Stage},
     ways::Way,
 };
-use crate::testbed::DRIVER;
+use crate::testbed::{DRIVER, PATIENCE, files};
 
 /// Goes this way once, with a scene of its own; whether the point was reached.
 pub(super) async fn go(stage: &mut Stage, scene: Scene, way: Way, orders: &[String]) -> Verdict<bool> {
@@ -22,6 +23,7 @@ pub(super) async fn go(stage: &mut Stage, scene: Scene, way: Way, orders: &[Stri
         Way::RebootKept => Between::Reboot { kept: true },
         _ => Between::Nothing,
     };
+    let is_owing = orders.iter().any(|order| is_about_debts(order));
     let set = set_scene(stage, scene).await?;
     let kept = (!matches!(between, Between::Reboot { .. })).then_some(&set.bystander);
     let mut lives = Lives::new(orders, between);
@@ -33,7 +35,9 @@ pub(super) async fn go(stage: &mut Stage, scene: Scene, way: Way, orders: &[Stri
             twice(stage, &claim, &ids, &mut lives).await?;
             contain(stage, &claim, &mut lives).await?;
             litter(stage, scene, &claim)?;
+            refuse(stage, is_owing)?;
             drive(stage, Call::Unprepare, &claim, &mut lives).await?;
+            settle(stage, is_owing, orders, &mut lives).await?;
             lives.ended == orders.len()
         }
         Way::Abandon => {
@@ -71,7 +75,9 @@ pub(super) async fn rehearse(stage: &mut Stage, scene: Scene) -> Verdict {
         return lost("the memory of a container can't be limited");
     }
     litter(stage, scene, &set.claim)?;
+    refuse(stage, scene == Scene::Recovery)?;
     drive(stage, Call::Unprepare, &set.claim, &mut none).await?;
+    settle(stage, scene == Scene::Recovery, &[], &mut none).await?;
     set.bystander.check()?;
     let passed = std::fs::read(&stage.trace)?;
     drive(stage, Call::Unprepare, &set.bystander.claim, &mut none).await?;
@@ -127,6 +133,42 @@ fn litter(stage: &Stage, scene: Scene, claim: &Claim) -> Verdict {
     Ok(())
 }
 
+/// Only where a GPU can't be given its time slice back is that written down.
+fn is_about_debts(order: &str) -> bool {
+    order.starts_with("debt-")
+}
+
+/// The GPU's time slice can't be given back.
+fn refuse(stage: &Stage, is_owing: bool) -> Verdict {
+    if is_owing {
+        stage.testbed.node.refuse_time_slices(3)?;
+    }
+    Ok(())
+}
+
+/// It can again, and is, by the driver that couldn't or by the next one; these orders are obeyed by then.
+async fn settle(stage: &mut Stage, is_owing: bool, orders: &[String], lives: &mut Lives<'_>) -> Verdict {
+    if !is_owing {
+        return Ok(());
+    }
+    stage.testbed.node.allow_time_slices()?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if stage.driver.as_mut().is_some_and(|driver| driver.ended().is_ok_and(|status| status.is_some())) {
+            again(stage, lives).await?;
+        }
+        let obeyed = stage.obeyed()?;
+        let is_over = lives.ended == lives.orders.len() && orders.iter().all(|order| obeyed.contains(order));
+        if is_over && files(&stage.debts())?.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return lost(format!("a time slice is not given back:\n{}", stage.log()));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
 /// An error, once or for as long as it lasts: the claim waits, and nothing else happens. Whether the step failed.
 async fn fail(stage: &mut Stage, scene: Scene, claim: &Claim, orders: &[String]) -> Verdict<bool> {
     for order in orders {
@@ -139,6 +181,7 @@ async fn fail(stage: &mut Stage, scene: Scene, claim: &Claim, orders: &[String])
         for call in [Call::Prepare, Call::Unprepare] {
             if call == Call::Unprepare {
                 litter(stage, scene, claim)?;
+                refuse(stage, is_about_debts(order))?;
             }
             let mut answer = stage.call(call, claim).await?;
             // That is no answer to the order, which stands until it is obeyed.
@@ -169,6 +212,8 @@ async fn fail(stage: &mut Stage, scene: Scene, claim: &Claim, orders: &[String])
             }
         }
     }
+    let mut none = Lives::new(&[], Between::Nothing);
+    settle(stage, orders.iter().any(|order| is_about_debts(order)), orders, &mut none).await?;
     stage.order("")?;
     let obeyed = stage.obeyed()?;
     Ok(orders.iter().all(|order| obeyed.contains(order)))

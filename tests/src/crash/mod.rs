@@ -185,7 +185,7 @@ fn are_a_pair(passages: &[Passage], first: Passage, second: Passage) -> bool {
         && Scene::ALL.iter().rev().find(has_both) == Some(&first.scene)
         && is_counted(first)
         && is_counted(second)
-        && second.point != Point::LimitSet
+        && ![Point::LimitSet, Point::DebtNoted, Point::DebtSettled].contains(&second.point)
 }
 
 /// Whether a way makes sense where the point is.
@@ -195,7 +195,7 @@ fn is_apt(way: Way, Passage { scene, point, .. }: Passage) -> bool {
         Way::Kill => true,
         Way::Full | Way::Broken | Way::ReadOnly => point.kind() == Kind::File,
         Way::Abandon => scene == Scene::Claim && in_prepare,
-        _ if point == Point::LimitSet => false,
+        _ if [Point::LimitSet, Point::DebtNoted, Point::DebtSettled].contains(&point) => false,
         Way::Pair | Way::Reboot | Way::RebootKept | Way::NoApi | Way::NvmlHangs => true,
         // Instances that start are the next scene's: here one serves already.
         Way::Surge | Way::Stopped => scene == Scene::Claim,

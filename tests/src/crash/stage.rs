@@ -20,7 +20,7 @@ use crate::{
 const SHARED: &str = "gpu-0000-1b-00-shared";
 const WHOLE: &str = "gpu-0000-43-00";
 /// Between two looks at whether something has come to be.
-const LOOK: Duration = Duration::from_millis(5);
+pub(super) const LOOK: Duration = Duration::from_millis(5);
 /// How long the driver tries before it answers with an error; everything that it waits for here is orders.
 const BUDGET: &str = "1s";
 /// No call of the driver tries any more after this.
@@ -277,6 +277,11 @@ impl Stage {
     /// The plugin's directory.
     pub(super) fn plugin(&self) -> PathBuf {
         self.testbed.node.path("kubelet/plugins").join(DRIVER)
+    }
+
+    /// The directory of time slices that couldn't be given back.
+    pub(super) fn debts(&self) -> PathBuf {
+        self.testbed.node.path("run").join(DRIVER).join("time-slices")
     }
 
     /// The directory of records.

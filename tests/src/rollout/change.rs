@@ -10,8 +10,10 @@ use kube::{
 };
 use serde_json::json;
 
-use super::stage::Error;
-use crate::cluster::{api, until};
+use crate::{
+    cluster::{api, until},
+    load::Error,
+};
 
 /// The driver's container.
 const CONTAINER: &str = "driver";

@@ -2,7 +2,8 @@
 use aliquot_daemon::report;
 use tokio::{sync::watch, time::Instant};
 
-use super::{objects::Kind, stage::Stage, tally::Made};
+use super::tally::Made;
+use crate::load::{Act, Kind, Stage};
 
 /// Until there is no change any more to make pods during; what became of each.
 pub(super) async fn churn(
@@ -17,7 +18,7 @@ pub(super) async fn churn(
         let Some(change) = *changes.borrow() else { return all };
         let name = format!("{}-{worker}-{}", kind.name(), all.len());
         let begun = Instant::now();
-        let started = stage.start(kind, &name, image).await;
+        let started = stage.start(&name, kind.pod(&name, image, Act::Stay)).await;
         let took = begun.elapsed();
         let ended = stage.end(&name).await;
         // What doesn't end is told too: the next one is another pod.

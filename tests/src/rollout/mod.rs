@@ -4,8 +4,6 @@
 //! must start, and the kubelet must not have one prepare to report that failed. Two pods stay all the time, untouched.
 mod change;
 mod churn;
-mod objects;
-mod stage;
 mod tally;
 
 use std::time::Duration;
@@ -14,13 +12,12 @@ use aliquot_daemon::report;
 use futures::future::join_all;
 use tokio::sync::watch;
 
+pub use crate::load::Error;
 pub use change::DaemonSetName;
-pub use stage::Error;
 pub use tally::{Report, Tally};
 
+use crate::load::{Kind, Stage};
 use change::{Change, Rollout};
-use objects::Kind;
-use stage::Stage;
 
 /// What is tried.
 #[derive(Debug, Clone)]
@@ -55,7 +52,7 @@ pub async fn run(
     told: impl Fn(&str),
 ) -> Result<Report, Error> {
     let rollout = Rollout::of(client.clone(), &plan.daemon_set, plan.patience).await?;
-    let stage = Stage::open(client, plan).await?;
+    let stage = Stage::open(client, &plan.namespace, plan.patience).await?;
     let result = tokio::select! {
         result = changes(plan, &stage, &rollout, &told) => result,
         () = stop => Err(Error::Stopped),

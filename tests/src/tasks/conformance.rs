@@ -34,13 +34,7 @@ impl Conformance {
     async fn steps(self) -> Result<(), Error> {
         let client = Client::try_default().await.map_err(|error| Error::Broke(error.into()))?;
         let cluster = Cluster::new(client, &self.namespace, Duration::from_secs(self.timeout));
-        let stop = async {
-            if tokio::signal::ctrl_c().await.is_err() {
-                // Without a handler the signal ends the process, as ever.
-                std::future::pending::<()>().await;
-            }
-        };
-        let steps = conformance::run(&cluster, &self.image, stop, |step| println!("{step}"));
+        let steps = conformance::run(&cluster, &self.image, super::interrupted(), |step| println!("{step}"));
         let report = Box::pin(steps).await;
         let report = report.map_err(|error| Error::Broke(error.into()))?;
         println!("{}", report.sum());

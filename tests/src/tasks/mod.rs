@@ -6,6 +6,7 @@ mod fuzz;
 mod image;
 mod isolation;
 mod node;
+mod outage;
 mod picture;
 mod playground;
 mod reference;
@@ -39,6 +40,8 @@ enum Task {
     CrashMatrix(crash_matrix::CrashMatrix),
     /// Updates the driver on the cluster of KUBECONFIG while pods come and go; counts what failed meanwhile.
     Rollout(rollout::Rollout),
+    /// Takes the API server or the kubelet of the cluster of KUBECONFIG away for a while, under pods that start and end.
+    Outage(outage::Outage),
     /// Shows the main job on simulated GPUs, in real containers where root allows.
     Playground(playground::Play),
     /// Writes the container image, with its bill of materials; needs Debian's packages, no daemon and no root.
@@ -105,6 +108,7 @@ pub fn run() -> ExitCode {
         Task::Conformance(conformance) => conformance.run(),
         Task::CrashMatrix(matrix) => matrix.run(),
         Task::Rollout(rollout) => rollout.run(),
+        Task::Outage(outage) => outage.run(),
         Task::Playground(play) => play.run(),
         Task::Image(image) => image.run(),
         Task::Fuzz(fuzz) => fuzz.run(),
@@ -146,6 +150,14 @@ fn build_with(more: &[&str]) -> Result<(), Error> {
     }
     arguments.extend(more);
     cargo(&arguments, &[])
+}
+
+/// Until someone breaks it off.
+async fn interrupted() {
+    if tokio::signal::ctrl_c().await.is_err() {
+        // Without a handler the signal ends the process, as ever.
+        std::future::pending::<()>().await;
+    }
 }
 
 fn cargo(arguments: &[&str], environment: &[(&str, OsString)]) -> Result<(), Error> {

@@ -53,13 +53,7 @@ impl Rollout {
             settle: Duration::from_secs(self.settle),
             patience: Duration::from_secs(self.timeout),
         };
-        let stop = async {
-            if tokio::signal::ctrl_c().await.is_err() {
-                // Without a handler the signal ends the process, as ever.
-                std::future::pending::<()>().await;
-            }
-        };
-        let report = Box::pin(rollout::run(client, &plan, stop, |change| println!("{change}…"))).await;
+        let report = Box::pin(rollout::run(client, &plan, super::interrupted(), |change| println!("{change}…"))).await;
         let report = report.map_err(|error| Error::Broke(error.into()))?;
         print!("{report}");
         if report.is_good() { Ok(()) } else { Err(Error::Broke("what is told above must not be".into())) }

@@ -9,7 +9,7 @@ mod tls;
 
 use std::{net::SocketAddr, time::Duration};
 
-use aliquot_admission::{Args, Site, Webhook};
+use aliquot_admission::{Args, Metrics, Site, Webhook};
 use aliquot_tests::testbed::{PATIENCE, Result, documents, rules};
 use clap::Parser;
 use fake_apiserver::Server;
@@ -47,7 +47,9 @@ impl Replica {
     async fn start(api: &Server, flags: &[&str]) -> Result<Self> {
         let flags = [&["webhook", "--webhook-address", "127.0.0.1:0"], flags].concat();
         let site = Site { driver_name: DRIVER.to_owned(), namespace: NAMESPACE.to_owned() };
-        let webhook = Webhook::bind(Cli::try_parse_from(flags)?.args, site).await?.ok_or("there is no webhook")?;
+        let webhook = Webhook::bind(Cli::try_parse_from(flags)?.args, site, Metrics::default())
+            .await?
+            .ok_or("there is no webhook")?;
         let (address, stop) = (webhook.address(), CancellationToken::new());
         let kubeconfig = Kubeconfig::from_yaml(&api.kubeconfig_with(ACCOUNT))?;
         let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;

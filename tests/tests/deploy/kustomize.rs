@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use aliquot_tests::testbed::{Result, documents};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 /// The manifests.
 pub(crate) fn deploy() -> PathBuf {
@@ -28,7 +28,8 @@ fn apply(objects: &mut Vec<Value>, dir: &Path, kind: &str) -> Result<()> {
     if own["kind"] != kind {
         return Err(format!("{} is no {kind}", dir.display()).into());
     }
-    let known = ["apiVersion", "kind", "resources", "components", "patches", "images", "replacements"];
+    let known =
+        ["apiVersion", "kind", "resources", "components", "patches", "images", "replacements", "configMapGenerator"];
     if let Some(field) = own.as_object().into_iter().flat_map(Map::keys).find(|field| !known.contains(&field.as_str()))
     {
         return Err(format!("{}: {field} isn't known to this suite", dir.display()).into());
@@ -42,6 +43,9 @@ fn apply(objects: &mut Vec<Value>, dir: &Path, kind: &str) -> Result<()> {
                 &std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?,
             )?);
         }
+    }
+    for generator in list(&own["configMapGenerator"]) {
+        objects.push(config_map(dir, generator)?);
     }
     for component in list(&own["components"]) {
         add(objects, &dir.join(component.as_str().unwrap_or_default()))?;
@@ -71,6 +75,20 @@ fn apply(objects: &mut Vec<Value>, dir: &Path, kind: &str) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// By files alone, and without a suffix to its name.
+fn config_map(dir: &Path, generator: &Value) -> Result<Value> {
+    let options = &generator["options"];
+    if options["disableNameSuffixHash"] != true {
+        return Err(format!("{}: a ConfigMap whose name changes isn't known to this suite", dir.display()).into());
+    }
+    let mut data = Map::new();
+    for file in list(&generator["files"]).filter_map(Value::as_str) {
+        data.insert(file.to_owned(), std::fs::read_to_string(dir.join(file))?.into());
+    }
+    Ok(json!({"apiVersion": "v1", "kind": "ConfigMap", "data": data,
+        "metadata": {"name": generator["name"], "namespace": generator["namespace"], "labels": options["labels"]}}))
 }
 
 fn list(value: &Value) -> impl Iterator<Item = &Value> {

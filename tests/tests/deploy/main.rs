@@ -1,6 +1,7 @@
 //! The manifests as they would be applied: every overlay and component, put together as kustomize does.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 mod kustomize;
+mod network;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -35,6 +36,11 @@ fn directories(of: &str) -> Vec<PathBuf> {
 
 fn name(path: &Path) -> String {
     path.file_name().unwrap().to_string_lossy().into_owned()
+}
+
+/// The base with one component.
+fn with(component: &str) -> Vec<Value> {
+    all().into_iter().find(|(name, _)| name == component).unwrap().1
 }
 
 fn daemon_set(objects: &[Value]) -> &Value {

@@ -4,7 +4,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aliquot_tests::testbed::{NODE, Result, apply};
+use aliquot_tests::{
+    policies::policy,
+    testbed::{ACCOUNT, DRIVER, NODE, Result, apply},
+};
 use fake_apiserver::{Fault, Server, Trouble};
 use k8s_openapi::api::resource::v1::DeviceClass;
 use kube::{
@@ -84,13 +87,46 @@ async fn permissions_and_classes_that_are_missing_are_told() -> Result<()> {
     let testbed = well().await?;
     testbed.api.deny("update", "resourceslices");
     testbed.api.deny("delete", "resourceslices");
-    testbed.api.deny("create", "pods/eviction");
     let report = examine(&testbed, &[])?;
     assert_told(&report, "permissions", "failed", "kubectl apply -k deploy/base");
-    assert_eq!(report.1["permissions"].1, "not allowed to anybody: update/delete resourceslices, create pods/eviction");
+    assert_eq!(report.1["permissions"].1, "not allowed to anybody: update/delete resourceslices");
     let classes: Api<DeviceClass> = Api::all(testbed.client.clone());
     classes.delete_collection(&DeleteParams::default(), &ListParams::default()).await?;
     assert_told(&examine(&testbed, &[])?, "device-classes", "warning", "kubectl apply -k deploy/base");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn that_pods_cannot_be_evicted_is_told_where_the_policy_wants_it() -> Result<()> {
+    let testbed = well().await?;
+    testbed.api.deny("create", "pods/eviction");
+    assert_eq!(examine(&testbed, &[])?.1["permissions"].0, "ok");
+    let file = testbed.node.path("policy.yaml");
+    fs::write(&file, policy("[{shares: {guard: {mode: evict}}}]"))?;
+    let report = examine(&testbed, &[("ALIQUOT_POLICY", file.to_str().unwrap())])?;
+    assert_told(&report, "permissions", "failed", "deploy/components/guard");
+    assert_eq!(report.1["permissions"].1, "not allowed to anybody: create pods/eviction");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_that_no_policy_holds_to_its_node_is_told() -> Result<()> {
+    let testbed = well().await?;
+    let path = testbed.node.path("account");
+    fs::write(&path, testbed.api.kubeconfig_with(ACCOUNT))?;
+    let as_account = [("KUBECONFIG", path.to_str().unwrap())];
+    let report = examine(&testbed, &as_account)?;
+    assert_told(&report, "admission-policy", "warning", "deploy/components/admission-names");
+    let (_, found, _) = &report.1["admission-policy"];
+    assert!(found.contains(&format!("aliquot:{ACCOUNT} may write")) && found.contains("pool"), "{found}");
+    let pool = |node: &str| format!("{DRIVER}/{node}");
+    testbed.api.hold(ACCOUNT, NODE, &pool("another-node.aliquot.invalid"));
+    let (verdict, found, _) = examine(&testbed, &as_account)?.1["admission-policy"].clone();
+    assert!(verdict == "warning" && !found.contains("of another node,"), "{found}");
+    testbed.api.hold(ACCOUNT, NODE, &pool(NODE));
+    let report = examine(&testbed, &as_account)?;
+    assert_eq!(report.1["admission-policy"].0, "ok", "{:?}", report.1["admission-policy"]);
+    assert_eq!(report.1["dra-features"].0, "ok", "what is this node's own is taken");
     Ok(())
 }
 

@@ -39,6 +39,7 @@ async fn restart(testbed: &mut Testbed) -> Result<()> {
 /// A node with such a driver, and the templates `whole` and `share`.
 async fn guarded(profile: &str, mode: &str, grace: &str) -> Result<Testbed> {
     let mut testbed = prepared(profile, &guard(mode, grace)).await?;
+    testbed.permit_guard()?;
     apply(&testbed.client, &templates()).await?;
     restart(&mut testbed).await?;
     testbed.ready().await?;

@@ -33,7 +33,7 @@ async fn each_permission_is_what_allows_the_drivers_request() -> Result<()> {
 
 async fn each(cluster: &mut Cluster) -> Result<()> {
     let granted = granted()?;
-    cluster.grant(&as_json(&rules(RBAC, ROLE)?)).await?;
+    cluster.grant(&as_json(&all()?)).await?;
     let account = cluster.account(None).await?;
     let is_allowed = |code: StatusCode| code != StatusCode::FORBIDDEN;
     for permission in granted.iter().filter(|asked| asked.resource != DRIVERS) {
@@ -43,7 +43,7 @@ async fn each(cluster: &mut Cluster) -> Result<()> {
         let refusal = cluster.until(&account, (method, &path, body.as_ref()), |code| !is_allowed(code)).await?;
         let words = format!("cannot {} resource \"{}\"", permission.verb, permission.resource);
         assert!(refusal["message"].as_str().unwrap().contains(&words), "{refusal}");
-        cluster.regrant(&as_json(&rules(RBAC, ROLE)?)).await?;
+        cluster.regrant(&as_json(&all()?)).await?;
     }
     Ok(())
 }
@@ -62,7 +62,7 @@ async fn entries_of_claims_take_the_permission_for_their_driver_and_a_token_of_t
 }
 
 async fn entries(cluster: &mut Cluster) -> Result<()> {
-    let (node, all) = (cluster.node().await?, rules(RBAC, ROLE)?);
+    let (node, all) = (cluster.node().await?, all()?);
     cluster.grant(&as_json(&all)).await?;
     let claims = format!("/apis/resource.k8s.io/v1/namespaces/{}/resourceclaims", cluster.namespace);
     let request = json!({"name": "gpu", "exactly": {"deviceClassName": DRIVER}});

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 mod beside;
 mod claims;
+mod debts;
 mod examples;
 mod fixed;
 mod gateless;

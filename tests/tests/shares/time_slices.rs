@@ -19,12 +19,12 @@ async fn claim(testbed: &Testbed, name: &str, configs: &[Value]) -> Result<Claim
     testbed.allocated_as(name, json!({ "devices": devices })).await
 }
 
-async fn wishing(testbed: &Testbed, name: &str, interval: &str) -> Result<Claim> {
+pub(super) async fn wishing(testbed: &Testbed, name: &str, interval: &str) -> Result<Claim> {
     claim(testbed, name, &[config("FromClaim", &wish("ShareConfig", interval, false))]).await
 }
 
 /// The lengths that were set, in order.
-fn set(testbed: &Testbed) -> Vec<u8> {
+pub(super) fn set(testbed: &Testbed) -> Vec<u8> {
     testbed.node.time_slices().into_iter().map(|(_, length)| length).collect()
 }
 
@@ -153,23 +153,6 @@ async fn whoever_insists_is_not_content_with_what_another_one_only_wished_for() 
     testbed.unprepare(&insisting).await?.unwrap();
     testbed.unprepare(&wishing).await?.unwrap();
     assert_eq!(set(&testbed).last(), Some(&0));
-    nothing_is_left(&testbed)
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_could_not_be_given_back_is_told_and_given_back_with_the_next_claim() -> Result<()> {
-    let testbed = Testbed::start("t4x1").await?;
-    let wishing = wishing(&testbed, "wishing", "Short").await?;
-    testbed.prepare(&wishing).await?.unwrap();
-    testbed.node.refuse_time_slices(3)?;
-    testbed.unprepare(&wishing).await?.unwrap();
-    let (object, note) = testbed.event("TimeSliceNotRestored").await?;
-    assert!(object == format!("Node {NODE}") && note.contains("--set-timeslice 0"), "{object}: {note}");
-    testbed.node.allow_time_slices()?;
-    let plain = claim(&testbed, "plain", &[]).await?;
-    testbed.prepare(&plain).await?.unwrap();
-    assert_eq!(set(&testbed), [1, 0]);
-    testbed.unprepare(&plain).await?.unwrap();
     nothing_is_left(&testbed)
 }
 

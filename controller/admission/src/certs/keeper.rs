@@ -20,6 +20,7 @@ use kube::{
 use serde_json::{Value, json};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use watch_patience::Patience;
 
 use super::{
     InForce,
@@ -96,9 +97,9 @@ impl Keeper {
 
     /// Until `stop`.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
-        let mut secrets = pin!(watch_object(self.secrets.clone(), &self.names.secret).default_backoff());
+        let mut secrets = pin!(watch_object(self.secrets.clone(), &self.names.secret).backoff(Patience::default()));
         let watched = watch_object(self.configurations.clone(), &self.names.configuration);
-        let mut configurations = pin!(watched.default_backoff());
+        let mut configurations = pin!(watched.backoff(Patience::default()));
         let mut ticks = interval(self.terms.tick());
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut secret_known, mut configuration_known) = (false, false);

@@ -27,6 +27,8 @@ pub enum Error {
     Host(String),
 }
 
+pub(crate) use pair::end;
+
 /// Where new certificates go.
 type InForce = watch::Sender<Option<Arc<CertifiedKey>>>;
 

@@ -1,13 +1,20 @@
 //! A certificate with its key: read from PEM, and what it is good for. Pure.
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use rustls::{
-    RootCertStore,
-    client::{WebPkiServerVerifier, danger::ServerCertVerifier as _},
+    CertificateError, RootCertStore,
+    client::{WebPkiServerVerifier, danger::ServerCertVerifier as _, verify_server_cert_signed_by_trust_anchor},
     crypto::{CryptoProvider, ring},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _},
+    server::ParsedCertificate,
     sign::CertifiedKey,
 };
+
+/// The year 10000, later than any certificate can end (RFC 5280, 4.1.2.5).
+const END_OF_TIME: Duration = Duration::from_hours(2_932_897 * 24);
 
 /// What a certificate is for: a DNS name or an IP address.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +73,20 @@ pub(crate) fn is_good(certified: &CertifiedKey, ca: &str, hosts: &[Host], at: Sy
         let at = UnixTime::since_unix_epoch(since);
         hosts.iter().all(|host| verifier.verify_server_cert(leaf, between, &host.0, &[], at).is_ok())
     })
+}
+
+/// When a certificate ends. Whoever verifies it later than that says when that was; nothing else in the library tells.
+pub(crate) fn end(certified: &CertifiedKey) -> Option<SystemTime> {
+    let leaf = ParsedCertificate::try_from(certified.cert.first()?).ok()?;
+    let later = UnixTime::since_unix_epoch(END_OF_TIME);
+    let algorithms = provider().signature_verification_algorithms.all;
+    // A time that is over is found before anybody is needed who is trusted.
+    match verify_server_cert_signed_by_trust_anchor(&leaf, &RootCertStore::empty(), &[], later, algorithms) {
+        Err(rustls::Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => {
+            Some(SystemTime::UNIX_EPOCH + Duration::from_secs(not_after.as_secs()))
+        }
+        _ => None,
+    }
 }
 
 fn provider() -> CryptoProvider {

@@ -37,6 +37,15 @@ fn is_taken(stored: &Stored, bundle: &str, at: SystemTime) -> bool {
 }
 
 #[test]
+fn a_certificate_says_when_it_ends_whether_that_was_or_will_be() {
+    for at in [start(), SystemTime::UNIX_EPOCH + 400 * DAY] {
+        let issued = issue(&[Host::new("a.b.svc").unwrap()], at, LIFE).unwrap();
+        let certified = pair::certified(issued.certificate.as_bytes(), issued.key.as_bytes()).unwrap();
+        assert_eq!(pair::end(&certified), Some(at + LIFE));
+    }
+}
+
+#[test]
 fn a_certificate_is_issued_staged_settled_and_promoted() {
     let (terms, settled) = (service(), Some(service().settle()));
     let none = Stored::default();

@@ -1,4 +1,9 @@
 //! The driver's end of a publisher: what is to be published, and what became of it.
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
 use tokio::sync::watch;
 
 use super::{
@@ -13,6 +18,7 @@ pub struct Handle {
     desired: watch::Sender<Option<Pool>>,
     status: watch::Receiver<PublishStatus>,
     contested: watch::Receiver<()>,
+    writes: Arc<AtomicU64>,
 }
 
 impl Handle {
@@ -20,8 +26,9 @@ impl Handle {
         desired: watch::Sender<Option<Pool>>,
         status: watch::Receiver<PublishStatus>,
         contested: watch::Receiver<()>,
+        writes: Arc<AtomicU64>,
     ) -> Self {
-        Self { desired, status, contested }
+        Self { desired, status, contested, writes }
     }
 
     /// Publishes `pool` in place of what was published before. The same pool again changes nothing.
@@ -42,6 +49,16 @@ impl Handle {
     /// What became of it.
     pub fn status(&self) -> watch::Receiver<PublishStatus> {
         self.status.clone()
+    }
+
+    /// How many writes were tried since the start, of whatever came of them. At rest there are none.
+    pub fn writes(&self) -> u64 {
+        self.writes.load(Ordering::Relaxed)
+    }
+
+    /// The names of the devices that are published, or are to be; none before the first [`publish`](Self::publish).
+    pub fn device_names(&self) -> Vec<String> {
+        self.desired.borrow().iter().flat_map(|pool| &pool.devices).map(|device| device.name.clone()).collect()
     }
 
     /// Told when somebody else has changed what is published, a moment (1 s) before it is published anew.

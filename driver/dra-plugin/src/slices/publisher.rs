@@ -1,11 +1,19 @@
 //! Keeps the API server's slices as the driver wants them: writes on change, and nothing at rest.
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use futures::{StreamExt, stream::BoxStream};
 use k8s_openapi::api::resource::v1::{ResourceSlice, ResourceSliceSpec};
 use kube::runtime::{WatchStreamExt, watcher};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
+use watch_patience::Patience;
 
 use super::{
     api::{CallError, SliceApi},
@@ -31,6 +39,8 @@ pub struct Publisher {
     desired: watch::Receiver<Option<Pool>>,
     status: watch::Sender<PublishStatus>,
     contested: watch::Sender<()>,
+    /// Since the start.
+    writes: Arc<AtomicU64>,
 }
 
 impl Publisher {
@@ -40,8 +50,9 @@ impl Publisher {
         let (status, told) = watch::channel(PublishStatus::default());
         let (contested, heard) = watch::channel(());
         let api = SliceApi::new(client, driver.clone(), node.clone());
-        let handle = Handle::new(desired, told, heard);
-        (Self { api, driver, node, desired: wanted, status, contested }, handle)
+        let writes = Arc::new(AtomicU64::new(0));
+        let handle = Handle::new(desired, told, heard, Arc::clone(&writes));
+        (Self { api, driver, node, desired: wanted, status, contested, writes }, handle)
     }
 
     /// Publishes until `stop`.
@@ -60,7 +71,7 @@ impl Publisher {
 
     fn watch(&self) -> BoxStream<'static, watcher::Result<watcher::Event<ResourceSlice>>> {
         let config = watcher::Config::default().fields(&self.api.selector());
-        watcher(self.api.slices().clone(), config).default_backoff().boxed()
+        watcher(self.api.slices().clone(), config).backoff(Patience::default()).boxed()
     }
 }
 
@@ -192,11 +203,15 @@ impl Work {
 
     async fn write(&mut self, plan: Plan) -> Result<(), CallError> {
         let api = self.publisher.api.clone();
+        let writes = Arc::clone(&self.publisher.writes);
+        let count = || writes.fetch_add(1, Ordering::Relaxed);
         for seen in plan.deletes {
+            count();
             api.delete(&seen).await?;
             self.mirror.remove(seen.uid.as_deref().unwrap_or_default());
         }
         for slice in plan.updates {
+            count();
             match api.update(&slice).await {
                 Ok(stored) => self.stored(slice.spec, stored),
                 Err(CallError::Stale(message)) => {
@@ -209,6 +224,7 @@ impl Work {
         if !plan.creates.is_empty() {
             let owner = api.owner().await?;
             for (index, spec) in plan.creates {
+                count();
                 let stored = api.create(index, spec.clone(), owner.clone()).await?;
                 self.stored(spec, stored);
             }

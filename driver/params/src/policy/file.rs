@@ -49,7 +49,8 @@ pub(super) struct Rule {
     /// Which GPUs. All that is given must match; without any of it every GPU does.
     #[serde(default)]
     pub(super) r#match: Match,
-    /// As what they are offered; an empty list withholds them.
+    /// As what they are offered; an empty list withholds them. GPUs that the kernel's vfio-pci has are offered for
+    /// virtual machines without a list, and with one that has vfio.
     #[serde(default = "everything")]
     #[schemars(with = "Vec<Form>", default = "every_form")]
     pub(super) offer: Spanned<Vec<Form>>,
@@ -177,6 +178,13 @@ fn at_most<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Rule>, D::E
     }
 
     deserializer.deserialize_seq(Rules)
+}
+
+impl Rule {
+    /// Whether the file says what is offered.
+    pub(super) fn says_forms(&self) -> bool {
+        self.offer.referenced != serde_saphyr::Location::UNKNOWN
+    }
 }
 
 fn every_form() -> Vec<Form> {

@@ -59,6 +59,8 @@ pub enum Form {
     Whole,
     /// In parts, for several.
     Shares,
+    /// For a virtual machine, by a vfio driver of the kernel.
+    Vfio,
 }
 
 /// Which GPU the next share is taken from.

@@ -1,8 +1,8 @@
 //! The policy for one GPU: the first rule that matches, with everything filled in.
-use aliquot_model::{Gpu, Memory};
+use aliquot_model::{Gpu, Memory, VfioGpu};
 
 use super::{
-    DEFAULT_SHARES, Form, Guard, Place, Policy, Shares,
+    DEFAULT_SHARES, Form, Guard, GuardMode, Place, Policy, Shares,
     file::{Fallback, Match, Rule},
     shadow::glob,
 };
@@ -17,7 +17,9 @@ pub struct Offer {
     pub whole: bool,
     /// How it is offered in shares, if it is.
     pub shares: Option<Shares>,
-    /// Where only one of the two is possible, which.
+    /// Whether virtual machines may have it, once a vfio driver of the kernel does.
+    pub vfio: bool,
+    /// Where only one of the first two is possible, which.
     pub fallback: Form,
 }
 
@@ -59,8 +61,26 @@ impl Policy {
             rule: Some(at),
             whole: offers(Form::Whole),
             shares: offers(Form::Shares).then_some(shares),
+            vfio: !rule.says_forms() || offers(Form::Vfio),
             fallback,
         })
+    }
+
+    /// Whether any rule has pods evicted.
+    pub fn evicts(&self) -> bool {
+        self.rules.iter().any(|rule| rule.shares.guard.mode == GuardMode::Evict)
+    }
+
+    /// Whether virtual machines may have a GPU that a vfio driver of the kernel has. A rule may name its place and product,
+    /// as pci.ids calls it; its UUID is known to NVIDIA's driver alone.
+    pub fn passes(&self, gpu: &VfioGpu) -> bool {
+        let is_meant = |wanted: &Match| {
+            wanted.uuid.is_none()
+                && wanted.pci_address.is_none_or(|pci| pci == gpu.pci)
+                && is_named(wanted, &gpu.product_name)
+        };
+        let rule = self.rules.iter().find(|rule| is_meant(&rule.r#match));
+        rule.is_none_or(|rule| !rule.says_forms() || rule.offer.value.contains(&Form::Vfio))
     }
 
     /// How many rules there are.
@@ -72,7 +92,11 @@ impl Policy {
 fn matches(wanted: &Match, gpu: &Gpu) -> bool {
     wanted.uuid.as_ref().is_none_or(|uuid| *uuid == gpu.uuid)
         && wanted.pci_address.is_none_or(|pci| pci == gpu.pci)
-        && wanted.product_name.as_ref().is_none_or(|name| glob(&name.value, &gpu.product_name))
+        && is_named(wanted, &gpu.product_name)
+}
+
+fn is_named(wanted: &Match, product: &str) -> bool {
+    wanted.product_name.as_ref().is_none_or(|name| glob(&name.value, product))
 }
 
 fn without_rule(gpu: &Gpu) -> Offer {
@@ -86,7 +110,7 @@ fn without_rule(gpu: &Gpu) -> Offer {
         time_slice: crate::TimeSlice::default(),
         guard: Guard::default(),
     };
-    Offer { rule: None, whole: true, shares: Some(shares), fallback: Form::Whole }
+    Offer { rule: None, whole: true, shares: Some(shares), vfio: true, fallback: Form::Whole }
 }
 
 /// A place as the beginning of a text.

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 pub use files::Placed;
 pub use libraries::Library;
+pub(super) use root::real;
 
 use crate::roots::Roots;
 

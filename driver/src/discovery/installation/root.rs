@@ -11,7 +11,7 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
 /// The real path of a file or directory below `root`; none where there is none.
 ///
 /// The kernel resolves it (`openat2(2)`, `RESOLVE_IN_ROOT`), and says by the descriptor what it found.
-pub(super) fn real(root: &Path, below: &Path) -> Option<PathBuf> {
+pub(in crate::discovery) fn real(root: &Path, below: &Path) -> Option<PathBuf> {
     let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = openat(CWD, root, directory, Mode::empty()).ok()?;
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;

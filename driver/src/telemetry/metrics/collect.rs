@@ -1,10 +1,9 @@
-//! What each metric is made of.
+//! What the driver knows of GPUs, claims and others without asking anyone.
 use std::fmt;
 
 use aliquot_model::GpuUuid;
 use dra_plugin::ClaimRef;
 use prometheus_client::{
-    collector::Collector as Collect,
     encoding::{DescriptorEncoder, EncodeMetric as _},
     metrics::{counter::ConstCounter, gauge::ConstGauge},
     registry::Unit,
@@ -20,48 +19,37 @@ use crate::{
     sweep::{report::Report, types::Reason},
 };
 
-/// Reads everything anew for each scrape; nothing is counted twice.
-pub(super) struct Collector(pub(super) Sources);
-
-impl fmt::Debug for Collector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Collector")
-    }
-}
-
-impl Collect for Collector {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let encoder = &mut encoder;
-        let (well, broken) = match &*self.0.view.borrow() {
-            View::Ready(found) => (found.inventory.gpus().len(), found.inventory.broken().len()),
-            View::Searching | View::Unavailable(_) => (0, 0),
-        };
-        gauge(encoder, "aliquot_gpus", "GPUs that answer", None, [(vec![], well as u64)])?;
-        gauge(
-            encoder,
-            "aliquot_gpus_broken",
-            "GPUs that the driver lists and that don't answer",
-            None,
-            [(vec![], broken as u64)],
-        )?;
-        let prepared = self.0.claims.count();
-        gauge(encoder, "aliquot_claims", "Claims with a record on this node", None, [(vec![], prepared as u64)])?;
-        let policy = self.0.policy.borrow().clone();
-        gauge(
-            encoder,
-            "aliquot_policy_in_force",
-            "1 if the policy file as it is now is in force, 0 if it is refused and an earlier one, or none, is",
-            None,
-            [(vec![], u64::from(policy.policy().is_some() && policy.trouble().is_none()))],
-        )?;
-        counter(encoder, "aliquot_policy_refused", "Policy files that were refused", [(vec![], policy.refused())])?;
-        let known = self.0.others.borrow().clone().unwrap_or_default();
-        others(encoder, &known)?;
-        health(encoder, &self.0.health.borrow())?;
-        sweep(encoder, &self.0.report.borrow())?;
-        facts(encoder, *self.0.facts.borrow())?;
-        shares(encoder, &self.0.usage.borrow())
-    }
+/// Writes what the driver knows without asking anyone.
+pub(super) fn encode(encoder: &mut DescriptorEncoder<'_>, sources: &Sources) -> fmt::Result {
+    let (well, broken) = match &*sources.view.borrow() {
+        View::Ready(found) => (found.inventory.gpus().len(), found.inventory.broken().len()),
+        View::Searching | View::Unavailable(_) => (0, 0),
+    };
+    gauge(encoder, "aliquot_gpus", "GPUs that answer", None, [(vec![], well as u64)])?;
+    gauge(
+        encoder,
+        "aliquot_gpus_broken",
+        "GPUs that the driver lists and that don't answer",
+        None,
+        [(vec![], broken as u64)],
+    )?;
+    let prepared = sources.claims.count();
+    gauge(encoder, "aliquot_claims", "Claims with a record on this node", None, [(vec![], prepared as u64)])?;
+    let policy = sources.policy.borrow().clone();
+    gauge(
+        encoder,
+        "aliquot_policy_in_force",
+        "1 if the policy file as it is now is in force, 0 if it is refused and an earlier one, or none, is",
+        None,
+        [(vec![], u64::from(policy.policy().is_some() && policy.trouble().is_none()))],
+    )?;
+    counter(encoder, "aliquot_policy_refused", "Policy files that were refused", [(vec![], policy.refused())])?;
+    let known = sources.others.borrow().clone().unwrap_or_default();
+    others(encoder, &known)?;
+    health(encoder, &sources.health.borrow())?;
+    sweep(encoder, &sources.report.borrow())?;
+    facts(encoder, *sources.facts.borrow())?;
+    shares(encoder, &sources.usage.borrow())
 }
 
 /// What the sweep thinks and did.

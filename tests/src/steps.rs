@@ -1,7 +1,7 @@
-//! What each step showed, and their sum.
+//! What each step of a try on a cluster showed, and their sum.
 use std::fmt;
 
-/// A step of the requirement.
+/// A step.
 #[derive(Debug)]
 pub struct Step {
     title: String,
@@ -11,22 +11,34 @@ pub struct Step {
 
 impl Step {
     /// One with nothing done yet.
-    pub(super) fn new(title: &str) -> Self {
+    pub(crate) fn new(title: &str) -> Self {
         Self { title: title.to_owned(), told: Vec::new(), failed: Vec::new() }
     }
 
+    /// One whose body's error is a failure.
+    pub(crate) async fn taken<E: std::error::Error + 'static>(
+        title: &str,
+        body: impl AsyncFnOnce(&mut Self) -> Result<(), E>,
+    ) -> Self {
+        let mut step = Self::new(title);
+        if let Err(error) = body(&mut step).await {
+            step.fail(aliquot_daemon::report(&error));
+        }
+        step
+    }
+
     /// Tells what was done or seen.
-    pub(super) fn tell(&mut self, what: impl fmt::Display) {
+    pub(crate) fn tell(&mut self, what: impl fmt::Display) {
         self.told.extend(what.to_string().lines().map(ToOwned::to_owned));
     }
 
     /// Something that must not be so.
-    pub(super) fn fail(&mut self, why: impl fmt::Display) {
+    pub(crate) fn fail(&mut self, why: impl fmt::Display) {
         self.failed.push(why.to_string());
     }
 
     /// What a judgement found, if it found fault.
-    pub(super) fn hold(&mut self, judgement: Result<(), String>) {
+    pub(crate) fn hold(&mut self, judgement: Result<(), String>) {
         self.failed.extend(judgement.err());
     }
 
@@ -52,7 +64,7 @@ impl fmt::Display for Step {
 /// All steps.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// In the requirement's order.
+    /// In the order in which they were taken.
     pub steps: Vec<Step>,
 }
 

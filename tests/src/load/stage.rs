@@ -13,7 +13,7 @@ use kube::{
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::{Plan, objects::Kind};
+use super::{Act, Kind};
 use crate::cluster::{self, api, delete, has_ended, is_running, until};
 
 /// Why it couldn't be found out.
@@ -31,6 +31,9 @@ pub enum Error {
     /// No driver of this project.
     #[error("DaemonSet {0} has no container \"driver\"")]
     NoContainer(String),
+    /// What the node must know of a pod.
+    #[error("{0}")]
+    Lost(String),
     /// Someone wanted it so.
     #[error("it was stopped")]
     Stopped,
@@ -40,7 +43,7 @@ pub enum Error {
 }
 
 /// The namespace.
-pub(super) struct Stage {
+pub(crate) struct Stage {
     client: Client,
     namespace: String,
     patience: Duration,
@@ -48,13 +51,13 @@ pub(super) struct Stage {
 
 impl Stage {
     /// Makes it, with the templates.
-    pub(super) async fn open(client: Client, plan: &Plan) -> Result<Self, Error> {
-        let stage = Self { client, namespace: plan.namespace.clone(), patience: plan.patience };
-        let namespace = json!({"metadata": {"name": plan.namespace}});
+    pub(crate) async fn open(client: Client, name: &str, patience: Duration) -> Result<Self, Error> {
+        let stage = Self { client, namespace: name.to_owned(), patience };
+        let namespace = json!({"metadata": {"name": name}});
         match stage.create::<Namespace>(&Api::all(stage.client.clone()), namespace).await {
             Err(Error::Cluster(cluster::Error::Api { source, .. })) if matches!(&*source, kube::Error::Api(status) if status.is_already_exists()) =>
             {
-                return Err(Error::Taken(plan.namespace.clone()));
+                return Err(Error::Taken(name.to_owned()));
             }
             made => made?,
         }
@@ -66,17 +69,17 @@ impl Stage {
     }
 
     /// Starts a pod of each kind that is to stay.
-    pub(super) async fn keep(&self, image: &str) -> Result<Vec<Pod>, Error> {
+    pub(crate) async fn keep(&self, image: &str) -> Result<Vec<Pod>, Error> {
         try_join_all(Kind::ALL.map(|kind| async move {
             let name = format!("kept-{}", kind.name());
-            self.start(kind, &name, image).await?;
+            self.start(&name, kind.pod(&name, image, Act::Stay)).await?;
             Ok(self.pods().get(&name).await.map_err(api(format!("get pod {name}")))?)
         }))
         .await
     }
 
     /// Which of those are no longer what they were.
-    pub(super) async fn touched(&self, kept: &[Pod]) -> Result<Vec<String>, Error> {
+    pub(crate) async fn touched(&self, kept: &[Pod]) -> Result<Vec<String>, Error> {
         let mut touched = Vec::new();
         for pod in kept {
             let name = pod.name_any();
@@ -89,20 +92,30 @@ impl Stage {
     }
 
     /// Makes a pod and waits until it runs.
-    pub(super) async fn start(&self, kind: Kind, name: &str, image: &str) -> Result<(), Error> {
-        self.create(&self.pods(), kind.pod(name, image)).await?;
+    pub(crate) async fn start(&self, name: &str, pod: Value) -> Result<(), Error> {
+        self.make(pod).await?;
+        self.runs(name).await
+    }
+
+    /// Makes a pod.
+    pub(crate) async fn make(&self, pod: Value) -> Result<(), Error> {
+        self.create(&self.pods(), pod).await
+    }
+
+    /// Waits until a pod runs.
+    pub(crate) async fn runs(&self, name: &str) -> Result<(), Error> {
         let holds = |pod: Option<&Pod>| pod.is_none_or(|pod| is_running(pod) || has_ended(pod));
         let pod = until(&self.pods(), name, holds, &format!("pod {name} to run"), self.patience).await?;
         if pod.as_ref().is_some_and(is_running) { Ok(()) } else { Err(Error::Ended) }
     }
 
     /// Deletes a pod and waits until it is gone.
-    pub(super) async fn end(&self, name: &str) -> Result<(), Error> {
+    pub(crate) async fn end(&self, name: &str) -> Result<(), Error> {
         Ok(delete(&self.pods(), name, &DeleteParams::default(), self.patience).await?)
     }
 
     /// How many warnings of each reason there were of anything here.
-    pub(super) async fn warnings(&self) -> Result<BTreeMap<String, u64>, Error> {
+    pub(crate) async fn warnings(&self) -> Result<BTreeMap<String, u64>, Error> {
         let events: Api<Event> = Api::namespaced(self.client.clone(), &self.namespace);
         let listed = events.list(&ListParams::default().fields("type=Warning")).await;
         let mut warnings = BTreeMap::new();
@@ -116,7 +129,7 @@ impl Stage {
     }
 
     /// Deletes the pods, then the namespace, and waits until all are gone.
-    pub(super) async fn close(&self) -> Result<(), Error> {
+    pub(crate) async fn close(&self) -> Result<(), Error> {
         let pods = self.pods().list(&ListParams::default()).await.map_err(api("list the pods".to_owned()))?;
         let names: Vec<String> = pods.items.iter().map(Pod::name_any).collect();
         try_join_all(names.iter().map(|name| self.end(name))).await?;
@@ -124,7 +137,8 @@ impl Stage {
         Ok(delete(&namespaces, &self.namespace, &DeleteParams::default(), self.patience).await?)
     }
 
-    fn pods(&self) -> Api<Pod> {
+    /// The pods in it.
+    pub(crate) fn pods(&self) -> Api<Pod> {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
