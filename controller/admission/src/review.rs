@@ -169,7 +169,7 @@ mod tests {
             assert_eq!(
                 bad["response"]["status"]["message"],
                 json!(
-                    "spec.config[0].opaque.parameters.kind: is \"GpuConfic\", but must be one of GpuConfig, ShareConfig"
+                    "spec.config[0].opaque.parameters.kind: is \"GpuConfic\", but must be one of GpuConfig, ShareConfig, VfioConfig"
                 )
             );
         }

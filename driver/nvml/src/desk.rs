@@ -10,7 +10,7 @@ use nvml_wrapper::{Device, Nvml as Library, error::NvmlError};
 use tokio::sync::mpsc;
 
 use crate::{
-    Error, Glanced, GpuEvent, GpuProcesses, MemoryLimits, Reading, Session, events::Watch, glance, limits, processes,
+    Error, GpuEvent, GpuProcesses, MemoryLimits, Reading, Session, events::Watch, limits, processes,
     progress::Progress, reading,
 };
 
@@ -78,16 +78,6 @@ impl Desk {
             let processes = self.about(&gpu, |device, _| processes::read(device));
             let processes = processes.map_err(|error| format!("it failed to answer for its processes: {error}"));
             GpuProcesses { gpu, processes }
-        });
-        Ok(each.collect())
-    }
-
-    /// What these GPUs show.
-    pub(crate) fn glances(&mut self, gpus: Vec<GpuUuid>) -> Result<Vec<Glanced>, Error> {
-        opened(&mut self.open, &self.path)?;
-        let each = gpus.into_iter().map(|gpu| {
-            let glance = self.about(&gpu, |device, _| glance::take(device)).map_err(|error| error.to_string());
-            Glanced { gpu, glance }
         });
         Ok(each.collect())
     }

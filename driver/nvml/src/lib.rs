@@ -12,7 +12,6 @@
 mod desk;
 mod error;
 mod events;
-mod glance;
 mod limits;
 mod names;
 mod processes;
@@ -28,7 +27,6 @@ use std::path::{Path, PathBuf};
 
 pub use error::Error;
 pub use events::{EventKind, GpuEvent};
-pub use glance::{Glance, Glanced};
 pub use limits::MemoryLimits;
 pub use processes::{GpuProcess, GpuProcesses};
 pub use questions::Questions;

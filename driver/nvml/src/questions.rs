@@ -9,7 +9,7 @@ use aliquot_model::{GpuUuid, Memory};
 use tokio::sync::{Mutex, oneshot};
 
 use crate::{
-    Error, Glanced, GpuProcesses, MemoryLimits, Patience, Sampled,
+    Error, GpuProcesses, MemoryLimits, Patience, Sampled,
     desk::Desk,
     progress::Progress,
     samplers::Samplers,
@@ -43,11 +43,6 @@ impl Questions {
     /// `nvmlDeviceGetGraphicsRunningProcesses_v3`).
     pub async fn processes(&self, gpus: Vec<GpuUuid>, deadline: Duration) -> Result<Vec<GpuProcesses>, Error> {
         self.ask(deadline, move |desk| desk.processes(gpus)).await
-    }
-
-    /// What these GPUs show, in the same order.
-    pub async fn glances(&self, gpus: Vec<GpuUuid>, deadline: Duration) -> Result<Vec<Glanced>, Error> {
-        self.ask(deadline, move |desk| desk.glances(gpus)).await
     }
 
     /// Limits the memory that a cgroup's processes can have of a GPU (`nvmlDeviceSetMemoryLimits_v1`).

@@ -55,6 +55,8 @@ pub(crate) struct Device {
     pub(crate) memory: Option<Memory>,
     /// Whether NVIDIA's driver holds its users to that.
     pub(crate) hard: bool,
+    /// How a virtual machine has it.
+    pub(crate) vfio: Option<record::Passed>,
 }
 
 /// Where to look.
@@ -104,7 +106,7 @@ pub(crate) fn look(at: &LookAt<'_>) -> Result<Vec<Seen>, owned_dir::Error> {
 
 impl Device {
     fn named(name: DeviceName) -> Self {
-        Self { name, request: None, gpu: None, share_id: None, memory: None, hard: false }
+        Self { name, request: None, gpu: None, share_id: None, memory: None, hard: false, vfio: None }
     }
 }
 
@@ -117,6 +119,7 @@ impl From<record::Held> for Device {
             gpu: Some(held.gpu),
             share_id: held.share_id,
             memory: held.share.map(|share| share.takes.memory),
+            vfio: held.vfio,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What is told of one device that a claim holds. Pure.
 use std::collections::BTreeMap;
 
-use aliquot_model::{Gpu, GpuUuid, Inventory};
+use aliquot_model::{Gpu, GpuUuid, Inventory, IommuGroup, PciAddress, Vfio};
 use aliquot_params::policy::{GuardMode, Policy};
 use k8s_openapi::{
     api::resource::v1::AllocatedDeviceStatus,
@@ -25,6 +25,7 @@ struct Facts {
     pci: String,
     product: String,
     guard: Guard,
+    reader: Reader,
     /// Why nothing new is given to it, if so.
     trouble: Option<Trouble>,
 }
@@ -34,6 +35,25 @@ struct Facts {
 enum Guard {
     Nobody,
     Memory(GuardMode),
+}
+
+/// Who knows of a GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reader {
+    /// NVIDIA's driver.
+    Nvml,
+    /// The kernel only, as a virtual machine has the GPU.
+    Sysfs,
+}
+
+impl Reader {
+    /// In words, for one that is away.
+    fn gone(self) -> &'static str {
+        match self {
+            Self::Nvml => "NVML doesn't list it, or it doesn't answer",
+            Self::Sysfs => "the kernel doesn't list it, or not in an IOMMU group",
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,18 +69,29 @@ pub(super) struct Gpus(BTreeMap<GpuUuid, Facts>);
 impl Gpus {
     /// From what there is now.
     pub(super) fn learn(&mut self, inventory: &Inventory, policy: &Policy, ill: &BTreeMap<GpuUuid, Cause>) {
-        for (uuid, facts) in &mut self.0 {
-            if !inventory.gpus().iter().any(|gpu| gpu.uuid == *uuid) {
-                let message = "NVML doesn't list it, or it doesn't answer".to_owned();
-                facts.trouble = Some(Trouble { reason: "GPUGone", message });
-            }
+        for facts in self.0.values_mut() {
+            facts.trouble = Some(Trouble { reason: "GPUGone", message: facts.reader.gone().to_owned() });
         }
+        self.0.extend(inventory.vfio().iter().map(|vfio| (GpuUuid::of_place(vfio.gpu.pci), Facts::from(vfio))));
         self.0.extend(inventory.gpus().iter().map(|gpu| {
             let ill = ill.get(&gpu.uuid);
             let trouble = ill.map(|cause| Trouble { reason: "GPUUnhealthy", message: cause.explained() });
             let (pci, product) = (gpu.pci.to_string(), gpu.product_name.clone());
-            (gpu.uuid.clone(), Facts { pci, product, guard: guard(gpu, policy), trouble })
+            (gpu.uuid.clone(), Facts { pci, product, guard: guard(gpu, policy), reader: Reader::Nvml, trouble })
         }));
+    }
+}
+
+impl From<&Vfio> for Facts {
+    fn from(vfio: &Vfio) -> Self {
+        let lost = |reason: &str| Trouble { reason: "VfioGPULost", message: reason.to_owned() };
+        Self {
+            pci: vfio.gpu.pci.to_string(),
+            product: vfio.gpu.product_name.clone(),
+            guard: Guard::Nobody,
+            reader: Reader::Sysfs,
+            trouble: vfio.binding.trouble().map(lost),
+        }
     }
 }
 
@@ -85,6 +116,11 @@ struct Data<'a> {
     #[serde(rename = "pciBusID")]
     pci_bus_id: &'a str,
     product_name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    iommu_group: Option<IommuGroup>,
+    /// GPUs of the same group, which went along.
+    #[serde(rename = "morePCIBusIDs", skip_serializing_if = "<[_]>::is_empty")]
+    more: &'a [PciAddress],
     #[serde(skip_serializing_if = "Option::is_none")]
     share: Option<Share>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -118,30 +154,35 @@ fn entry(held: &Held, driver: &str, gpu: &Facts) -> AllocatedDeviceStatus {
         uuid: held.gpu.as_str(),
         pci_bus_id: &gpu.pci,
         product_name: &gpu.product,
+        iommu_group: held.vfio.as_ref().map(|passed| passed.group),
+        more: held.vfio.as_ref().and_then(|passed| passed.gpus.get(1..)).unwrap_or_default(),
         share,
         time_slice: held.time_slice.map(|slice| slice.interval.as_str()),
         admin_access: held.admin_access,
     };
     let healthy = match &gpu.trouble {
-        None => condition("Healthy", true, "NoErrors", ""),
-        Some(Trouble { reason, message }) => condition("Healthy", false, reason, message),
+        None if gpu.reader == Reader::Sysfs => {
+            condition("Healthy", "Unknown", "InVirtualMachine", "only the driver in the virtual machine can tell")
+        }
+        None => condition("Healthy", "True", "NoErrors", ""),
+        Some(Trouble { reason, message }) => condition("Healthy", "False", reason, message),
     };
     AllocatedDeviceStatus {
         driver: driver.to_owned(),
         pool: held.pool.clone(),
         device: held.device.to_string(),
         share_id: held.share_id.clone(),
-        conditions: Some(vec![condition("Ready", true, "Prepared", ""), healthy]),
+        conditions: Some(vec![condition("Ready", "True", "Prepared", ""), healthy]),
         data: Some(RawExtension(serde_json::to_value(data).unwrap_or(Value::Null))),
         network_data: None,
     }
 }
 
 /// Without a time, which [`stamped`] gives it.
-fn condition(type_: &str, is_true: bool, reason: &str, message: &str) -> Condition {
+fn condition(type_: &str, status: &str, reason: &str, message: &str) -> Condition {
     Condition {
         type_: type_.to_owned(),
-        status: if is_true { "True" } else { "False" }.to_owned(),
+        status: status.to_owned(),
         reason: reason.to_owned(),
         message: message.to_owned(),
         observed_generation: None,
@@ -179,7 +220,7 @@ pub(super) fn is_same(one: &AllocatedDeviceStatus, other: &AllocatedDeviceStatus
 
 #[cfg(test)]
 mod tests {
-    use aliquot_model::{Memory, Xid, testing};
+    use aliquot_model::{Binding, Memory, Xid, testing};
     use aliquot_params::TimeSlice;
     use serde_json::json;
 
@@ -253,6 +294,24 @@ mod tests {
         assert_eq!(healthy(&ill), ("False".to_owned(), "GPUUnhealthy".to_owned()));
         seen.learn(&Inventory::default(), &Policy::default(), &BTreeMap::new());
         assert_eq!(healthy(&seen), ("False".to_owned(), "GPUGone".to_owned()));
+    }
+
+    #[test]
+    fn a_virtual_machines_gpu_is_told_by_its_place_and_its_group_and_nobody_knows_how_it_is() {
+        let mut gpus = Gpus::default();
+        let mut learn = |vfio: Vec<Vfio>| {
+            gpus.learn(&Inventory::default().with_vfio(vfio), &Policy::default(), &BTreeMap::new());
+            entries(&records::passed("u1", &["0000:41:00.0", "0000:42:00.0"]), DRIVER, &gpus).unwrap().remove(0)
+        };
+        let entry = learn(vec![testing::vfio(0x41)]);
+        let told = json!({"uuid": "GPU-pci-0000-41-00-0", "pciBusID": "0000:41:00.0", "iommuGroup": 12,
+            "morePCIBusIDs": ["0000:42:00.0"], "productName": "GH100 [H100 SXM5 80GB]"});
+        assert_eq!(entry.data.unwrap().0, told);
+        let healthy = |entry: Vec<Condition>| (entry[1].status.clone(), entry[1].reason.clone());
+        assert_eq!(healthy(entry.conditions.unwrap()), ("Unknown".to_owned(), "InVirtualMachine".to_owned()));
+        let lost = learn(vec![Vfio { binding: Binding::Switchable, ..testing::vfio(0x41) }]);
+        assert_eq!(healthy(lost.conditions.unwrap()), ("False".to_owned(), "VfioGPULost".to_owned()));
+        assert_eq!(healthy(learn(vec![]).conditions.unwrap()), ("False".to_owned(), "GPUGone".to_owned()));
     }
 
     #[test]

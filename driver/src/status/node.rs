@@ -1,11 +1,14 @@
 //! What `status` reads of the node's GPUs: NVML, procfs, and which ones the driver has written down as ill.
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use aliquot_model::{Gpu, GpuUuid, Memory, PciAddress};
-use aliquot_nvml::{Glance, Session};
+use aliquot_model::{Gpu, GpuUuid, Inventory, IommuGroup, Memory, PciAddress, Vfio, VfioGpu};
+use aliquot_nvml::{Patience, Sample, Session};
 
 use crate::{
-    discovery::{self, Library},
+    discovery::{self, Library, vfio::function::is_vfio_driver},
     health::{self, Chart},
     roots::Roots,
     sharing::guard::{Pid, Procfs},
@@ -22,7 +25,8 @@ pub(super) struct NodeSeen {
 /// One GPU.
 #[derive(Debug, Clone)]
 pub(super) struct GpuSeen {
-    pub(super) index: u32,
+    /// NVML's; none where NVIDIA's driver doesn't have it.
+    pub(super) index: Option<u32>,
     pub(super) uuid: Option<GpuUuid>,
     pub(super) pci: Option<PciAddress>,
     pub(super) product_name: Option<String>,
@@ -30,7 +34,9 @@ pub(super) struct GpuSeen {
     pub(super) memory: Option<Memory>,
     /// Why nobody new gets it, or why it doesn't answer.
     pub(super) trouble: Option<String>,
-    pub(super) glance: Glance,
+    pub(super) sample: Sample,
+    /// Where a vfio driver has it, with all of this group.
+    pub(super) group: Option<IommuGroup>,
     /// None where they can't be listed, or not be traced.
     pub(super) processes: Option<Vec<Process>>,
 }
@@ -44,6 +50,9 @@ pub(super) struct Process {
     /// Per cent of the SMs' time.
     pub(super) sm: Option<u32>,
 }
+
+/// A GPU that takes longer to answer shows nothing.
+const EACH: Duration = Duration::from_millis(500);
 
 /// Reads the node again and again through one session.
 pub(super) struct Eyes {
@@ -72,56 +81,106 @@ impl Eyes {
         let run = &self.settings.roots.run;
         let ward = Chart::look(run, &self.boot_id).unwrap_or_default();
         let ill = health::ill(&ward, &found);
-        let (glances, processes) = self.measure(found.gpus()).await;
+        let (samples, processes) = self.measure(found.gpus()).await;
         let well = found.gpus().iter().map(|gpu| GpuSeen {
-            index: gpu.index,
+            index: Some(gpu.index),
             uuid: Some(gpu.uuid.clone()),
             pci: Some(gpu.pci),
             product_name: Some(gpu.product_name.clone()),
             driver_version: Some(gpu.driver_version.clone()),
             memory: Some(gpu.memory),
             trouble: ill.get(&gpu.uuid).map(health::Cause::explained),
-            glance: glances.get(&gpu.uuid).cloned().unwrap_or_default(),
+            sample: samples.get(&gpu.uuid).cloned().unwrap_or_default(),
+            group: None,
             processes: processes.get(&gpu.uuid).cloned(),
         });
         let broken = found.broken().iter().map(|gpu| GpuSeen {
-            index: gpu.index,
+            index: Some(gpu.index),
             uuid: None,
             pci: gpu.pci,
             product_name: None,
             driver_version: None,
             memory: None,
             trouble: Some(gpu.reason.clone()),
-            glance: Glance::default(),
+            sample: Sample::default(),
+            group: None,
             processes: None,
         });
         let mut gpus: Vec<GpuSeen> = well.chain(broken).collect();
         gpus.sort_by_key(|gpu| gpu.index);
+        gpus.extend(passed(&found));
         NodeSeen { gpus, trouble: None }
     }
 
-    async fn measure(&self, gpus: &[Gpu]) -> (BTreeMap<GpuUuid, Glance>, BTreeMap<GpuUuid, Vec<Process>>) {
+    async fn measure(&self, gpus: &[Gpu]) -> (BTreeMap<GpuUuid, Sample>, BTreeMap<GpuUuid, Vec<Process>>) {
         let Some(questions) = self.library.questions() else { return (BTreeMap::new(), BTreeMap::new()) };
         let (deadline, uuids) =
             (self.settings.deadline, || gpus.iter().map(|gpu| gpu.uuid.clone()).collect::<Vec<_>>());
-        let glances = questions.glances(uuids(), deadline).await.unwrap_or_default();
-        let glances = glances.into_iter().filter_map(|glanced| Some((glanced.gpu, glanced.glance.ok()?)));
-        let glances: BTreeMap<GpuUuid, Glance> = glances.collect();
+        let patience = Patience { each: EACH.min(deadline), all: deadline };
+        let samples = questions.samples(uuids(), patience).await.unwrap_or_default();
+        let samples = samples.into_iter().filter_map(|sampled| Some((sampled.gpu, sampled.sample.ok()?)));
+        let samples: BTreeMap<GpuUuid, Sample> = samples.collect();
         if !self.settings.processes {
-            return (glances, BTreeMap::new());
+            return (samples, BTreeMap::new());
         }
         let lists = questions.processes(uuids(), deadline).await.unwrap_or_default();
         let lists = lists.into_iter().filter_map(|list| {
-            let busy = glances.get(&list.gpu).and_then(|glance| glance.processes.as_ref());
+            let busy = samples.get(&list.gpu).and_then(|sample| sample.processes.as_ref());
+            let busy: Option<BTreeMap<u32, u32>> =
+                busy.map(|all| all.iter().map(|process| (process.pid, process.sm)).collect());
             let process = |process: aliquot_nvml::GpuProcess| Process {
                 pod: self.procfs.pod(Pid(process.pid)).ok().flatten().map(|pod| pod.to_string()),
                 used: process.used,
                 // Those that did nothing are in no list.
-                sm: busy.map(|busy| busy.get(&process.pid).copied().unwrap_or_default()),
+                sm: busy.as_ref().map(|busy| busy.get(&process.pid).copied().unwrap_or_default()),
             };
             Some((list.gpu, list.processes.ok()?.into_iter().map(process).collect()))
         });
         let lists = lists.collect();
-        (glances, lists)
+        (samples, lists)
+    }
+}
+
+/// The GPUs that vfio drivers have, by place, and NVML knows nothing of.
+fn passed(found: &Inventory) -> Vec<GpuSeen> {
+    let listed = found.gpus().iter().map(|gpu| Some(gpu.pci)).chain(found.broken().iter().map(|gpu| gpu.pci));
+    let listed: BTreeSet<PciAddress> = listed.flatten().collect();
+    let is_passed = |gpu: &&VfioGpu| !listed.contains(&gpu.pci) && gpu.driver.as_deref().is_some_and(is_vfio_driver);
+    let seen = |vfio: &Vfio, gpu: &VfioGpu| GpuSeen {
+        index: None,
+        // It stands for the whole group.
+        uuid: (gpu.pci == vfio.gpu.pci).then(|| GpuUuid::of_place(gpu.pci)),
+        pci: Some(gpu.pci),
+        product_name: Some(gpu.product_name.clone()),
+        driver_version: None,
+        memory: None,
+        trouble: vfio.binding.trouble().map(ToOwned::to_owned),
+        sample: Sample::default(),
+        group: Some(vfio.group),
+        processes: None,
+    };
+    found.vfio().iter().flat_map(|vfio| vfio.gpus().filter(is_passed).map(|gpu| seen(vfio, gpu))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use aliquot_model::{
+        Binding,
+        testing::{gpu, vfio, vfio_gpu},
+    };
+
+    use super::*;
+
+    #[test]
+    fn gpus_of_vfio_drivers_are_seen_once_each_with_their_group() {
+        let more = vec![vfio_gpu(0x42, "vfio-pci")];
+        let nvidias = Vfio { gpu: vfio_gpu(0x43, "nvidia"), binding: Binding::Switchable, ..vfio(0x43) };
+        let found = Inventory::new(vec![gpu(0x43), gpu(0x44)], vec![]);
+        let found = found.with_vfio(vec![Vfio { more, ..vfio(0x41) }, nvidias, vfio(0x44)]);
+        let seen: Vec<(u8, bool, u32)> = passed(&found)
+            .into_iter()
+            .map(|gpu| (gpu.pci.unwrap().bus(), gpu.uuid.is_some(), gpu.group.unwrap().0))
+            .collect();
+        assert_eq!(seen, [(0x41, true, 0x41), (0x42, false, 0x41)]);
     }
 }

@@ -4,7 +4,7 @@ use std::{
     time::SystemTime,
 };
 
-use aliquot_model::{DeviceName, GpuUuid, Memory, PciAddress};
+use aliquot_model::{DeviceName, GpuUuid, IommuGroup, Memory, PciAddress};
 use serde::Serialize;
 
 use super::node::{GpuSeen, NodeSeen, Process};
@@ -60,6 +60,9 @@ pub(super) struct Gpu {
     pub(super) uuid: Option<GpuUuid>,
     #[serde(rename = "pciBusID", skip_serializing_if = "Option::is_none")]
     pub(super) pci: Option<PciAddress>,
+    /// Where a vfio driver has it, so that a virtual machine can have all of this group.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) iommu_group: Option<IommuGroup>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) product_name: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -128,6 +131,11 @@ pub(super) struct Device {
     pub(super) memory_bytes: Option<u64>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) hard_limit: bool,
+    /// Of a virtual machine: all that it has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    iommu_group: Option<IommuGroup>,
+    #[serde(rename = "pciBusIDs", skip_serializing_if = "Vec::is_empty")]
+    places: Vec<PciAddress>,
     /// By the processes of the claim's pods on this GPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) memory_used_bytes: Option<u64>,
@@ -142,6 +150,7 @@ impl Gpu {
     /// Whether a device is this GPU, or part of it. A damaged record knows no more of a device than its name.
     pub(super) fn has(&self, device: &Device) -> bool {
         match (&device.gpu, &self.uuid) {
+            _ if !device.places.is_empty() => self.pci.is_some_and(|pci| device.places.contains(&pci)),
             (Some(gpu), Some(uuid)) => gpu == uuid,
             _ => self.pci.is_some_and(|pci| device.name.part_of(pci).is_some()),
         }
@@ -212,6 +221,8 @@ fn claim(seen: &Seen, sweep: Option<ToldVerdict>, now: SystemTime) -> Claim {
         share_id: device.share_id.clone(),
         memory_bytes: device.memory.map(Memory::bytes),
         hard_limit: device.hard,
+        iommu_group: device.vfio.as_ref().map(|passed| passed.group),
+        places: device.vfio.as_ref().map(|passed| passed.gpus.clone()).unwrap_or_default(),
         memory_used_bytes: None,
         sm_percent: None,
         is_together: false,
@@ -234,17 +245,18 @@ fn claim(seen: &Seen, sweep: Option<ToldVerdict>, now: SystemTime) -> Claim {
 /// One GPU; of its processes, each claim is told what those of its pods use.
 fn measured(seen: &GpuSeen, claims: &mut [Claim]) -> Gpu {
     let gpu = Gpu {
-        index: Some(seen.index),
+        index: seen.index,
         uuid: seen.uuid.clone(),
         pci: seen.pci,
+        iommu_group: seen.group,
         product_name: seen.product_name.clone(),
         driver_version: seen.driver_version.clone(),
         memory_bytes: seen.memory.map(Memory::bytes),
-        memory_used_bytes: seen.glance.memory_used.map(Memory::bytes),
-        busy_percent: seen.glance.busy,
-        temperature_celsius: seen.glance.temperature,
-        power_milliwatts: seen.glance.power,
-        power_limit_milliwatts: seen.glance.power_limit,
+        memory_used_bytes: seen.sample.memory.map(|memory| memory.used.bytes()),
+        busy_percent: seen.sample.busy,
+        temperature_celsius: seen.sample.temperature,
+        power_milliwatts: seen.sample.power,
+        power_limit_milliwatts: seen.sample.power_limit,
         trouble: seen.trouble.clone(),
         others_memory_bytes: None,
     };

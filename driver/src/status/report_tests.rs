@@ -2,7 +2,7 @@
 use std::time::Duration;
 
 use aliquot_model::testing::gpu;
-use aliquot_nvml::Glance;
+use aliquot_nvml::Sample;
 use dra_plugin::{ClaimRef, ClaimUid, PodRef};
 
 use super::*;
@@ -17,6 +17,7 @@ fn seen(uid: &str, bus: u8, pod: &str) -> Seen {
         share_id: None,
         memory: None,
         hard: false,
+        vfio: None,
     };
     Seen {
         uid: ClaimUid::new(uid).unwrap(),
@@ -37,14 +38,15 @@ fn on(bus: u8, processes: &[(Option<&str>, u64, u32)]) -> NodeSeen {
     };
     let gpu = gpu(bus);
     let seen = GpuSeen {
-        index: gpu.index,
+        index: Some(gpu.index),
         uuid: Some(gpu.uuid),
         pci: Some(gpu.pci),
         product_name: Some(gpu.product_name),
         driver_version: Some(gpu.driver_version),
         memory: Some(gpu.memory),
         trouble: None,
-        glance: Glance::default(),
+        sample: Sample::default(),
+        group: None,
         processes: Some(processes.iter().map(process).collect()),
     };
     NodeSeen { gpus: vec![seen], trouble: None }

@@ -95,11 +95,17 @@ fn count(number: usize, what: &str) -> String {
 
 fn of_gpu(gpu: &Gpu) -> Vec<Cell> {
     let health = match &gpu.trouble {
+        // Its driver is in the virtual machine.
+        None if gpu.iommu_group.is_some() => (none(), Style::Faint),
         None => ("ok".to_owned(), Style::Good),
         // What to do about it stands below.
         Some(_) => ("ill".to_owned(), Style::Bad),
     };
-    let uuid = gpu.uuid.as_ref().map(|uuid| uuid.as_str().chars().take(12).collect());
+    let uuid = match gpu.iommu_group {
+        // It has none without NVIDIA's driver.
+        Some(_) => gpu.pci.map(|pci| pci.to_string()),
+        None => gpu.uuid.as_ref().map(|uuid| uuid.as_str().chars().take(12).collect()),
+    };
     let cells = [
         gpu.index.map(|index| index.to_string()),
         gpu.product_name.clone().or_else(|| gpu.pci.map(|pci| pci.to_string())),
@@ -154,6 +160,7 @@ fn of_claim(claim: &Claim, device: Option<&Device>) -> Line {
 fn holds(device: &Device) -> String {
     let what = match device.memory_bytes {
         _ if device.name.is_admin() => "to look after".to_owned(),
+        _ if device.name.is_vfio() => "virtual machine".to_owned(),
         Some(memory) => format!("share {}", Memory::from_bytes(memory)),
         None => "whole".to_owned(),
     };
@@ -168,8 +175,9 @@ fn notes(report: &Report) -> Vec<Line> {
         notes.push(Line::Text((text, style)));
     };
     for gpu in &report.gpus {
-        if let (Some(trouble), Some(index)) = (&gpu.trouble, gpu.index) {
-            note(format!("GPU {index} is not for new claims: {trouble}"), Style::Bad);
+        let name = gpu.index.map(|index| index.to_string()).or_else(|| gpu.pci.map(|pci| pci.to_string()));
+        if let (Some(trouble), Some(name)) = (&gpu.trouble, name) {
+            note(format!("GPU {name} is not for new claims: {trouble}"), Style::Bad);
         }
     }
     for claim in &report.claims {

@@ -1,14 +1,18 @@
 //! What the table of a node looks like, to the letter.
 use std::time::{Duration, SystemTime};
 
-use aliquot_model::{Gpu as Model, testing::gpu};
-use aliquot_nvml::Glance;
+use aliquot_model::{
+    Gpu as Model, GpuUuid, IommuGroup,
+    testing::{gpu, vfio, vfio_gpu},
+};
+use aliquot_nvml::{MemoryUse, Sample};
+use aliquot_params::Iommu;
 use dra_plugin::{ClaimRef, ClaimUid, PodRef};
 use expect_test::expect;
 
 use super::*;
 use crate::{
-    claim::{Seen, SeenDevice, SeenState},
+    claim::{Owed, Passed, Seen, SeenDevice, SeenState},
     status::{
         node::{GpuSeen, NodeSeen, Process},
         report::{Sources, report},
@@ -24,6 +28,7 @@ fn seen(uid: &str, bus: u8, gibibytes: Option<u64>, state: SeenState) -> Seen {
         share_id: None,
         memory: gibibytes.map(|gibibytes| Memory::from_bytes(gibibytes << 30)),
         hard: gibibytes == Some(8),
+        vfio: None,
     };
     Seen {
         uid: ClaimUid::new(uid).unwrap(),
@@ -44,21 +49,22 @@ fn on(bus: u8, index: u32, trouble: Option<&str>, processes: &[(&str, u64)]) -> 
     };
     let Model { uuid, pci, product_name, driver_version, memory, .. } = gpu(bus);
     GpuSeen {
-        index,
+        index: Some(index),
         uuid: Some(uuid),
         pci: Some(pci),
         product_name: Some(product_name),
         driver_version: Some(driver_version),
         memory: Some(memory),
         trouble: trouble.map(ToOwned::to_owned),
-        glance: Glance {
+        sample: Sample {
             busy: Some(14),
-            memory_used: Some(Memory::from_bytes(13 << 30)),
+            memory: Some(MemoryUse { used: Memory::from_bytes(13 << 30), total: memory }),
             temperature: Some(41),
             power: Some(70_400),
             power_limit: Some(700_000),
-            processes: None,
+            ..Sample::default()
         },
+        group: None,
         processes: Some(processes.iter().map(process).collect()),
     }
 }
@@ -109,6 +115,50 @@ fn below_each_gpu_stand_the_claims_that_hold_it() {
 
         /run/aliquot/x/claims/u3.json can't be used: it is cut short
     "#]].assert_eq(&shown(&all, &NodeSeen { gpus, trouble: None }, Some(&told(&verdicts))));
+}
+
+#[test]
+fn a_virtual_machines_gpus_stand_by_their_place_with_their_claim_below_each() {
+    let (group, places) = (IommuGroup(12), [vfio_gpu(0x41, "vfio-pci").pci, vfio_gpu(0x42, "vfio-pci").pci]);
+    let passed = |pci| GpuSeen {
+        index: None,
+        uuid: None,
+        pci: Some(pci),
+        product_name: Some("GH100 [H100 SXM5 80GB]".into()),
+        driver_version: None,
+        memory: None,
+        trouble: None,
+        sample: Sample::default(),
+        group: Some(group),
+        processes: None,
+    };
+    let mut claim = seen("u1", 0x41, None, SeenState::Prepared);
+    let device = &mut claim.devices[0];
+    device.name = vfio(0x41).name();
+    device.gpu = Some(GpuUuid::of_place(places[0]));
+    device.vfio = Some(Passed { group, gpus: places.to_vec(), iommu: Iommu::default() });
+    expect![[r#"
+        aliquot VERSION  |  gpu.example.com  |  2 GPUs  |  1 claim  |  no driver answers
+
+        GPU   NAME                     UUID           MEMORY   BUSY   TEMP   POWER   HEALTH
+             CLAIM     PODS     HOLDS             MEMORY   SM   AGE   SWEEP
+        -     GH100 [H100 SXM5 80GB]   0000:41:00.0   -        -      -      -       -
+             team/u1   pod-u1   virtual machine   -        -    3m    -
+        -     GH100 [H100 SXM5 80GB]   0000:42:00.0   -        -      -      -       -
+             team/u1   pod-u1   virtual machine   -        -    3m    -
+    "#]]
+    .assert_eq(&shown(&[claim], &NodeSeen { gpus: places.map(passed).to_vec(), trouble: None }, None));
+}
+
+#[test]
+fn a_gpu_that_keeps_the_time_slice_of_a_claim_that_is_gone_is_told_with_the_reason() {
+    let owed = [Owed { gpu: gpu(1).uuid, reason: "nvidia-smi says no".into() }];
+    let sources = Sources { seen: &[], owed: &owed, node: &NodeSeen::default(), told: None };
+    let report = report("gpu.example.com", &sources, SystemTime::UNIX_EPOCH);
+    let note = format!("\nGPU {} keeps the time slice of a claim that is gone: nvidia-smi says no\n", gpu(1).uuid);
+    assert!(table(&report, Paint(false)).ends_with(&note));
+    let json = serde_json::to_value(report).unwrap();
+    assert_eq!(json["timeSlicesOwed"], serde_json::json!([{"gpu": gpu(1).uuid, "reason": "nvidia-smi says no"}]));
 }
 
 #[test]
