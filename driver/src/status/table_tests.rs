@@ -1,4 +1,5 @@
 //! What the table of a node looks like, to the letter.
+#![allow(clippy::needless_raw_string_hashes, reason = "expect-test writes them")]
 use std::time::{Duration, SystemTime};
 
 use aliquot_model::{

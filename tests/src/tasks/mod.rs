@@ -51,9 +51,9 @@ enum Task {
     /// Lays out a simulated GPU node, for trying the driver on a cluster without GPUs.
     Node(node::Lay),
     /// Draws the picture of `aliquot-driver status` in docs/ anew.
-    Picture(picture::Picture),
+    Picture,
     /// Writes the reference of flags in docs/ anew.
-    Reference(reference::Reference),
+    Reference,
 }
 
 /// A task that did not do what it was asked for.
@@ -113,8 +113,8 @@ pub fn run() -> ExitCode {
         Task::Image(image) => image.run(),
         Task::Fuzz(fuzz) => fuzz.run(),
         Task::Node(node) => node.run(),
-        Task::Picture(picture) => picture.run(),
-        Task::Reference(reference) => reference.run(),
+        Task::Picture => picture::run(),
+        Task::Reference => reference::run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

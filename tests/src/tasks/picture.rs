@@ -5,16 +5,11 @@ use super::Error;
 use crate::picture;
 
 /// Runs the driver and the status command on a simulated node, and writes docs/status.svg.
-#[derive(Debug, clap::Args)]
-pub(super) struct Picture {}
-
-impl Picture {
-    pub(super) fn run(&self) -> Result<(), Error> {
-        super::build()?;
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-        let runtime = runtime.map_err(|source| Error::Io { what: "start the runtime".to_owned(), source })?;
-        let picture = runtime.block_on(picture::draw()).map_err(Error::Broke)?;
-        let path = picture::path();
-        fs::write(&path, picture).map_err(|source| Error::Io { what: format!("write {}", path.display()), source })
-    }
+pub(super) fn run() -> Result<(), Error> {
+    super::build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|source| Error::Io { what: "start the runtime".to_owned(), source })?;
+    let picture = runtime.block_on(picture::draw()).map_err(Error::Broke)?;
+    let path = picture::path();
+    fs::write(&path, picture).map_err(|source| Error::Io { what: format!("write {}", path.display()), source })
 }

@@ -5,16 +5,11 @@ use super::Error;
 use crate::reference;
 
 /// Writes docs/reference/ anew.
-#[derive(Debug, clap::Args)]
-pub(super) struct Reference {}
-
-impl Reference {
-    pub(super) fn run(&self) -> Result<(), Error> {
-        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reference");
-        for (name, page) in [("flags.md", reference::flags()), ("policy.md", reference::policy())] {
-            let path = dir.join(name);
-            fs::write(&path, page).map_err(|source| Error::Io { what: format!("write {}", path.display()), source })?;
-        }
-        Ok(())
+pub(super) fn run() -> Result<(), Error> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reference");
+    for (name, page) in [("flags.md", reference::flags()), ("policy.md", reference::policy())] {
+        let path = dir.join(name);
+        fs::write(&path, page).map_err(|source| Error::Io { what: format!("write {}", path.display()), source })?;
     }
+    Ok(())
 }

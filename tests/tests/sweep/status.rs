@@ -32,13 +32,13 @@ async fn it_shows_each_claim_and_what_the_sweep_thinks_of_it() -> Result<()> {
     assert_eq!(live["devices"][0]["memoryBytes"], 8_u64 << 30, "{live}");
     assert_eq!(live["sweep"]["verdict"], "allocated", "{live}");
     let (table, told) = status(&testbed, "table")?;
-    let line = |name: &str| table.lines().position(|line| line.trim_start().starts_with(name));
-    let text = table.lines().nth(line("default/whole").unwrap()).unwrap();
+    let row = |name: &str| table.lines().position(|line| line.trim_start().starts_with(name));
+    let text = table.lines().nth(row("default/whole").unwrap()).unwrap();
     assert!(text.contains("the claim doesn't exist"), "{table}");
     assert_eq!(told, "");
     // Below its GPU, and above the next one.
-    assert!(line("0  ") < line("default/whole") && line("default/whole") < line("1  "), "{table}");
-    assert!(line("1  ") < line("default/shared") && line("default/shared") < line("2  "), "{table}");
+    assert!(row("0  ") < row("default/whole") && row("default/whole") < row("1  "), "{table}");
+    assert!(row("1  ") < row("default/shared") && row("default/shared") < row("2  "), "{table}");
     // Only root may ask.
     let socket = testbed.node.path("run").join(DRIVER).join("sweep.sock");
     assert_eq!(socket.metadata()?.permissions().mode() & 0o777, 0o600);
