@@ -39,7 +39,7 @@ fn sources(dir: &Path) -> Vec<String> {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         if path.is_dir() {
             all.extend(sources(&path));
-        } else if name.ends_with(".rs") && !name.contains("test") {
+        } else if path.extension().is_some_and(|end| end == "rs") && !name.contains("test") {
             let text = fs::read_to_string(&path).unwrap();
             let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
             let lines: Vec<&str> = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
