@@ -27,18 +27,28 @@ pub enum Command {
     /// Needs root on the node, access to the API server (in-cluster or KUBECONFIG) and the kubelet's root directory at
     /// the same path inside and outside of the container.
     Run(Box<RunArgs>),
-    /// Show the claims that are prepared on this node, and what the sweep thinks of each; no cluster needed.
+    /// Show this node's GPUs and the claims that hold them, and what the sweep thinks of each; no cluster needed.
     ///
-    /// Reads the records as they are, takes no lock and changes nothing, so it works without a running driver too. What is
-    /// stale is told by the running driver, which only root may ask.
+    /// Like nvidia-smi, but by claim: below each GPU the claims that hold it or a share of it, their pods, what they use of
+    /// its memory and of its time, and their age. Reads NVML and the records as they are, takes no lock and changes nothing,
+    /// so it works without a running driver too. What is stale is told by the running driver, which only root may ask; what
+    /// each claim uses shows where the node's processes do (in the driver's pod, or as root on the node).
     ///
-    /// For example: aliquot-driver status -o json | jq -r '.claims[] | select(.state == "quarantined") | .file'
+    /// For example: kubectl -n aliquot exec -it ds/aliquot-driver -- aliquot-driver status --watch
     ///
-    /// The JSON is one object: apiVersion "gpu.aliquot.dev/v1alpha1", kind "ClaimReport", version (of this program), driver,
-    /// sweep {mode, graceSeconds, secondsAgo} where a driver runs that sweeps, and claims [{namespace, name, uid, state,
-    /// ageSeconds, file, trouble, devices [{device, request, gpu, shareId, memoryBytes}], sweep {verdict, reason,
-    /// forSeconds}}]. state is "preparing", "prepared", "quarantined" or "spec-only"; verdict is "in_use", "asked",
-    /// "allocated", "unknown", "suspect" or "stale". Names and fields stay; new ones may come.
+    /// Or: aliquot-driver status -o json | jq -r '.claims[] | select(.state == "quarantined") | .file'
+    ///
+    /// The JSON is one object, with --watch one a line: apiVersion "gpu.aliquot.dev/v1alpha1", kind "ClaimReport", version
+    /// (of this program), driver, sweep {mode, graceSeconds, secondsAgo} where a driver runs that sweeps, gpus [{index,
+    /// uuid, pciBusID, iommuGroup, productName, driverVersion, memoryBytes, memoryUsedBytes, busyPercent,
+    /// temperatureCelsius, powerMilliwatts, powerLimitMilliwatts, trouble, othersMemoryBytes}], gpusTrouble where there are
+    /// none, claims [{namespace, name, uid, state, pods [{name, uid}], ageSeconds, file, trouble, devices [{device,
+    /// request, gpu, shareId, memoryBytes, hardLimit, iommuGroup, pciBusIDs, memoryUsedBytes, smPercent, isTogether}],
+    /// sweep {verdict, reason, forSeconds}}], and timeSlicesOwed [{gpu, reason}], GPUs that keep the time slice of a claim
+    /// that is gone. state is "preparing", "prepared", "quarantined" or "spec-only"; verdict is "in_use", "asked",
+    /// "allocated", "unknown", "suspect" or "stale"; with isTogether, the figures are of all claims of one pod on that GPU;
+    /// iommuGroup is of what virtual machines can have. What isn't known is left out. Names and fields stay; new ones may
+    /// come.
     Status(Box<StatusArgs>),
     /// Print what this node would publish; no cluster needed.
     Inspect(Box<InspectArgs>),
@@ -337,15 +347,38 @@ pub struct StatusArgs {
     /// Where things are.
     #[command(flatten)]
     pub places: Places,
+    /// How long NVML may take for each question.
+    #[arg(long, env = "ALIQUOT_NVML_DEADLINE", default_value = "20s", value_parser = duration, value_name = "TIME")]
+    pub nvml_deadline: Duration,
     /// For people, or for machines.
     #[arg(short, long, value_enum, default_value_t = StatusForm::Table)]
     pub output: StatusForm,
+    /// Show it again and again, until it is interrupted.
+    #[arg(short, long)]
+    pub watch: bool,
+    /// How long after one look comes the next.
+    #[arg(long, default_value = "2s", value_parser = duration, value_name = "TIME", requires = "watch")]
+    pub interval: Duration,
+    /// Whether the table has colours: auto is on a terminal, unless NO_COLOR is set.
+    #[arg(long, value_enum, default_value_t = Color::Auto)]
+    pub color: Color,
+}
+
+/// Whether there are colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal.
+    Auto,
+    /// Anywhere.
+    Always,
+    /// Nowhere.
+    Never,
 }
 
 /// The form of what `status` prints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum StatusForm {
-    /// One line for each device of a claim.
+    /// Each GPU, and below it the claims that hold it.
     Table,
     /// One object.
     Json,
@@ -516,7 +549,8 @@ mod tests {
             for arg in command.get_arguments() {
                 let id = arg.get_id().as_str();
                 // What one call reads, writes and shows says its command line alone.
-                if !["help", "version", "output", "file", "fixed", "out", "force", "files", "strict"].contains(&id) {
+                let own = ["output", "file", "fixed", "out", "force", "files", "strict", "watch", "interval", "color"];
+                if !["help", "version"].contains(&id) && !own.contains(&id) {
                     assert!(arg.get_env().is_some(), "{name} --{id}");
                 }
             }

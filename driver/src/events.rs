@@ -107,10 +107,8 @@ fn lost(last: Option<&Inventory>, now: &Inventory) -> Vec<Telling> {
     let is_bound = |vfio: &&Vfio| vfio.binding == Binding::Bound;
     let before = last.map(Inventory::vfio).unwrap_or_default().iter().filter(is_bound);
     let telling = |vfio: &Vfio| {
-        let why = match now.passthrough(&vfio.name()).map(|vfio| &vfio.binding) {
-            Some(Binding::Bound) => return None,
-            Some(Binding::Switchable) => "no vfio driver of the kernel has it any more",
-            Some(Binding::Unusable(reason)) => reason,
+        let why = match now.passthrough(&vfio.name()) {
+            Some(vfio) => vfio.binding.trouble()?,
             None => "it is gone",
         };
         let (gpu, device) = (&vfio.gpu, vfio.name());

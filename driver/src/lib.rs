@@ -8,6 +8,7 @@
 //! kubelet ─gRPC─> dra_plugin ─> claim: plan ─> book (intent) ─┴> sharing, edits ─> CDI spec ─> book (prepared) ─> answer
 //! kubelet, slices of others ─> others ─> offering (taints), claim (refusals)
 //! kubelet, API server ─> sweep: what is provably stale ─> claim: unprepare
+//! book, GPUs, policy ─> facts ─> status.devices of claims
 //! discovery ─> alias ─> CDI spec for runtimes that know no claims (--vfio-alias)
 //! runtime ─> aliquot-hook ─socket─> sharing::limits ─> book (what was promised) ─> NVML ─> the container starts, or doesn't
 //! ```
@@ -25,6 +26,7 @@ pub mod discovery;
 mod doctor;
 mod edits;
 mod events;
+mod facts;
 #[doc(hidden)]
 pub mod fault;
 #[cfg(fuzzing)]

@@ -15,7 +15,7 @@ use crate::{
     claim::{self, Claims, Site},
     discovery::{self, View},
     edits::Edits,
-    events,
+    events, facts,
     fault::{self, Point},
     health::{self, Chart, Health},
     hook, instance,
@@ -218,6 +218,15 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
         claims: Arc::clone(&claims),
     };
     let watching = tokio::spawn(others.follow(around, stop.clone()));
+    let (tallies, tally) = watch::channel(facts::Tally::default());
+    let sources = facts::Sources {
+        claims: Arc::clone(&claims),
+        view: view.clone(),
+        policy: in_force.clone(),
+        health: ward.clone(),
+    };
+    let settings = facts::Settings { client: client.clone(), driver: identity.driver_name.clone() };
+    let informing = tokio::spawn(facts::follow(settings, sources, tallies, stop.clone()));
     let (usages, usage) = watch::channel(Usage::default());
     let library = limits::Library::new(asked.clone(), nvml_deadline);
     let limiting = tokio::spawn(answer_hooks(limits, Arc::clone(&claims), library, stop.clone()));
@@ -256,6 +265,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
         health: ward,
         claims: Arc::clone(&claims),
         report,
+        facts: tally,
         calls,
         publishing: shown,
         questions: asked,
@@ -272,7 +282,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     stop.cancel();
     for task in [
         discovery, publisher, following, offering, nursing, telling, writing, watching, guarding, limiting, metrics,
-        restoring, settling, sweeping, aliasing,
+        restoring, settling, sweeping, aliasing, informing,
     ] {
         let _ = task.await;
     }

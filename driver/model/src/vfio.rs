@@ -80,6 +80,17 @@ pub enum Binding {
     Unusable(String),
 }
 
+impl Binding {
+    /// Why it can't be given to a virtual machine as it is, in words.
+    pub fn trouble(&self) -> Option<&str> {
+        match self {
+            Self::Bound => None,
+            Self::Switchable => Some("no vfio driver of the kernel has it"),
+            Self::Unusable(reason) => Some(reason),
+        }
+    }
+}
+
 /// The GPUs of one IOMMU group, which go to one virtual machine together.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

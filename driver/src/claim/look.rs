@@ -5,7 +5,7 @@ use std::{
 };
 
 use aliquot_model::{DeviceName, GpuUuid, Memory};
-use dra_plugin::{ClaimRef, ClaimUid};
+use dra_plugin::{ClaimRef, ClaimUid, PodRef};
 use owned_dir::Dir;
 
 use super::{file, quarantine, record};
@@ -23,6 +23,8 @@ pub(crate) struct Seen {
     pub(crate) file: PathBuf,
     /// When the file was last written, by the wall clock of then.
     pub(crate) written: Option<SystemTime>,
+    /// The pods that it was reserved for when it was prepared.
+    pub(crate) pods: Vec<PodRef>,
     /// What it holds.
     pub(crate) devices: Vec<Device>,
 }
@@ -51,6 +53,10 @@ pub(crate) struct Device {
     pub(crate) share_id: Option<String>,
     /// How much of its memory; none where it is all, or not known.
     pub(crate) memory: Option<Memory>,
+    /// Whether NVIDIA's driver holds its users to that.
+    pub(crate) hard: bool,
+    /// How a virtual machine has it.
+    pub(crate) vfio: Option<record::Passed>,
 }
 
 /// Where to look.
@@ -73,13 +79,13 @@ pub(crate) fn look(at: &LookAt<'_>) -> Result<Vec<Seen>, owned_dir::Error> {
         let Some(uid) = file::uid_of(&name) else { continue };
         let path = at.records.join(&name);
         let written = path.symlink_metadata().and_then(|meta| meta.modified()).ok();
-        let (claim, state, devices) = match file::read(&dir, &name, &uid) {
+        let (claim, state, pods, devices) = match file::read(&dir, &name, &uid) {
             Ok(Some(record)) if record.boot_id == at.boot_id => {
                 let state = match record.state {
                     record::State::Preparing => State::Preparing,
                     record::State::Prepared => State::Prepared,
                 };
-                (Some(record.claim), state, record.devices.into_iter().map(Device::from).collect())
+                (Some(record.claim), state, record.pods, record.devices.into_iter().map(Device::from).collect())
             }
             Ok(_) => continue,
             Err(bad) => {
@@ -89,10 +95,10 @@ pub(crate) fn look(at: &LookAt<'_>) -> Result<Vec<Seen>, owned_dir::Error> {
                     devices = bad.glimpse.devices.into_iter().collect();
                 }
                 let devices = devices.into_iter().map(Device::named).collect();
-                (bad.glimpse.whose, State::Quarantined(bad.reason), devices)
+                (bad.glimpse.whose, State::Quarantined(bad.reason), Vec::new(), devices)
             }
         };
-        seen.push(Seen { uid, claim, state, file: path, written, devices });
+        seen.push(Seen { uid, claim, state, file: path, written, pods, devices });
     }
     seen.sort_by(|a, b| (&a.claim, &a.uid).cmp(&(&b.claim, &b.uid)));
     Ok(seen)
@@ -100,18 +106,20 @@ pub(crate) fn look(at: &LookAt<'_>) -> Result<Vec<Seen>, owned_dir::Error> {
 
 impl Device {
     fn named(name: DeviceName) -> Self {
-        Self { name, request: None, gpu: None, share_id: None, memory: None }
+        Self { name, request: None, gpu: None, share_id: None, memory: None, hard: false, vfio: None }
     }
 }
 
 impl From<record::Held> for Device {
     fn from(held: record::Held) -> Self {
         Self {
+            hard: held.hard().is_some(),
             name: held.device,
             request: Some(held.request),
             gpu: Some(held.gpu),
             share_id: held.share_id,
             memory: held.share.map(|share| share.takes.memory),
+            vfio: held.vfio,
         }
     }
 }

@@ -46,9 +46,13 @@ use crate::{
 use book::Book;
 use debts::Debts;
 pub(crate) use debts::{Owed, look as look_at_owed};
+#[cfg(test)]
+pub(crate) use look::Device as SeenDevice;
 pub(crate) use look::{LookAt, Seen, State as SeenState, look};
 pub use plan::Site;
 pub(crate) use quarantine::Quarantined;
+#[cfg(test)]
+pub(crate) use record::Slice;
 #[cfg(test)]
 pub(crate) use record::tests as testing;
 pub(crate) use record::{Held, Passed, Record, State};
@@ -185,6 +189,13 @@ impl Claims {
     /// The records of those who hold shares.
     pub(crate) fn sharing(&self) -> Result<Vec<Arc<Record>>, book::Error> {
         self.book().sharing()
+    }
+
+    /// The records of those that are prepared.
+    pub(crate) fn prepared(&self) -> Result<Vec<Arc<Record>>, book::Error> {
+        let mut records = self.book().all()?;
+        records.retain(|record| record.state == State::Prepared);
+        Ok(records)
     }
 
     /// The record of one claim; a text that is no UID has none.

@@ -93,6 +93,13 @@ pub struct Library {
     told: Option<mpsc::UnboundedSender<GpuEvent>>,
 }
 
+impl Library {
+    /// For questions about single GPUs, once it has been read.
+    pub(crate) fn questions(&self) -> Option<Questions> {
+        self.nvml.as_ref().map(Nvml::questions)
+    }
+}
+
 /// Reads once. Where every GPU is for virtual machines, NVIDIA's driver need not be there.
 pub async fn read(library: &mut Library, session: Session, settings: &Settings) -> Result<Found, Trouble> {
     let passable = vfio::find(&settings.roots);

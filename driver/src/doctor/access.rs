@@ -10,22 +10,39 @@ pub(super) struct Need {
     /// With its subresource, as in a `ClusterRole`.
     pub(super) resource: &'static str,
     pub(super) verbs: &'static [&'static str],
+    pub(super) of: Of,
+}
+
+/// With which objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Of {
+    All,
+    /// With what is named like the driver.
+    Driver,
 }
 
 /// All that it does whatever it is told: no more than `deploy/base/rbac.yaml` grants, and no less.
-pub(super) const NEEDS: [Need; 4] = [
-    Need { group: "resource.k8s.io", resource: "resourceclaims", verbs: &["get"] },
+pub(super) const NEEDS: [Need; 6] = [
+    Need { group: "resource.k8s.io", resource: "resourceclaims", verbs: &["get"], of: Of::All },
+    Need { group: "resource.k8s.io", resource: "resourceclaims/status", verbs: &["patch"], of: Of::All },
+    Need {
+        group: "resource.k8s.io",
+        resource: "resourceclaims/driver",
+        verbs: &["associated-node:patch"],
+        of: Of::Driver,
+    },
     Need {
         group: "resource.k8s.io",
         resource: "resourceslices",
         verbs: &["get", "list", "watch", "create", "update", "delete"],
+        of: Of::All,
     },
-    Need { group: "", resource: "nodes", verbs: &["get"] },
-    Need { group: "events.k8s.io", resource: "events", verbs: &["create", "patch"] },
+    Need { group: "", resource: "nodes", verbs: &["get"], of: Of::All },
+    Need { group: "events.k8s.io", resource: "events", verbs: &["create", "patch"], of: Of::All },
 ];
 
 /// What it does where the policy has pods evicted: what component `guard` grants.
-pub(super) const EVICTION: Need = Need { group: "", resource: "pods/eviction", verbs: &["create"] };
+pub(super) const EVICTION: Need = Need { group: "", resource: "pods/eviction", verbs: &["create"], of: Of::All };
 
 /// What the API server would not allow, in words.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -78,6 +95,8 @@ mod tests {
         api_groups: Vec<String>,
         resources: Vec<String>,
         verbs: Vec<String>,
+        #[serde(default)]
+        resource_names: Vec<String>,
     }
 
     fn granted(manifest: &str) -> Vec<String> {
@@ -88,9 +107,10 @@ mod tests {
             .flat_map(|rule| {
                 assert_eq!(rule.api_groups.len(), 1);
                 let (group, verbs) = (rule.api_groups[0].clone(), rule.verbs.clone());
+                let of = if rule.resource_names == ["gpu.aliquot.dev"] { Of::Driver } else { Of::All };
                 let each = move |resource: String| {
                     let group = group.clone();
-                    verbs.clone().into_iter().map(move |verb| format!("{verb} {group} {resource}"))
+                    verbs.clone().into_iter().map(move |verb| format!("{verb} {group} {resource} {of:?}"))
                 };
                 rule.resources.into_iter().flat_map(each)
             })
@@ -102,7 +122,9 @@ mod tests {
     fn needed(needs: &[Need]) -> Vec<String> {
         let mut needed: Vec<String> = needs
             .iter()
-            .flat_map(|need| need.verbs.iter().map(|verb| format!("{verb} {} {}", need.group, need.resource)))
+            .flat_map(|need| {
+                need.verbs.iter().map(|verb| format!("{verb} {} {} {:?}", need.group, need.resource, need.of))
+            })
             .collect();
         needed.sort();
         needed

@@ -20,7 +20,7 @@ use kube::{
 };
 
 use super::{
-    access::{EVICTION, NEEDS, Need, Refused},
+    access::{EVICTION, NEEDS, Need, Of, Refused},
     admission::{self, Foreign, Tried},
     features::Rehearsed,
 };
@@ -134,7 +134,7 @@ impl Asking {
             self.within(nodes.get_opt(node.as_str())),
             self.within(slices.list(&on_node)),
             self.within(classes.list(&everywhere)),
-            self.refused(),
+            self.refused(driver),
         );
         let foreign = self.try_foreign(driver, node, &user).await;
         let (slices, classes) = (slices.map(|list| list.items), classes.map(|list| list.items));
@@ -155,17 +155,17 @@ impl Asking {
         Ok(dra.map(|group| group.versions.into_iter().map(|each| each.version).collect()).unwrap_or_default())
     }
 
-    async fn refused(&self) -> Answer<Refused> {
-        let always = join_all(NEEDS.iter().map(|need| self.refused_of(need)));
-        let (always, eviction) = tokio::join!(always, self.refused_of(&EVICTION));
+    async fn refused(&self, driver: &DriverName) -> Answer<Refused> {
+        let always = join_all(NEEDS.iter().map(|need| self.refused_of(driver, need)));
+        let (always, eviction) = tokio::join!(always, self.refused_of(driver, &EVICTION));
         let always: Answer<Vec<Option<String>>> = always.into_iter().collect();
         Ok(Refused { always: always?.into_iter().flatten().collect(), eviction: eviction? })
     }
 
     /// The verbs that aren't allowed, with their resource.
-    async fn refused_of(&self, need: &Need) -> Answer<Option<String>> {
+    async fn refused_of(&self, driver: &DriverName, need: &Need) -> Answer<Option<String>> {
         let verbs = need.verbs.iter().map(|verb| async move {
-            let allowed = self.may(need.group, need.resource, verb).await?;
+            let allowed = self.may(driver, need, verb).await?;
             Ok((!allowed).then_some(*verb))
         });
         let verbs: Answer<Vec<Option<&str>>> = join_all(verbs).await.into_iter().collect();
@@ -173,13 +173,14 @@ impl Asking {
         Ok((!refused.is_empty()).then(|| format!("{} {}", refused.join("/"), need.resource)))
     }
 
-    async fn may(&self, group: &str, resource: &str, verb: &str) -> Answer<bool> {
+    async fn may(&self, driver: &DriverName, need: &Need, verb: &str) -> Answer<bool> {
         let (resource, part) =
-            resource.split_once('/').map_or((resource, None), |(resource, part)| (resource, Some(part)));
+            need.resource.split_once('/').map_or((need.resource, None), |(resource, part)| (resource, Some(part)));
         let attributes = ResourceAttributes {
-            group: Some(group.to_owned()),
+            group: Some(need.group.to_owned()),
             resource: Some(resource.to_owned()),
             subresource: part.map(ToOwned::to_owned),
+            name: (need.of == Of::Driver).then(|| driver.to_string()),
             verb: Some(verb.to_owned()),
             ..ResourceAttributes::default()
         };

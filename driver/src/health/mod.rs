@@ -23,7 +23,7 @@ pub(crate) use marks::{Marker, ill};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use ward::Seconds;
-pub(crate) use ward::Ward;
+pub(crate) use ward::{Cause, Ward};
 
 use crate::{discovery::View, notices::Notices};
 

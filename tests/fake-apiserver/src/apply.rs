@@ -5,6 +5,9 @@ use serde_json::{Map, Value};
 const KEYS: [&[&str]; 6] =
     [&["driver", "pool", "device"], &["uid"], &["type"], &["name"], &["key", "effect"], &["key"]];
 
+/// Of those, what need not be there.
+const OPTIONAL: [&str; 1] = ["shareID"];
+
 /// A JSON merge patch (RFC 7386).
 pub(crate) fn merge(target: &mut Value, patch: &Value) {
     let Value::Object(patch) = patch else {
@@ -36,7 +39,8 @@ pub(crate) fn apply(target: &mut Value, patch: &Value) {
         (Value::Array(target), Value::Array(patch)) if key_of(patch).is_some() => {
             let keys = key_of(patch).unwrap_or_default();
             for item in patch {
-                match target.iter_mut().find(|known| keys.iter().all(|key| known.get(key) == item.get(key))) {
+                let same = |known: &&mut Value| keys.iter().chain(&OPTIONAL).all(|key| known.get(key) == item.get(key));
+                match target.iter_mut().find(same) {
                     Some(known) => apply(known, item),
                     None => target.push(item.clone()),
                 }
@@ -88,10 +92,11 @@ mod tests {
         apply(
             &mut object,
             &json!({"devices": [
-            {"driver": "d", "pool": "p", "device": "1", "more": 2}, {"driver": "d", "pool": "p", "device": "2"}]}),
+            {"driver": "d", "pool": "p", "device": "1", "more": 2}, {"driver": "d", "pool": "p", "device": "2"},
+            {"driver": "d", "pool": "p", "device": "1", "shareID": "s"}]}),
         );
         assert_eq!(object["devices"][0], json!({"driver": "d", "pool": "p", "device": "1", "data": 1, "more": 2}));
-        assert_eq!(object["devices"].as_array().map(Vec::len), Some(2));
+        assert_eq!(object["devices"].as_array().map(Vec::len), Some(3));
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! `--validate=false`. It refuses only those whose token was given rules; permissions that a test denies otherwise are only
 //! told to those who review theirs.
 mod apply;
+mod device_status;
 mod discovery;
 mod faults;
 mod held;

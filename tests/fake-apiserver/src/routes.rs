@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
-    apply, discovery,
+    apply, device_status, discovery,
     faults::Trouble,
     kinds::Kind,
     permissions::Asked,
@@ -284,17 +284,27 @@ fn change(
             (StatusCode::CREATED, json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}))
         }
         (_, Some(_)) if *part == Part::Eviction => return Err(Failure::no_such_path()),
-        ("PUT", Some(name)) => (StatusCode::OK, store.replace(kind, namespace, name, document(body)?, *part)?),
+        ("PUT", Some(name)) => {
+            let (before, object) = (store.get(kind, namespace, name)?, document(body)?);
+            if *part == Part::Status {
+                device_status::judge(shared, token(headers), ("update", kind), &before, &object)?;
+            }
+            (StatusCode::OK, store.replace(kind, namespace, name, object, *part)?)
+        }
         ("PATCH", Some(name)) => {
             let content = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
             let patch = document(body)?;
             let is_apply = content.starts_with("application/apply-patch");
             match store.get(kind, namespace, name) {
-                Ok(mut object) => {
+                Ok(before) => {
+                    let mut object = before.clone();
                     if is_apply {
                         apply::apply(&mut object, &patch);
                     } else {
                         apply::merge(&mut object, &patch);
+                    }
+                    if *part == Part::Status {
+                        device_status::judge(shared, token(headers), ("patch", kind), &before, &object)?;
                     }
                     (StatusCode::OK, store.replace(kind, namespace, name, object, *part)?)
                 }

@@ -18,11 +18,21 @@ pub(crate) struct Failure {
     /// The group, resource and name that it is about.
     about: Option<Box<[String; 3]>>,
     cause: Option<&'static str>,
+    /// Which field the cause is about.
+    field: String,
 }
 
 impl Failure {
     fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), retry_after: None, about: None, cause: None }
+        Self {
+            code,
+            reason,
+            message: message.into(),
+            retry_after: None,
+            about: None,
+            cause: None,
+            field: String::new(),
+        }
     }
 
     pub(crate) fn bad_request(message: impl Into<String>) -> Self {
@@ -54,6 +64,12 @@ impl Failure {
 
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
         Self::new(422, "Invalid", message)
+    }
+
+    /// Of one field: `FieldValueInvalid` or `FieldValueForbidden`.
+    pub(crate) fn invalid_field(cause: &'static str, field: &str, message: &str) -> Self {
+        let message = format!("{field}: {message}");
+        Self { cause: Some(cause), field: field.to_owned(), ..Self::new(422, "Invalid", message) }
     }
 
     /// By the rules of whoever asked.
@@ -106,7 +122,7 @@ impl Failure {
             details = json!({ "retryAfterSeconds": seconds });
         }
         if let Some(cause) = self.cause {
-            details["causes"] = json!([{"reason": cause}]);
+            details["causes"] = json!([{"reason": cause, "field": self.field, "message": self.message}]);
         }
         json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",

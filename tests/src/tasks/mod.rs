@@ -7,7 +7,9 @@ mod image;
 mod isolation;
 mod node;
 mod outage;
+mod picture;
 mod playground;
+mod reference;
 mod rollout;
 mod test;
 
@@ -48,6 +50,10 @@ enum Task {
     Fuzz(fuzz::Fuzz),
     /// Lays out a simulated GPU node, for trying the driver on a cluster without GPUs.
     Node(node::Lay),
+    /// Draws the picture of `aliquot-driver status` in docs/ anew.
+    Picture,
+    /// Writes the reference of flags in docs/ anew.
+    Reference,
 }
 
 /// A task that did not do what it was asked for.
@@ -107,6 +113,8 @@ pub fn run() -> ExitCode {
         Task::Image(image) => image.run(),
         Task::Fuzz(fuzz) => fuzz.run(),
         Task::Node(node) => node.run(),
+        Task::Picture => picture::run(),
+        Task::Reference => reference::run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

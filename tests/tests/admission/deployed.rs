@@ -34,7 +34,7 @@ fn policies_are_about_the_account_and_the_driver_that_are_deployed() -> Result<(
         account["name"].as_str().unwrap()
     );
     let policies = all(POLICY, "ValidatingAdmissionPolicy")?;
-    assert_eq!(policies.len(), 2);
+    assert_eq!(policies.len(), 3);
     for policy in &policies {
         let spec = &policy["spec"];
         assert_eq!(spec["failurePolicy"], "Fail");
@@ -154,6 +154,7 @@ fn at<'a>(object: &'a Value, path: &str) -> Vec<&'a Value> {
         let below = |value: &'a Value| match (step, named, value) {
             ("*", _, Value::Array(items)) => items.iter().collect::<Vec<_>>(),
             (_, Some(name), Value::Array(items)) => items.iter().filter(|item| item["name"] == name).collect(),
+            (place, None, Value::Array(items)) => items.get(place.parse().unwrap_or(usize::MAX)).into_iter().collect(),
             (field, None, value) => value.get(field).into_iter().collect(),
             _ => Vec::new(),
         };
@@ -195,7 +196,7 @@ fn an_overlays_names_go_where_the_expressions_have_the_deployed_ones() -> Result
         }
     }
     let written = |text: &str| objects.iter().map(|object| object.to_string().matches(text).count()).sum::<usize>();
-    let places_of = ["'aliquot'", "'aliquot-driver'", "'gpu.aliquot.dev'"].map(written);
+    let places_of = ["'aliquot'", "'aliquot-driver'", "'gpu.aliquot.dev'", "[\"gpu.aliquot.dev\"]"].map(written);
     assert_eq!(places, places_of.iter().sum::<usize>(), "none is left out");
     assert!(places_of.iter().all(|places| *places > 0));
     Ok(())

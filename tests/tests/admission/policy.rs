@@ -45,7 +45,7 @@ fn with(mut object: Value, at: &str, value: Value) -> Value {
 
 #[test]
 fn only_the_drivers_account_is_held_to_it() -> Result<()> {
-    for name in ["aliquot-driver", "aliquot-driver-events"] {
+    for name in ["aliquot-driver", "aliquot-driver-events", "aliquot-driver-claims"] {
         let (policy, object) = (policy(name)?, slice(NODE));
         for (user, matched) in [
             (account(None), true),
@@ -131,5 +131,33 @@ fn a_driver_writes_events_in_its_own_name_and_of_no_other_node() -> Result<()> {
             assert_eq!(found, refused, "{operation} {event}");
         }
     }
+    Ok(())
+}
+
+#[test]
+fn a_driver_writes_of_claims_what_its_own_devices_are_and_nothing_else() -> Result<()> {
+    let policy = policy("aliquot-driver-claims")?;
+    let entry = |driver: &str, node: &str| json!({"driver": driver, "pool": format!("{driver}/{node}"), "device": "d"});
+    let claim = |devices: &[Value]| {
+        let allocation = json!({"devices": {"results": [{"device": "d"}]}});
+        json!({"status": {"allocation": allocation, "reservedFor": [{"name": "pod"}], "devices": devices}})
+    };
+    let (own, other) = (entry(DRIVER, NODE), entry("nic.example.com", NODE));
+    let before = claim(std::slice::from_ref(&other));
+    let both = claim(&[other.clone(), own.clone()]);
+    for (what, object, refused) in [
+        ("its own", both.clone(), vec![]),
+        ("its own, in the place of another's", claim(&[own]), vec![2]),
+        ("another node's", claim(&[other.clone(), entry(DRIVER, "node2")]), vec![2]),
+        ("another driver's", claim(&[with(other, "/device", json!("e"))]), vec![2]),
+        ("another allocation", with(both.clone(), "/status/allocation", json!({})), vec![1]),
+        ("no reservation", with(both, "/status/reservedFor", json!([])), vec![1]),
+        ("nothing at all", json!({"status": {}}), vec![1, 2]),
+    ] {
+        let found = policy.refused(&request("UPDATE", &account(Some(NODE)), &object, &before))?;
+        assert_eq!(found, refused, "{what}");
+    }
+    let found = policy.refused(&request("UPDATE", &account(None), &before, &before))?;
+    assert_eq!(found, [0]);
     Ok(())
 }

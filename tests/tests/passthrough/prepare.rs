@@ -32,6 +32,28 @@ async fn the_example_gets_the_group_and_nothing_of_nvidias_driver() -> Result<()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_claim_and_status_say_which_gpu_its_virtual_machine_has() -> Result<()> {
+    let testbed = started("t4x1").await?;
+    let claim = claim(&testbed, "vm", None).await?;
+    prepare(&testbed, &claim).await?.unwrap();
+    let told =
+        || testbed.api.peek("resourceclaims", "default", "vm").unwrap_or_default()["status"]["devices"][0].clone();
+    testbed.until("the claim says what it was given", || told()["data"].is_object()).await?;
+    let (place, data) = ("GPU-pci-0000-c1-00-0", told()["data"].clone());
+    assert_eq!((&data["pciBusID"], &data["iommuGroup"], &data["uuid"]), (&json!(PLACE), &json!(GROUP), &json!(place)));
+    let status = |form: &str| testbed.driver_command("status").args(["-o", form]).output();
+    let report: Value = serde_json::from_slice(&status("json")?.stdout)?;
+    let gpu = report["gpus"].as_array().unwrap().iter().find(|gpu| gpu["pciBusID"] == PLACE).unwrap();
+    assert_eq!((&gpu["iommuGroup"], &gpu["uuid"]), (&json!(GROUP), &json!(place)));
+    assert_eq!(report["claims"][0]["devices"][0]["pciBusIDs"], json!([PLACE]));
+    let table = String::from_utf8(status("table")?.stdout)?;
+    let lines: Vec<&str> = table.lines().collect();
+    let card = lines.iter().position(|line| line.contains(PLACE)).unwrap();
+    assert!(lines[card + 1].contains("default/vm") && lines[card + 1].contains("virtual machine"), "{table}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn iommufd_and_the_interfaces_node_come_as_the_parameters_say() -> Result<()> {
     let testbed = started("t4x1").await?;
     testbed.node.open_device(PLACE, 3)?;

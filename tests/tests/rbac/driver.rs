@@ -67,7 +67,10 @@ async fn the_driver_uses_all_that_its_role_grants_and_nothing_else() -> Result<(
     testbed.until("the pod is evicted", || testbed.api.peek("pods", "default", "hog").is_none()).await?;
     testbed.until("an event is counted", || has_asked(&testbed, "patch", "events")).await?;
 
-    let used = testbed.api.asked(ACCOUNT).into_iter().map(|asked| Asked { name: None, ..asked });
+    testbed.until("the claim says what it was given", || has_asked(&testbed, "associated-node:patch", DRIVERS)).await?;
+
+    let whose = |asked: &Asked| asked.name.clone().filter(|_| asked.resource == DRIVERS);
+    let used = testbed.api.asked(ACCOUNT).into_iter().map(|asked| Asked { name: whose(&asked), ..asked });
     let (used, granted) = (used.collect::<BTreeSet<_>>(), granted()?);
     let unused: Vec<_> = granted.difference(&used).collect();
     let refused: Vec<_> = used.difference(&granted).collect();

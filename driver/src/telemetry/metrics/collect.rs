@@ -12,6 +12,7 @@ use prometheus_client::{
 use super::Sources;
 use crate::{
     discovery::View,
+    facts::Tally,
     health::Health,
     others::Known,
     sharing::guard::{Actions, Key, ShareUsage, Usage},
@@ -47,6 +48,7 @@ pub(super) fn encode(encoder: &mut DescriptorEncoder<'_>, sources: &Sources) -> 
     others(encoder, &known)?;
     health(encoder, &sources.health.borrow())?;
     sweep(encoder, &sources.report.borrow())?;
+    facts(encoder, *sources.facts.borrow())?;
     shares(encoder, &sources.usage.borrow())
 }
 
@@ -85,6 +87,25 @@ fn sweep(encoder: &mut DescriptorEncoder<'_>, report: &Report) -> fmt::Result {
         "aliquot_sweep_unanswered",
         "Questions of the sweep that were not answered, so that nothing was removed by them",
         silent.map(|(source, count)| (vec![("source", source.to_owned())], count)),
+    )
+}
+
+/// What is told in the status of claims.
+fn facts(encoder: &mut DescriptorEncoder<'_>, tally: Tally) -> fmt::Result {
+    let Tally { written, refused, failed, missing } = tally;
+    let writes = [("written", written), ("refused", refused), ("failed", failed)];
+    counter(
+        encoder,
+        "aliquot_claim_status_writes",
+        "Writes of status.devices in claims, which says what each claim was given",
+        writes.map(|(outcome, count)| (vec![("outcome", outcome.to_owned())], count)),
+    )?;
+    gauge(
+        encoder,
+        "aliquot_claim_status_missing",
+        "Prepared claims whose status.devices is not written yet",
+        None,
+        [(vec![], missing as u64)],
     )
 }
 
