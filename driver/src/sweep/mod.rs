@@ -47,6 +47,8 @@ use crate::{
 
 /// Whoever has it sweeps.
 const LOCK: &str = "sweep";
+/// How soon another driver's end is noticed, where it swept: in a rolling update, `status` asks the new one then.
+const TAKE_OVER: Duration = Duration::from_secs(10);
 /// How many claims a round asks the API server for; the rest follow in the next ones.
 const MOST_QUESTIONS: usize = 512;
 /// How many a round removes.
@@ -94,6 +96,7 @@ pub(crate) async fn run(settings: Settings, reports: watch::Sender<Report>, stop
     let mut serving = None;
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
         if !turn.is_ours() {
+            ticks.reset_after(TAKE_OVER.min(interval));
             continue;
         }
         if serving.is_none() {
