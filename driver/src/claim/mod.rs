@@ -170,11 +170,6 @@ impl Claims {
         Ok(claims)
     }
 
-    /// How many claims this node holds records of.
-    pub fn count(&self) -> usize {
-        self.book().all().map_or(0, |records| records.len())
-    }
-
     /// The records of this node's claims; none if they can't be read now.
     pub(crate) fn records(&self) -> Vec<Arc<Record>> {
         self.book().all().unwrap_or_default()

@@ -130,8 +130,8 @@ impl Claims {
     /// is no good one, what has been allocated is prepared by the defaults.
     async fn judged_policy(&self, call: &Call) -> Result<Arc<Policy>, Failure> {
         let mut policy = self.policy.clone();
-        let judged = call.limit(policy.wait_for(|now| now.policy().is_some() || now.trouble().is_some())).await;
-        let judged = judged.and_then(Result::ok).map(|now| now.policy().unwrap_or_default());
+        let judged = call.limit(policy.wait_for(|now| now.judged().is_some())).await;
+        let judged = judged.and_then(Result::ok).and_then(|now| now.judged());
         judged.ok_or_else(|| Failure::Transient("the policy has not been read yet".to_owned()))
     }
 

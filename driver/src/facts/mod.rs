@@ -70,11 +70,9 @@ pub(crate) async fn follow(settings: Settings, sources: Sources, tally: watch::S
     let mut holders = claims.changes();
     let mut teller = Teller::new(settings, tally);
     loop {
-        let (now, in_force) = (view.borrow_and_update().clone(), policy.borrow_and_update().clone());
+        let (now, judged) = (view.borrow_and_update().clone(), policy.borrow_and_update().judged());
         let ward = health.borrow_and_update().ward.clone();
         holders.borrow_and_update();
-        // Without a good policy claims are prepared by the defaults.
-        let judged = in_force.policy().or_else(|| in_force.trouble().map(|_| Arc::default()));
         if let (View::Ready(found), Some(policy)) = (now, judged) {
             let telling = teller.tell(&claims, &found.inventory, &policy, &ward);
             if stop.run_until_cancelled(telling).await.is_none() {

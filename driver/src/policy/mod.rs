@@ -39,6 +39,11 @@ impl InForce {
         self.policy.clone()
     }
 
+    /// What claims are prepared by once the file was judged: the defaults where there is no good policy.
+    pub(crate) fn judged(&self) -> Option<Arc<Policy>> {
+        self.policy().or_else(|| self.trouble().map(|_| Arc::default()))
+    }
+
     /// Why the file isn't in force.
     pub fn trouble(&self) -> Option<&str> {
         self.trouble.as_deref()

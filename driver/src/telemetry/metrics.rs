@@ -114,10 +114,11 @@ impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let Self { sources, readiness, samples } = self;
         let encoder = &mut encoder;
-        collect::encode(encoder, sources)?;
+        let records = sources.claims.records();
+        collect::encode(encoder, sources, records.len())?;
         sources.calls.encode(encoder)?;
         holders::encode_publishing(encoder, &sources.publishing, &readiness.registration)?;
-        holders::encode_claims(encoder, &sources.claims.records(), samples, &sources.procfs)?;
+        holders::encode_claims(encoder, &records, samples, &sources.procfs)?;
         gpus::encode(encoder, samples)
     }
 }

@@ -117,14 +117,14 @@ const INFO: Family = Family::gauge("aliquot_gpu_info", "1 for each GPU, with wha
 pub(super) fn encode(encoder: &mut DescriptorEncoder<'_>, samples: &Samples) -> fmt::Result {
     let gpus: Vec<Named<'_>> = samples.iter().map(|(gpu, sample)| Named::new(gpu, sample.as_ref().ok())).collect();
     for (family, values) in &TABLE {
-        family.encode(encoder, gpus.iter().flat_map(|gpu| gpu.series(values)))?;
+        family.encode_found(encoder, gpus.iter().flat_map(|gpu| gpu.series(values)))?;
     }
-    REMAP_PENDING.encode(
+    REMAP_PENDING.encode_found(
         encoder,
         gpus.iter().flat_map(|gpu| gpu.series(&|sample| vec![(&[], sample.remap_pending.map(|rows| flag(rows > 0)))])),
     )?;
-    SAMPLED.encode(encoder, gpus.iter().map(|gpu| (gpu.labels(&[]), flag(gpu.sample.is_some()))))?;
-    INFO.encode(encoder, gpus.iter().map(|gpu| (gpu.info(), 1.0)))
+    SAMPLED.encode_found(encoder, gpus.iter().map(|gpu| (gpu.labels(&[]), flag(gpu.sample.is_some()))))?;
+    INFO.encode_found(encoder, gpus.iter().map(|gpu| (gpu.info(), 1.0)))
 }
 
 /// A GPU with the texts of its labels.

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use super::{
     gpus::{flag, large},
-    series::Family,
+    series::{Family, alone},
 };
 use crate::{
     claim::Record,
@@ -48,12 +48,12 @@ pub(super) fn encode_publishing(
     let names = publishing.device_names();
     OFFERED.encode(encoder, by_kind(names.iter().map(String::as_str)))?;
     let registered = matches!(*registration.borrow(), Registration::Registered);
-    REGISTERED.encode(encoder, [(vec![], flag(registered))])?;
+    REGISTERED.encode(encoder, alone(flag(registered)))?;
     if let PublishStatus::Published { generation, slices, .. } = &*publishing.status().borrow() {
-        SLICES.encode(encoder, [(vec![], large(*slices as u64))])?;
-        GENERATION.encode(encoder, [(vec![], large(u64::try_from(*generation).unwrap_or_default()))])?;
+        SLICES.encode(encoder, alone(large(*slices as u64)))?;
+        GENERATION.encode(encoder, alone(large(u64::try_from(*generation).unwrap_or_default())))?;
     }
-    WRITES.encode(encoder, [(vec![], large(publishing.writes()))])
+    WRITES.encode(encoder, alone(large(publishing.writes())))
 }
 
 /// What claims hold, and what their pods do with it.
@@ -83,13 +83,13 @@ pub(super) fn encode_claims(
             (labels, 1.0)
         })
     });
-    DEVICE.encode(encoder, info)?;
+    DEVICE.encode_found(encoder, info)?;
     let use_ = sm_use(records, samples, |pid| procfs.pod(Pid(pid)).ok().flatten().map(|pod| pod.to_string()));
     let series = use_.iter().map(|((gpu, namespace, pod), (claims, part))| {
         let labels = vec![("uuid", gpu.as_str()), ("namespace", *namespace), ("pod", *pod), ("claim", claims.as_str())];
         (labels, *part)
     });
-    SM.encode(encoder, series)
+    SM.encode_found(encoder, series)
 }
 
 /// By GPU, namespace and pod.

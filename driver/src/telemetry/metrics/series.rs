@@ -2,7 +2,7 @@
 use std::fmt;
 
 use prometheus_client::{
-    encoding::{DescriptorEncoder, EncodeMetric as _},
+    encoding::{DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeLabelValue, EncodeMetric as _},
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
     registry::Unit,
 };
@@ -39,16 +39,12 @@ impl Family {
         Self { unit: Some(unit), ..self }
     }
 
-    /// Writes the family with all its series; one without series is left out.
-    pub(super) fn encode<'a>(
+    /// Writes the family with all its series, or without any.
+    pub(super) fn encode<L: EncodeLabelValue, V: EncodeGaugeValue + EncodeCounterValue>(
         &self,
         encoder: &mut DescriptorEncoder<'_>,
-        series: impl IntoIterator<Item = (Labels<'a>, f64)>,
+        series: impl IntoIterator<Item = (Vec<(&'static str, L)>, V)>,
     ) -> fmt::Result {
-        let mut series = series.into_iter().peekable();
-        if series.peek().is_none() {
-            return Ok(());
-        }
         let unit = self.unit.map(|unit| Unit::Other(unit.to_owned()));
         let kind = match self.kind {
             Kind::Gauge => MetricType::Gauge,
@@ -71,4 +67,19 @@ impl Family {
         }
         Ok(())
     }
+
+    /// The same, but a family without series is left out: its question has no answer here.
+    pub(super) fn encode_found<L: EncodeLabelValue, V: EncodeGaugeValue + EncodeCounterValue>(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        series: impl IntoIterator<Item = (Vec<(&'static str, L)>, V)>,
+    ) -> fmt::Result {
+        let mut series = series.into_iter().peekable();
+        if series.peek().is_none() { Ok(()) } else { self.encode(encoder, series) }
+    }
+}
+
+/// The only series of a family, without labels.
+pub(super) fn alone<V>(value: V) -> [(Labels<'static>, V); 1] {
+    [(vec![], value)]
 }
