@@ -93,33 +93,46 @@ impl Packages {
     /// Unpacks them below `target_dir`, once: later calls return what the first one left, and calls at the
     /// same time wait for it. Takes seconds and a network.
     pub fn fetch(target_dir: &Path) -> Result<Toolbox, Unavailable> {
-        let home = std::path::absolute(target_dir).map_err(within(target_dir))?.join("debian");
-        let dir = home.join(stamp(&home));
-        if dir.is_dir() {
-            return Ok(Toolbox { dir });
-        }
-        for needed in [KEYRING, "/usr/bin/apt-get", "/usr/bin/dpkg-deb"] {
-            if !Path::new(needed).exists() {
-                return Err(Unavailable::NotDebian(needed.into()));
+        let dir = once(target_dir, stamp, |scratch, dir| {
+            let archives = download(scratch, Source::Unstable, &PACKAGES)?;
+            let (root, tools) = (scratch.join("root"), scratch.join("tools"));
+            for archive in entries(&archives)?.iter().filter(|path| has_extension(path, "deb")) {
+                run(Command::new("dpkg-deb").arg("-x").arg(archive).arg(&root))?;
             }
-        }
-        fs::create_dir_all(&home).map_err(within(&home))?;
-        let lock = fs::File::create(home.join("lock")).map_err(within(&home))?;
-        lock.lock().map_err(within(&home))?;
-        if dir.is_dir() {
-            return Ok(Toolbox { dir });
-        }
-        let scratch = tempfile::tempdir_in(&home).map_err(within(&home))?;
-        let archives = download(scratch.path(), Source::Unstable, &PACKAGES)?;
-        let root = scratch.path().join("root");
-        for archive in entries(&archives)?.iter().filter(|path| has_extension(path, "deb")) {
-            run(Command::new("dpkg-deb").arg("-x").arg(archive).arg(&root))?;
-        }
-        let tools = scratch.path().join("tools");
-        assemble(&root, &tools, &dir)?;
-        fs::rename(&tools, &dir).map_err(within(&dir))?;
+            assemble(&root, &tools, dir)?;
+            Ok(tools)
+        })?;
         Ok(Toolbox { dir })
     }
+}
+
+/// A directory below `target_dir`'s `debian`, of the name that `name` gives it there. `make` makes it in a scratch directory,
+/// once: later calls return what the first one left, and calls at the same time wait for it. It is told where it will be.
+pub(crate) fn once(
+    target_dir: &Path,
+    name: impl FnOnce(&Path) -> String,
+    make: impl FnOnce(&Path, &Path) -> Result<PathBuf, Unavailable>,
+) -> Result<PathBuf, Unavailable> {
+    let home = std::path::absolute(target_dir).map_err(within(target_dir))?.join("debian");
+    let dir = home.join(name(&home));
+    if dir.is_dir() {
+        return Ok(dir);
+    }
+    for needed in [KEYRING, "/usr/bin/apt-get", "/usr/bin/dpkg-deb"] {
+        if !Path::new(needed).exists() {
+            return Err(Unavailable::NotDebian(needed.into()));
+        }
+    }
+    fs::create_dir_all(&home).map_err(within(&home))?;
+    let lock = fs::File::create(home.join("lock")).map_err(within(&home))?;
+    lock.lock().map_err(within(&home))?;
+    if dir.is_dir() {
+        return Ok(dir);
+    }
+    let scratch = tempfile::tempdir_in(&home).map_err(within(&home))?;
+    let fresh = make(scratch.path(), &dir)?;
+    fs::rename(&fresh, &dir).map_err(within(&dir))?;
+    Ok(dir)
 }
 
 /// The toolbox's name. Its place is part of it, as the programs name their loader by absolute path.

@@ -13,7 +13,7 @@ use tokio::{
     time::Instant,
 };
 
-use crate::testbed::{PATIENCE, Result, Testbed};
+use crate::testbed::{PATIENCE, Result, Testbed, whole_pool};
 
 impl Testbed {
     /// The environment, by name, that CDI ids stand for, without what every container of their claims gets.
@@ -68,10 +68,8 @@ impl Testbed {
         let mut ever = Vec::new();
         for slices in self.api.history("resourceslices") {
             let slices: Vec<ResourceSlice> = serde_json::from_value(json!(slices))?;
-            let newest = slices.iter().map(|slice| slice.spec.pool.generation).max();
-            let current = || slices.iter().filter(|slice| Some(slice.spec.pool.generation) == newest);
-            if current().all(|slice| i64::try_from(current().count()) == Ok(slice.spec.pool.resource_slice_count)) {
-                let devices = current().flat_map(|slice| slice.spec.devices.iter().flatten());
+            if let Some(current) = whole_pool(&slices) {
+                let devices = current.iter().flat_map(|slice| slice.spec.devices.iter().flatten());
                 ever.push(devices.map(|device| device.name.clone()).collect());
             }
         }

@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use crate::{
-    debian::{Source, Unavailable, download, entries, loader, run, within},
+    debian::{Source, Unavailable, download, entries, loader, once, run, within},
     digest::sha256,
     testbed::{PATIENCE, Result},
 };
@@ -38,31 +38,25 @@ pub struct Program {
 impl Program {
     /// Unpacks it below `target_dir`, once. Takes seconds and a network.
     pub fn fetch(target_dir: &Path) -> std::result::Result<Self, Unavailable> {
-        let home = std::path::absolute(target_dir).map_err(within(target_dir))?.join("debian");
         let parts = [&[RELEASE], &PACKAGES[..]].concat().join(" ");
-        let dir = home.join(format!("prometheus-{}", &sha256(parts.as_bytes())[..12]));
-        fs::create_dir_all(&home).map_err(within(&home))?;
-        let lock = fs::File::create(home.join("lock")).map_err(within(&home))?;
-        lock.lock().map_err(within(&home))?;
-        if dir.is_dir() {
-            return Ok(Self { dir });
-        }
-        let scratch = tempfile::tempdir_in(&home).map_err(within(&home))?;
-        let archives = download(scratch.path(), Source::Stable(RELEASE), &PACKAGES)?;
-        let (root, fresh) = (scratch.path().join("root"), scratch.path().join("fresh"));
-        for archive in entries(&archives)? {
-            let name = archive.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            if PACKAGES.iter().any(|package| name.starts_with(&format!("{package}_"))) {
-                run(Command::new("dpkg-deb").arg("-x").arg(&archive).arg(&root))?;
+        let name = |_: &Path| format!("prometheus-{}", &sha256(parts.as_bytes())[..12]);
+        let dir = once(target_dir, name, |scratch, _| {
+            let archives = download(scratch, Source::Stable(RELEASE), &PACKAGES)?;
+            let (root, fresh) = (scratch.join("root"), scratch.join("fresh"));
+            for archive in entries(&archives)? {
+                let name = archive.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                if PACKAGES.iter().any(|package| name.starts_with(&format!("{package}_"))) {
+                    run(Command::new("dpkg-deb").arg("-x").arg(&archive).arg(&root))?;
+                }
             }
-        }
-        fs::create_dir_all(&fresh).map_err(within(&fresh))?;
-        let lib = format!("usr/lib/{}-linux-gnu", std::env::consts::ARCH);
-        for (from, to) in [("usr/bin/prometheus", "prometheus"), (lib.as_str(), "lib")] {
-            let from = root.join(from);
-            fs::rename(&from, fresh.join(to)).map_err(within(&from))?;
-        }
-        fs::rename(&fresh, &dir).map_err(within(&dir))?;
+            fs::create_dir_all(&fresh).map_err(within(&fresh))?;
+            let lib = format!("usr/lib/{}-linux-gnu", std::env::consts::ARCH);
+            for (from, to) in [("usr/bin/prometheus", "prometheus"), (lib.as_str(), "lib")] {
+                let from = root.join(from);
+                fs::rename(&from, fresh.join(to)).map_err(within(&from))?;
+            }
+            Ok(fresh)
+        })?;
         Ok(Self { dir })
     }
 

@@ -10,7 +10,10 @@ use std::{
 use fake_apiserver::{Builder, Rule, Server};
 use fake_kubelet::{Kubelet, RunningPod, allocator::Scheduler};
 use fake_nvml::Profile;
-use k8s_openapi::api::{core::v1::Pod, resource::v1::Device};
+use k8s_openapi::api::{
+    core::v1::Pod,
+    resource::v1::{Device, ResourceSlice},
+};
 use kube::{
     Api, Client, Config,
     api::{ApiResource, DynamicObject, GroupVersionKind, PostParams},
@@ -143,7 +146,12 @@ impl Testbed {
     /// Waits until the driver is registered and has published.
     pub async fn ready(&self) -> Result<()> {
         self.kubelet.wait_registered(DRIVER).await.map_err(|error| format!("{error}\n{}", self.log()))?;
-        self.until("slices are published", || is_whole(&self.api.peek_all("resourceslices"))).await
+        let is_whole = || {
+            let slices: Vec<ResourceSlice> = serde_json::from_value(json!(self.api.peek_all("resourceslices")))?;
+            let ours = slices.iter().filter(|slice| slice.spec.driver == DRIVER);
+            Ok::<_, serde_json::Error>(whole_pool(ours).is_some_and(|whole| !whole.is_empty()))
+        };
+        self.until("slices are published", || is_whole().unwrap_or_default()).await
     }
 
     /// Ends the driver as SIGTERM does.
@@ -435,11 +443,11 @@ pub async fn apply(client: &Client, objects: &[Value]) -> Result<Vec<DynamicObje
     Ok(made)
 }
 
-/// Whether all slices of the pool's newest generation are there.
-fn is_whole(slices: &[Value]) -> bool {
-    let pool = |slice: &Value, field: &str| slice["spec"]["pool"][field].as_u64();
-    let ours: Vec<&Value> = slices.iter().filter(|slice| slice["spec"]["driver"] == DRIVER).collect();
-    let newest = ours.iter().filter_map(|slice| pool(slice, "generation")).max();
-    let newest: Vec<&&Value> = ours.iter().filter(|slice| pool(slice, "generation") == newest).collect();
-    newest.first().is_some_and(|slice| pool(slice, "resourceSliceCount") == Some(newest.len() as u64))
+/// The slices of the newest generation, if all of them are there.
+pub(crate) fn whole_pool<'a>(slices: impl IntoIterator<Item = &'a ResourceSlice>) -> Option<Vec<&'a ResourceSlice>> {
+    let mut slices: Vec<&ResourceSlice> = slices.into_iter().collect();
+    let newest = slices.iter().map(|slice| slice.spec.pool.generation).max();
+    slices.retain(|slice| Some(slice.spec.pool.generation) == newest);
+    let is_whole = |slice: &&ResourceSlice| i64::try_from(slices.len()) == Ok(slice.spec.pool.resource_slice_count);
+    slices.iter().all(is_whole).then_some(slices)
 }

@@ -3,7 +3,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DeviceName, Memory, Part, PciAddress};
+use crate::{DeviceName, Gpu, Memory, Part, PciAddress};
 
 /// The number of an IOMMU group, as in `/sys/kernel/iommu_groups`: the least that can be given to a virtual machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -123,6 +123,29 @@ impl Vfio {
     pub fn has(&self, pci: PciAddress) -> bool {
         self.gpus().any(|gpu| gpu.pci == pci)
     }
+}
+
+/// What is taken from the host's kernel drivers for a virtual machine, and given back to them after it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Taken {
+    /// The vfio driver that is to have it.
+    pub by: String,
+    /// All of the group that changes its driver: the GPUs first.
+    pub functions: Vec<Origin>,
+    /// The GPUs among them, as NVIDIA's driver told of them: it knows nothing of them meanwhile.
+    pub gpus: Vec<Gpu>,
+}
+
+/// A PCI function, and whose it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Origin {
+    /// Where it sits.
+    pub pci: PciAddress,
+    /// The kernel driver that had it; none if none did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver: Option<String>,
 }
 
 #[cfg(test)]

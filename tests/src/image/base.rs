@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    debian::{Source, Unavailable, download, entries, has_extension, output, run, within},
+    debian::{Source, Unavailable, download, entries, has_extension, once, output, run, within},
     digest::sha256,
 };
 
@@ -38,25 +38,21 @@ pub(crate) struct Package {
 impl Base {
     /// Downloads and unpacks them below `target_dir`, once. Takes seconds and a network.
     pub(crate) fn fetch(target_dir: &Path) -> Result<Self, Unavailable> {
-        let home = std::path::absolute(target_dir).map_err(within(target_dir))?.join("debian");
         let parts = [&[RELEASE], &PACKAGES[..]].concat().join(" ");
-        let dir = home.join(format!("base-{}", &sha256(parts.as_bytes())[..12]));
-        if dir.is_dir() {
-            return Ok(Self { dir });
-        }
-        fs::create_dir_all(&home).map_err(within(&home))?;
-        let scratch = tempfile::tempdir_in(&home).map_err(within(&home))?;
-        let archives = download(scratch.path(), Source::Stable(RELEASE), &PACKAGES)?;
-        let fresh = scratch.path().join("base");
-        let control = fresh.join("control");
-        fs::create_dir_all(&control).map_err(within(&control))?;
-        for archive in entries(&archives)?.iter().filter(|path| has_extension(path, "deb")) {
-            run(Command::new("dpkg-deb").arg("-x").arg(archive).arg(fresh.join("root")))?;
-            let text = output(Command::new("dpkg-deb").arg("-f").arg(archive))?;
-            let file = control.join(field(&text, "Package"));
-            fs::write(&file, text).map_err(within(&file))?;
-        }
-        fs::rename(&fresh, &dir).map_err(within(&dir))?;
+        let name = |_: &Path| format!("base-{}", &sha256(parts.as_bytes())[..12]);
+        let dir = once(target_dir, name, |scratch, _| {
+            let archives = download(scratch, Source::Stable(RELEASE), &PACKAGES)?;
+            let fresh = scratch.join("base");
+            let control = fresh.join("control");
+            fs::create_dir_all(&control).map_err(within(&control))?;
+            for archive in entries(&archives)?.iter().filter(|path| has_extension(path, "deb")) {
+                run(Command::new("dpkg-deb").arg("-x").arg(archive).arg(fresh.join("root")))?;
+                let text = output(Command::new("dpkg-deb").arg("-f").arg(archive))?;
+                let file = control.join(field(&text, "Package"));
+                fs::write(&file, text).map_err(within(&file))?;
+            }
+            Ok(fresh)
+        })?;
         Ok(Self { dir })
     }
 

@@ -31,9 +31,6 @@ pub enum Error {
     /// No driver of this project.
     #[error("DaemonSet {0} has no container \"driver\"")]
     NoContainer(String),
-    /// What the node must know of a pod.
-    #[error("{0}")]
-    Lost(String),
     /// Someone wanted it so.
     #[error("it was stopped")]
     Stopped,

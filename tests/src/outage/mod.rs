@@ -16,7 +16,7 @@ pub use crate::load::Error as StageError;
 pub use crate::steps::{Report, Step};
 pub use node::Shell;
 
-use crate::load::Stage;
+use crate::{cluster, load::Stage};
 use node::Node;
 use pods::{Around, Who};
 
@@ -70,9 +70,15 @@ pub enum Error {
     /// The pods and their namespace.
     #[error(transparent)]
     Stage(#[from] StageError),
+    /// The cluster.
+    #[error(transparent)]
+    Cluster(#[from] cluster::Error),
     /// A command on the node.
     #[error(transparent)]
     Node(#[from] node::Error),
+    /// What the node must know of a pod.
+    #[error("{0}")]
+    Lost(String),
 }
 
 /// Takes all steps, tells each when it is done, and leaves what was stopped running and nothing else behind.

@@ -9,7 +9,7 @@ use kube::{
 };
 use tokio::time::{Instant, sleep};
 
-use super::{Error, Of, Plan, StageError, node::Records};
+use super::{Error, Of, Plan, node::Records};
 use crate::{
     cluster::{self, api, has_ended, is_running, until},
     load::{Act, Kind, Stage},
@@ -104,7 +104,7 @@ impl<'a> Around<'a> {
             self.stage.runs(who.name()).await?;
         }
         let listed = self.stage.pods().list(&ListParams::default()).await;
-        let pods = listed.map_err(api("list the pods".to_owned())).map_err(StageError::from)?;
+        let pods = listed.map_err(api("list the pods".to_owned()))?;
         self.claims = pods.iter().filter_map(|pod| Some((pod.name_any(), claim(pod)?))).collect();
         Ok(())
     }
@@ -117,7 +117,7 @@ impl<'a> Around<'a> {
     /// Whether those that run on have a record still.
     pub(super) fn recorded_still(&self, records: &Records) -> Result<(), Error> {
         let kept = |pod: &str| pod == Who::Fails.name() || self.kept.iter().any(|one| one.name_any() == pod);
-        Ok(self.absent(records, kept).map_err(StageError::Lost)?)
+        self.absent(records, kept).map_err(Error::Lost)
     }
 
     pub(super) fn has_record(&self, who: Who, records: &Records) -> bool {
@@ -168,11 +168,11 @@ impl<'a> Around<'a> {
             Who::Fails => self.becomes(who, |pod| is_running(pod) && restarts(pod) > 0).await,
             Who::Leaves | Who::Forced => {
                 let there = self.stage.pods().get_opt(name).await;
-                let there = there.map_err(api(format!("get pod {name}"))).map_err(StageError::from)?;
+                let there = there.map_err(api(format!("get pod {name}")))?;
                 let Some(uid) = there.and_then(|pod| pod.uid()) else { return Ok(()) };
                 let gone =
                     until(&self.stage.pods(), name, is_deleted(&uid), &who.to_string(), self.plan.patience).await;
-                Ok(gone.map(drop).map_err(StageError::from)?)
+                Ok(gone.map(drop)?)
             }
             Who::Comes | Who::WaitsWhole | Who::WaitsShare | Who::After => Ok(self.stage.runs(name).await?),
         }
@@ -198,7 +198,7 @@ impl<'a> Around<'a> {
                 Ok(_) => return Ok(()),
                 Err(source) if begun.elapsed() > self.plan.patience => {
                     let error = cluster::Error::Api { what: "list the pods".to_owned(), source: Box::new(source) };
-                    return Err(StageError::from(error).into());
+                    return Err(error.into());
                 }
                 Err(_) => sleep(Duration::from_millis(200)).await,
             }
@@ -211,13 +211,13 @@ impl<'a> Around<'a> {
 
     async fn delete(&self, who: Who, params: &DeleteParams) -> Result<(), Error> {
         let deleted = self.stage.pods().delete(who.name(), params).await;
-        Ok(deleted.map(drop).map_err(api(format!("delete pod {}", who.name()))).map_err(StageError::from)?)
+        Ok(deleted.map(drop).map_err(api(format!("delete pod {}", who.name())))?)
     }
 
     async fn becomes(&self, who: Who, is: impl Fn(&Pod) -> bool) -> Result<(), Error> {
         let holds = |pod: Option<&Pod>| pod.is_some_and(&is);
         let seen = until(&self.stage.pods(), who.name(), holds, &who.to_string(), self.plan.patience).await;
-        Ok(seen.map(drop).map_err(StageError::from)?)
+        Ok(seen.map(drop)?)
     }
 }
 

@@ -2,9 +2,8 @@
 use std::time::Duration;
 
 use clap::Args;
-use kube::Client;
 
-use super::Error;
+use super::{Error, interrupted, on_cluster};
 use crate::conformance::{self, Cluster, IMAGE, NAMESPACE};
 
 /// Options of `cargo xtask conformance`.
@@ -27,21 +26,12 @@ pub(super) struct Conformance {
 impl Conformance {
     /// Takes the steps, and prints what each showed; the last line is the sum.
     pub(super) fn run(self) -> Result<(), Error> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.map_err(|source| Error::Io { what: "start a runtime".to_owned(), source })?.block_on(self.steps())
-    }
-
-    async fn steps(self) -> Result<(), Error> {
-        let client = Client::try_default().await.map_err(|error| Error::Broke(error.into()))?;
-        let cluster = Cluster::new(client, &self.namespace, Duration::from_secs(self.timeout));
-        let steps = conformance::run(&cluster, &self.image, super::interrupted(), |step| println!("{step}"));
-        let report = Box::pin(steps).await;
-        let report = report.map_err(|error| Error::Broke(error.into()))?;
-        println!("{}", report.sum());
-        if report.passed() {
-            Ok(())
-        } else {
-            Err(Error::Broke("not all steps came out as they must, as told above".into()))
-        }
+        on_cluster(async |client| {
+            let cluster = Cluster::new(client, &self.namespace, Duration::from_secs(self.timeout));
+            let report =
+                Box::pin(conformance::run(&cluster, &self.image, interrupted(), |step| println!("{step}"))).await?;
+            println!("{}", report.sum());
+            Ok::<_, conformance::Error>(report.passed())
+        })
     }
 }

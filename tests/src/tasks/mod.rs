@@ -152,6 +152,20 @@ fn build_with(more: &[&str]) -> Result<(), Error> {
     cargo(&arguments, &[])
 }
 
+/// Runs something on the cluster of KUBECONFIG; whether it came out as it must.
+fn on_cluster<E>(task: impl AsyncFnOnce(kube::Client) -> Result<bool, E>) -> Result<(), Error>
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|source| Error::Io { what: "start a runtime".to_owned(), source })?;
+    let is_good = runtime.block_on(async {
+        let client = kube::Client::try_default().await.map_err(|error| Error::Broke(error.into()))?;
+        task(client).await.map_err(|error| Error::Broke(error.into()))
+    });
+    if is_good? { Ok(()) } else { Err(Error::Broke("not all came out as it must, as told above".into())) }
+}
+
 /// Until someone breaks it off.
 async fn interrupted() {
     if tokio::signal::ctrl_c().await.is_err() {

@@ -2,9 +2,8 @@
 use std::time::Duration;
 
 use clap::Args;
-use kube::Client;
 
-use super::Error;
+use super::{Error, interrupted, on_cluster};
 use crate::outage::{self, Of, Plan, Shell};
 
 /// Options of `cargo xtask outage`.
@@ -48,12 +47,6 @@ pub(super) struct Outage {
 impl Outage {
     /// Takes the steps, and prints what each showed; the last line is the sum.
     pub(super) fn run(self) -> Result<(), Error> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.map_err(|source| Error::Io { what: "start a runtime".to_owned(), source })?.block_on(self.steps())
-    }
-
-    async fn steps(self) -> Result<(), Error> {
-        let client = Client::try_default().await.map_err(|error| Error::Broke(error.into()))?;
         let plan = Plan {
             of: self.of,
             stop: self.stop,
@@ -65,9 +58,10 @@ impl Outage {
             lasts: Duration::from_secs(self.seconds),
             patience: Duration::from_secs(self.timeout),
         };
-        let report = Box::pin(outage::run(client, &plan, super::interrupted(), |step| println!("{step}"))).await;
-        let report = report.map_err(|error| Error::Broke(error.into()))?;
-        println!("{}", report.sum());
-        if report.passed() { Ok(()) } else { Err(Error::Broke("not all came out as it must, as told above".into())) }
+        on_cluster(async |client| {
+            let report = Box::pin(outage::run(client, &plan, interrupted(), |step| println!("{step}"))).await?;
+            println!("{}", report.sum());
+            Ok::<_, outage::Error>(report.passed())
+        })
     }
 }

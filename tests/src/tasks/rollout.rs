@@ -2,9 +2,8 @@
 use std::time::Duration;
 
 use clap::Args;
-use kube::Client;
 
-use super::Error;
+use super::{Error, interrupted, on_cluster};
 use crate::rollout::{self, DaemonSetName, Plan};
 
 /// Options of `cargo xtask rollout`.
@@ -38,12 +37,6 @@ pub(super) struct Rollout {
 impl Rollout {
     /// Makes the changes; the last line is the sum.
     pub(super) fn run(self) -> Result<(), Error> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.map_err(|source| Error::Io { what: "start a runtime".to_owned(), source })?.block_on(self.changes())
-    }
-
-    async fn changes(self) -> Result<(), Error> {
-        let client = Client::try_default().await.map_err(|error| Error::Broke(error.into()))?;
         let plan = Plan {
             daemon_set: self.daemon_set,
             other: self.other,
@@ -53,9 +46,10 @@ impl Rollout {
             settle: Duration::from_secs(self.settle),
             patience: Duration::from_secs(self.timeout),
         };
-        let report = Box::pin(rollout::run(client, &plan, super::interrupted(), |change| println!("{change}…"))).await;
-        let report = report.map_err(|error| Error::Broke(error.into()))?;
-        print!("{report}");
-        if report.is_good() { Ok(()) } else { Err(Error::Broke("what is told above must not be".into())) }
+        on_cluster(async |client| {
+            let report = Box::pin(rollout::run(client, &plan, interrupted(), |change| println!("{change}…"))).await?;
+            print!("{report}");
+            Ok::<_, rollout::Error>(report.is_good())
+        })
     }
 }
