@@ -2,6 +2,7 @@
 mod host;
 mod kernel;
 mod monitor;
+mod nvidia;
 mod scene;
 mod still;
 
@@ -21,6 +22,10 @@ pub async fn run(tell: impl FnMut(&str)) -> Result<()> {
     course.take("A GPU that is taken from vfio-pci while a virtual machine has it", still::is_taken_away).await;
     course.take("A card of two functions in one group", still::goes_along).await;
     course.take("A group in which the host uses a device", still::is_crowded).await;
+    course.take("NVIDIA's stand-in takes the GPU that is left, and no other", nvidia::takes_what_is_left).await;
+    course.take("unbindLock", nvidia::is_locked).await;
+    course.take("A GPU that is taken from NVIDIA's stand-in", nvidia::lets_go).await;
+    course.take("The driver beside it", nvidia::is_offered).await;
     let sum = format!("{}{}", course.report.sum(), course.scene.figures());
     (course.tell)(&sum);
     Ok(())

@@ -19,8 +19,10 @@ use crate::{
     testbed::{Result, Testbed},
 };
 
-/// How long the driver may take to see what inotify tells of: far less than until it looks by itself.
-const SEEN: Duration = Duration::from_secs(10);
+/// How often the driver looks by itself.
+const LOOKS: Duration = Duration::from_secs(10);
+/// How long it may take to see what it is told of: less than until then.
+const TOLD: Duration = Duration::from_secs(5);
 
 /// All of it.
 pub(super) struct Scene {
@@ -50,7 +52,9 @@ impl Scene {
 
     /// Starts the driver on the machine itself: the kubelet's and its own directories alone are the testbed's.
     pub(super) async fn start_driver(&mut self, more: &[(&str, &str)]) -> Result<()> {
+        let looks = format!("{}s", LOOKS.as_secs());
         let machine = [
+            ("ALIQUOT_RESCAN_INTERVAL", looks.as_str()),
             ("ALIQUOT_SYS_ROOT", "/sys"),
             ("ALIQUOT_DEV_ROOT", "/dev"),
             ("ALIQUOT_PROC_ROOT", "/proc"),
@@ -60,10 +64,19 @@ impl Scene {
         self.testbed.ready().await
     }
 
-    /// Waits until exactly these devices are published, and tells since when that took how long.
+    /// Waits until exactly these devices are published, of which the kernel tells the driver; how long that took.
     pub(super) async fn published(&self, devices: &[&str], since: Instant) -> Result<Duration> {
+        self.published_within(TOLD, devices, since).await
+    }
+
+    /// The same for what the driver sees when it looks.
+    pub(super) async fn published_at_last(&self, devices: &[&str], since: Instant) -> Result<Duration> {
+        self.published_within(LOOKS + TOLD, devices, since).await
+    }
+
+    async fn published_within(&self, patience: Duration, devices: &[&str], since: Instant) -> Result<Duration> {
         while self.testbed.whole() != devices {
-            if since.elapsed() > SEEN {
+            if since.elapsed() > patience {
                 let published = self.testbed.whole();
                 return Err(format!("{published:?} are offered; the driver's log:\n{}", self.testbed.log()).into());
             }

@@ -156,16 +156,14 @@ pub(super) async fn is_crowded(scene: &mut Scene, step: &mut Step) -> Result<()>
     scene.published(&[LONE_DEVICE, CARD_DEVICE], Instant::now()).await?;
     kernel::unbind(FOREIGN.pci, "virtio-pci")?;
     step.tell(format_args!("{} was taken from the host", FOREIGN.pci));
-    // Nothing below /dev/vfio tells of it: it is seen at the next look, which a claim asks for.
-    scene.prepare(&claim).await??;
     drop(Monitor::open(CROWDED.pci)?);
+    // Nothing below /dev/vfio tells of it.
     let all = [LONE_DEVICE, CARD_DEVICE, CROWDED_DEVICE];
-    let seen = scene.published(&all, Instant::now()).await?;
+    let seen = scene.published_at_last(&all, Instant::now()).await?;
     step.tell(format_args!("it can be had, and is offered {} later", milliseconds(seen)));
+    scene.prepare(&claim).await??;
     match kernel::refusal(kernel::bind(FOREIGN.pci, "virtio-pci")) {
-        answer if answer == "taken" => {
-            step.tell("the host may have the other device again while no virtual machine runs")
-        }
+        answer if answer == "taken" => step.tell("the host may have it again while no virtual machine runs"),
         answer => step.fail(format_args!("the host gets the other device back: {answer}")),
     }
     kernel::unbind(FOREIGN.pci, "virtio-pci")?;
