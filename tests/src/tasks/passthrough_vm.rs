@@ -4,11 +4,14 @@ use std::{path::Path, time::Duration};
 use clap::{Args, ValueEnum};
 
 use super::{Error, build};
-use crate::vm::{self, Plan};
+use crate::vm::{self, Plan, Release};
 
 /// Options of `cargo xtask passthrough-vm`.
 #[derive(Debug, Args)]
 pub(super) struct PassthroughVm {
+    /// Whose kernel it has.
+    #[arg(long, value_enum, default_value_t = Release::Stable)]
+    release: Release,
     /// What runs the machine's instructions.
     #[arg(long, value_enum, default_value_t = Accelerator::Tcg)]
     accelerator: Accelerator,
@@ -37,7 +40,11 @@ impl PassthroughVm {
             Accelerator::Tcg => "tcg",
             Accelerator::Kvm => "kvm",
         };
-        let plan = Plan { accelerator: accelerator.to_owned(), patience: Duration::from_secs(self.timeout) };
+        let plan = Plan {
+            release: self.release,
+            accelerator: accelerator.to_owned(),
+            patience: Duration::from_secs(self.timeout),
+        };
         let is_good = vm::run(target, &plan, |line| println!("{line}")).map_err(|error| Error::Broke(error.into()))?;
         if is_good { Ok(()) } else { Err(Error::Broke("not all came out as it must, as told above".into())) }
     }

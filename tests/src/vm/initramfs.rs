@@ -53,10 +53,7 @@ pub(super) fn make(machine: &Machine, artifacts: &Artifacts, nvidia: &Path, dir:
     for file in artifacts.of_a_node().iter().chain([&own]) {
         needed.extend(libraries(file)?);
         let name = if *file == own { "xtask".as_ref() } else { file.file_name().unwrap_or_default() };
-        let copy = programs.join(name);
-        // Half of a debug build is for debuggers.
-        let mut strip = machine.program("x86_64-linux-gnu-strip")?;
-        crate::debian::run(strip.arg("--strip-debug").arg("-o").arg(&copy).arg(file))?;
+        machine.strip(file, &programs.join(name))?;
     }
     for library in needed {
         let place = root.join(library.strip_prefix("/").unwrap_or(&library));

@@ -8,6 +8,8 @@ use std::{
     process::Command,
 };
 
+use clap::ValueEnum;
+
 use super::{
     card::{self, Kind},
     places::{AUDIO, CARD, CROWDED, FOREIGN, LONE, OTHER, PORTS, Place},
@@ -15,16 +17,15 @@ use super::{
 use crate::{
     debian::{Source, Unavailable, download, entries, loader, once, output, run, unpack, within},
     digest::sha256,
+    image::base::RELEASE,
 };
 
-/// The kernel, what it is run with, and what its modules are built with.
-const PACKAGES: [&str; 14] = [
+/// The machine, and what is made of the guest's files: always the newest, as GPUs over vfio-user are new in qemu.
+const TOOLS: [&str; 4] = ["qemu-system-x86", "seabios", "busybox-static", "ca-certificates"];
+/// The kernel, and what its modules are built with.
+const KERNEL: [&str; 10] = [
     "linux-image-cloud-amd64",
     "linux-headers-cloud-amd64",
-    "qemu-system-x86",
-    "seabios",
-    "busybox-static",
-    "ca-certificates",
     "gcc",
     "make",
     "dash",
@@ -55,60 +56,71 @@ mount --bind "$2" "$1/mnt"
 exec chroot "$1" /usr/bin/make -C "/usr/src/linux-headers-$3" M=/mnt modules
 "#;
 
+/// Whose kernel it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Release {
+    /// Debian's stable release.
+    Stable,
+    /// The newest that Debian has.
+    Unstable,
+}
+
 /// The packages, unpacked; they stay as long as the build's directory does.
 #[derive(Debug, Clone)]
 pub(crate) struct Machine {
-    root: PathBuf,
+    tools: PathBuf,
+    system: PathBuf,
     kernel: String,
 }
 
 impl Machine {
     /// Downloads and unpacks them below `target_dir`, once. Takes a minute and a network.
-    pub(crate) fn fetch(target_dir: &Path) -> Result<Self, Unavailable> {
-        let name = |_: &Path| format!("machine-{}", &sha256(PACKAGES.join(" ").as_bytes())[..12]);
-        let root = once(target_dir, name, |scratch, _| {
-            let archives = download(scratch, Source::Unstable, &PACKAGES)?;
-            let root = scratch.join("root");
-            unpack(&archives, &root)?;
-            for dir in ["dev", "proc", "mnt", "tmp"] {
-                fs::create_dir(root.join(dir)).map_err(within(&root))?;
-            }
-            // What the packages' own scripts would have made.
-            let links = ["bin", "sbin", "lib", "lib64"].map(|dir| (format!("usr/{dir}"), dir));
-            for (to, link) in links.into_iter().chain([("mawk".to_owned(), "usr/bin/awk")]) {
-                symlink(to, root.join(link)).map_err(within(&root))?;
-            }
-            Ok(root)
-        })?;
-        let modules = root.join("usr/lib/modules");
+    pub(crate) fn fetch(target_dir: &Path, release: Release) -> Result<Self, Unavailable> {
+        let source = match release {
+            Release::Stable => Source::Stable(RELEASE),
+            Release::Unstable => Source::Unstable,
+        };
+        let tools = unpacked(target_dir, "machine", Source::Unstable, &TOOLS)?;
+        let system = unpacked(target_dir, "kernel", source, &KERNEL)?;
+        let modules = system.join("usr/lib/modules");
         let kernel = entries(&modules)?.pop().and_then(|dir| Some(dir.file_name()?.to_str()?.to_owned()));
         let kernel = kernel.ok_or_else(|| Unavailable::NotDebian(modules.clone()))?;
-        Ok(Self { root, kernel })
+        Ok(Self { tools, system, kernel })
     }
 
     /// One of the kernel's modules.
     pub(crate) fn module(&self, below: &str) -> PathBuf {
-        self.root.join("usr/lib/modules").join(&self.kernel).join("kernel").join(below)
+        self.system.join("usr/lib/modules").join(&self.kernel).join("kernel").join(below)
     }
 
     /// A program that needs no libraries and is most others.
     pub(crate) fn busybox(&self) -> PathBuf {
-        self.root.join("usr/bin/busybox")
+        self.tools.join("usr/bin/busybox")
     }
 
     /// Certificates of well-known authorities, all in one: clients of API servers don't start without any.
     pub(crate) fn authorities(&self) -> Result<Vec<u8>, Unavailable> {
-        let all = entries(&self.root.join("usr/share/ca-certificates/mozilla"))?;
+        let all = entries(&self.tools.join("usr/share/ca-certificates/mozilla"))?;
         let read = |file: &PathBuf| fs::read(file).map_err(within(file));
         Ok(all.iter().map(read).collect::<Result<Vec<_>, _>>()?.concat())
     }
 
-    /// One of the packages' programs with their own libraries.
-    pub(crate) fn program(&self, name: &str) -> Result<Command, Unavailable> {
-        let libraries = self.root.join(LIBRARIES);
-        let mut command = Command::new(libraries.join(loader(&libraries)?));
-        command.arg("--library-path").arg(&libraries).arg(self.root.join("usr/bin").join(name));
-        Ok(command)
+    /// The kernel itself, where either release has it.
+    fn image(&self) -> PathBuf {
+        let beside_modules = self.system.join("usr/lib/modules").join(&self.kernel).join("vmlinuz");
+        if beside_modules.exists() {
+            return beside_modules;
+        }
+        self.system.join("boot").join(format!("vmlinuz-{}", self.kernel))
+    }
+
+    /// Takes what is for debuggers out of a copy of a program: half of a debug build.
+    pub(crate) fn strip(&self, program: &Path, copy: &Path) -> Result<(), Unavailable> {
+        run(with_libraries(&self.system, "x86_64-linux-gnu-strip")?
+            .arg("--strip-debug")
+            .arg("-o")
+            .arg(copy)
+            .arg(program))
     }
 
     /// The module that stands in for NVIDIA's, built for this kernel once.
@@ -123,7 +135,7 @@ impl Machine {
             }
             let mut command = Command::new("unshare");
             command.args(["--user", "--map-root-user", "--mount", "--pid", "--fork", "sh", "-ec", BUILD, "sh"]);
-            run(command.arg(&self.root).arg(&dir).arg(&self.kernel))?;
+            run(command.arg(&self.system).arg(&dir).arg(&self.kernel))?;
             Ok(dir)
         })?;
         Ok(dir.join("nvidia.ko"))
@@ -138,16 +150,16 @@ impl Machine {
     /// The machine before it is started; its cards are served from sockets in `dir`. What the guest writes to its second
     /// serial port is the command's output, what the kernel says is in `console`.
     pub(crate) fn start(&self, dir: &Path, start: &Start<'_>) -> Result<Command, Error> {
-        let mut qemu = self.program("qemu-system-x86_64")?;
+        let mut qemu = with_libraries(&self.tools, "qemu-system-x86_64")?;
         for place in ["usr/share/seabios", "usr/share/qemu"] {
-            qemu.arg("-L").arg(self.root.join(place));
+            qemu.arg("-L").arg(self.tools.join(place));
         }
         qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-m", "2G", "-smp", "2"]);
         qemu.args(["-machine", &format!("q35,kernel-irqchip=split,accel={}", start.accelerator), "-cpu", "max"]);
         qemu.args(["-device", "intel-iommu,intremap=on,caching-mode=on"]);
         let console = [OsString::from("file:"), start.console.into()].into_iter().collect::<OsString>();
         qemu.arg("-serial").arg(console).args(["-serial", "stdio"]);
-        qemu.arg("-kernel").arg(self.root.join("usr/lib/modules").join(&self.kernel).join("vmlinuz"));
+        qemu.arg("-kernel").arg(self.image());
         qemu.arg("-initrd").arg(start.initramfs);
         qemu.args(["-append", "console=ttyS0 intel_iommu=on panic=-1"]);
         for port in 1..=PORTS {
@@ -164,6 +176,34 @@ impl Machine {
         }
         Ok(qemu)
     }
+}
+
+/// Packages of one release in a directory of their own, so that their programs find what they expect.
+fn unpacked(target_dir: &Path, name: &str, source: Source, packages: &[&str]) -> Result<PathBuf, Unavailable> {
+    let digest = sha256(format!("{source:?} {}", packages.join(" ")).as_bytes());
+    let stamp = |_: &Path| format!("{name}-{}", &digest[..12]);
+    once(target_dir, stamp, |scratch, _| {
+        let archives = download(scratch, source, packages)?;
+        let root = scratch.join("root");
+        unpack(&archives, &root)?;
+        for dir in ["dev", "proc", "mnt", "tmp"] {
+            fs::create_dir(root.join(dir)).map_err(within(&root))?;
+        }
+        // What the packages' own scripts would have made.
+        let links = ["bin", "sbin", "lib", "lib64"].map(|dir| (format!("usr/{dir}"), dir));
+        for (to, link) in links.into_iter().chain([("mawk".to_owned(), "usr/bin/awk")]) {
+            symlink(to, root.join(link)).map_err(within(&root))?;
+        }
+        Ok(root)
+    })
+}
+
+/// One of the packages' programs with their own libraries.
+fn with_libraries(root: &Path, program: &str) -> Result<Command, Unavailable> {
+    let libraries = root.join(LIBRARIES);
+    let mut command = Command::new(libraries.join(loader(&libraries)?));
+    command.arg("--library-path").arg(&libraries).arg(root.join("usr/bin").join(program));
+    Ok(command)
 }
 
 /// How a machine is started.

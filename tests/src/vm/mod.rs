@@ -19,7 +19,7 @@ use std::{
 };
 
 pub use guest::run as inside;
-pub use machine::Error as MachineError;
+pub use machine::{Error as MachineError, Release};
 
 use crate::{debian::Unavailable, node::Artifacts};
 use machine::{Machine, Start};
@@ -27,6 +27,8 @@ use machine::{Machine, Start};
 /// How it is tried.
 #[derive(Debug, Clone)]
 pub struct Plan {
+    /// Whose kernel.
+    pub release: Release,
     /// What runs the machine's instructions: `tcg` or `kvm`.
     pub accelerator: String,
     /// How long all of it may take.
@@ -62,7 +64,7 @@ pub enum Error {
 
 /// Starts the machine and hands over each line that is said in it; whether all came out as it must.
 pub fn run(target_dir: &Path, plan: &Plan, mut tell: impl FnMut(&str)) -> Result<bool, Error> {
-    let machine = Machine::fetch(target_dir)?;
+    let machine = Machine::fetch(target_dir, plan.release)?;
     let nvidia = machine.nvidia(target_dir)?;
     let dir = tempfile::Builder::new().prefix("aliquot-vm").tempdir().map_err(io(Path::new("/tmp")))?;
     let artifacts = Artifacts::find().map_err(io(target_dir))?;
