@@ -20,6 +20,7 @@
 
 mod alias;
 pub mod args;
+mod binding;
 pub mod claim;
 mod convert;
 pub mod discovery;

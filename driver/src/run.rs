@@ -150,15 +150,13 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     let limits = Limits::begin(&roots, hook.is_some(), procfs.kubepods().clone());
     let edits = Edits::new(roots.clone(), hook.clone());
     let alias = vfio_alias.map(|kind| cdi_spec::Store::open(&roots.cdi).map(|store| (kind, store))).transpose()?;
-    let settings = discovery::Settings {
+    let discovering = discovery::Settings {
         roots: roots.clone(),
         deadline: nvml_deadline,
         interval: rescan_interval,
         hard_limits: limits.are_ready(),
         processes: procfs.sight().is_ok(),
     };
-    let discovery = tokio::spawn(discovery::follow(settings, findings, stop.clone()));
-
     let (driver, node) = (DriverName::new(&identity.driver_name)?, NodeName::new(&identity.node_name)?);
     let pool = offer::pool_name(&driver, &node)?;
     let client = client().await?;
@@ -174,6 +172,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
         tokio::spawn(notices::write(client.clone(), driver.to_string(), node.to_string(), told, stop.clone()));
     let chart = Chart::open(&roots.run, boot_id.clone())?;
     let (wards, ward) = watch::channel(Health::kept(&chart));
+    let readings = read.clone();
     let sources = health::Sources { view: view.clone(), read, events: happenings, notices: notices.clone() };
     let illness = health::Marker::new(&identity.driver_name, evict_from_ill_gpus);
     let settings = health::Settings { settle: illness_settles, marker: illness.clone() };
@@ -183,12 +182,16 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     let others = Others::new(&roots.kubelet, &identity, other_plugins);
     let around = claim::Around {
         view: view.clone(),
+        read: readings,
         policy: in_force.clone(),
         notices: notices.clone(),
         gate: others.gate(),
         health: health::Gate::new(ward.clone()),
+        binder: crate::binding::Binder,
     };
     let claims = open_claims(&roots, &identity.driver_name, pool.to_string(), boot_id, hook, around)?;
+    // What they have taken from NVIDIA's driver belongs to what is there.
+    let discovery = tokio::spawn(discovery::follow(discovering, findings, Arc::clone(&claims), stop.clone()));
     let in_cluster = sweep::Asker { client: client.clone(), driver: driver.to_string(), pool: pool.to_string() };
     let known = others.latest();
     let offering = Offering {

@@ -205,6 +205,18 @@ impl Book {
         })
     }
 
+    /// Says of a prepared claim that its side effects may be there or not.
+    pub(super) fn unsettle(&mut self, uid: &ClaimUid) -> Result<(), Error> {
+        self.locked(|book, change| match book.index.records.get(uid) {
+            Some(now) if now.state == State::Prepared => {
+                let unsettled = Record { state: State::Preparing, ..Record::clone(now) };
+                change.announce()?;
+                book.put(Arc::new(unsettled))
+            }
+            _ => Ok(()),
+        })
+    }
+
     /// Forgets a claim once `first` is done; one that isn't known counts as forgotten.
     pub(super) fn release(
         &mut self,
@@ -298,6 +310,11 @@ impl Book {
             let records: Vec<&Record> = users.filter_map(|uid| book.index.records.get(uid)).map(Arc::as_ref).collect();
             Ok(hold::time_slice(&records, gpu))
         })
+    }
+
+    /// The records of those who hold something, other than for administration.
+    pub(super) fn using(&mut self) -> Result<Vec<Arc<Record>>, Error> {
+        self.locked(|book, _| Ok(book.index.using().cloned().collect()))
     }
 
     /// The records of those who hold shares.

@@ -19,6 +19,8 @@ mod record;
 mod settings;
 mod slices;
 mod specs;
+mod stuck;
+mod taking;
 #[cfg(test)]
 mod tests;
 mod upkeep;
@@ -27,13 +29,14 @@ mod wait;
 use std::{
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use dra_plugin::{ClaimRef, ClaimUid, Failure};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::{
+    binding::{Binder, Trouble},
     discovery::{Found, View},
     edits::{Base, Edits},
     fault::{self, Point},
@@ -57,6 +60,8 @@ pub(crate) use record::Slice;
 pub(crate) use record::tests as testing;
 pub(crate) use record::{Held, Passed, Record, State};
 use slices::TimeSlices;
+pub(crate) use stuck::Failures;
+use stuck::Stuck;
 pub(crate) use upkeep::Kept;
 
 /// The directory of records, below the run root.
@@ -75,11 +80,17 @@ pub struct Claims {
     /// Told after each change, so that a claim that waits for a device looks again.
     changed: watch::Sender<()>,
     view: watch::Receiver<View>,
+    read: watch::Receiver<Instant>,
     policy: watch::Receiver<InForce>,
     notices: Notices,
     gate: Gate,
     health: health::Gate,
     slices: TimeSlices,
+    binder: Binder,
+    /// Told when a GPU is with NVIDIA's driver again.
+    returned: Notify,
+    /// Which GPUs can't be taken or given back.
+    stuck: Stuck,
     store: cdi_spec::Store,
     edits: Edits,
     base: Base,
@@ -94,6 +105,8 @@ pub struct Claims {
 pub struct Around {
     /// The GPUs.
     pub view: watch::Receiver<View>,
+    /// When the last reading of them was begun.
+    pub read: watch::Receiver<Instant>,
     /// How they are shared.
     pub policy: watch::Receiver<InForce>,
     /// Where users are told.
@@ -102,6 +115,8 @@ pub struct Around {
     pub gate: Gate,
     /// Which GPUs are too ill.
     pub health: health::Gate,
+    /// Who takes GPUs from NVIDIA's driver, and gives them back.
+    pub(crate) binder: Binder,
 }
 
 /// Why the claims of this node can't be served.
@@ -119,6 +134,18 @@ pub enum Error {
     /// The driver's name.
     #[error(transparent)]
     Name(#[from] cdi_spec::InvalidName),
+    /// What a virtual machine had.
+    #[error("what its virtual machine had can't be given back to the host")]
+    Taken(#[source] Trouble),
+}
+
+impl From<taking::Error> for Error {
+    fn from(error: taking::Error) -> Self {
+        match error {
+            taking::Error::Book(error) => error.into(),
+            taking::Error::Binding(trouble) => Self::Taken(trouble),
+        }
+    }
 }
 
 impl From<book::Error> for Error {
@@ -140,7 +167,7 @@ impl Claims {
         edits: Edits,
         around: Around,
     ) -> Result<Self, Error> {
-        let Around { view, policy, notices, gate, health } = around;
+        let Around { view, read, policy, notices, gate, health, binder } = around;
         // The spec first, as ever: of what is left when this is broken off, there is still a record.
         let first = |uid: &ClaimUid| store.remove(&site.cdi_kind, uid.as_str());
         let book = Book::open_and_clean(&run.join(RECORDS), boot_id.clone(), first)?;
@@ -154,11 +181,15 @@ impl Claims {
             book,
             changed,
             view,
+            read,
             policy,
             notices,
             gate,
             health,
             slices,
+            binder,
+            returned: Notify::new(),
+            stuck: Stuck::default(),
             store,
             edits,
             base,
@@ -223,12 +254,14 @@ impl Claims {
 
     /// The spec first: a record without a spec is still found by the next call, a spec without a record is not.
     ///
-    /// The time slice before both: what it is to be follows from the records.
+    /// The time slice before both: what it is to be follows from the records. And what a virtual machine had: as long as that
+    /// is not the host's again, the record says where it is to go.
     async fn remove(&self, claim: &ClaimRef) -> Result<(), Error> {
         fault::point(Point::UnprepareBegun);
         let record = self.book().find(claim.uid())?;
         if let Some(record) = record {
             self.restore_time_slices(&record).await;
+            self.give_back(&record).await?;
         }
         self.book().release(claim.uid(), || self.store.remove(&self.site.cdi_kind, claim.uid().as_str()))?;
         fault::point(Point::Released);

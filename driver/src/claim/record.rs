@@ -2,7 +2,7 @@
 //!
 //! A record file is a line of JSON and a line with the CRC-32 of its bytes. The checksum is over the bytes and not over
 //! a structure, so a field that another version added doesn't make a good record look broken.
-use aliquot_model::{DeviceName, GpuUuid, IommuGroup, Memory, PciAddress};
+use aliquot_model::{Away, DeviceName, GpuUuid, IommuGroup, Memory, PciAddress, Taken};
 use aliquot_params::{Iommu, TimeSlice};
 use dra_plugin::{ClaimRef, InvalidClaim, PodRef, PreparedDevice};
 use serde::{Deserialize, Serialize};
@@ -94,6 +94,9 @@ pub struct Passed {
     pub gpus: Vec<PciAddress>,
     /// By which nodes.
     pub iommu: Iommu,
+    /// What was taken from the host's kernel drivers for it; none where the administrator had done so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taken: Option<Taken>,
 }
 
 impl Held {
@@ -198,6 +201,20 @@ pub enum Unreadable {
 }
 
 impl Record {
+    /// What it has taken from the host's kernel drivers.
+    pub(crate) fn taken(&self) -> impl Iterator<Item = &Taken> {
+        self.devices.iter().filter_map(|held| held.vfio.as_ref()?.taken.as_ref())
+    }
+
+    /// The same as those see it who look at the node's GPUs.
+    pub(crate) fn away(&self) -> impl Iterator<Item = Away> {
+        let passed = self.devices.iter().filter_map(|held| held.vfio.as_ref());
+        passed.filter_map(|passed| {
+            let taken = passed.taken.clone()?;
+            Some(Away { group: passed.group, taken, is_settled: self.state == State::Prepared })
+        })
+    }
+
     /// The file's bytes.
     pub fn encode(&self) -> Result<Vec<u8>, serde_json::Error> {
         let mut bytes = serde_json::to_vec(self)?;

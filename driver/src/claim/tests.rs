@@ -37,10 +37,12 @@ impl Node {
         let identity = Identity { driver_name: "gpu.example.com".into(), node_name: "node1".into() };
         let around = Around {
             view: watch::channel(View::Ready(found())).1,
+            read: watch::channel(std::time::Instant::now()).1,
             policy: watch::channel(InForce::default()).1,
             notices: Notices::new().0,
             gate: Others::new(Path::new("/nokubelet"), &identity, OtherPlugins::Ignore).gate(),
             health: health::Gate::new(watch::channel(Health::default()).1),
+            binder: crate::binding::Binder,
         };
         let kind = cdi_spec::Kind::new("gpu.example.com", "claim").unwrap();
         let site = Site { pool: "gpu.example.com/node1".into(), cdi_kind: kind };
@@ -56,7 +58,7 @@ impl Node {
 }
 
 fn found() -> Arc<Found> {
-    Arc::new(Found { inventory: Inventory::default(), installation: Installation::default() })
+    Arc::new(Found::default())
 }
 
 /// A prepared claim whose spec somebody has deleted.

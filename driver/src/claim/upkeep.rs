@@ -7,7 +7,7 @@ use std::{
 
 use dra_plugin::{ClaimRef, ClaimUid};
 
-use super::{Claims, Error, Quarantined, Record};
+use super::{Claims, Error, Quarantined, Record, State};
 use crate::fault::{self, Point};
 
 /// Everything of this driver's on the node that stands for a claim.
@@ -76,11 +76,16 @@ impl Claims {
     /// called in the claim's turn.
     pub(crate) async fn remove_stale(&self, claim: &ClaimRef, judged: Option<&Record>) -> Result<bool, Error> {
         fault::point(Point::UnprepareBegun);
-        if let Some(record) = judged {
+        let mut judged = judged.cloned();
+        if let Some(record) = &mut judged {
             self.restore_time_slices(record).await;
+            self.give_back(record).await?;
+            if record.taken().next().is_some() {
+                record.state = State::Preparing;
+            }
         }
         let spec = || self.store.remove(&self.site.cdi_kind, claim.uid().as_str());
-        let is_removed = self.book().release_if_still(claim.uid(), judged, spec)?;
+        let is_removed = self.book().release_if_still(claim.uid(), judged.as_ref(), spec)?;
         fault::point(Point::Released);
         self.changed.send_replace(());
         Ok(is_removed)

@@ -8,12 +8,13 @@ pub(crate) mod vfio;
 pub mod wake;
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use aliquot_model::{Binding, BrokenGpu, Gpu, Inventory, PciAddress, Vfio};
+use aliquot_model::{Away, Binding, BrokenGpu, Gpu, Inventory, PciAddress, Vfio};
 use aliquot_nvml::{EventKind, GpuEvent, GpuReading, Nvml, Questions, Reading, Session};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -43,12 +44,14 @@ impl View {
 }
 
 /// One reading of the node.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, Default)]
 pub struct Found {
     /// The GPUs.
     pub inventory: Inventory,
     /// The driver's files for containers.
     pub installation: Installation,
+    /// The GPUs that NVIDIA's driver doesn't list, as claims have taken them from it.
+    pub away: BTreeSet<PciAddress>,
 }
 
 /// What discovery needs to know.
@@ -100,14 +103,22 @@ impl Library {
     }
 }
 
-/// Reads once. Where every GPU is for virtual machines, NVIDIA's driver need not be there.
-pub async fn read(library: &mut Library, session: Session, settings: &Settings) -> Result<Found, Trouble> {
+/// Reads once, beside what claims have taken. Where every GPU is for virtual machines, NVIDIA's driver need not be there.
+pub async fn read(
+    library: &mut Library,
+    session: Session,
+    settings: &Settings,
+    away: impl Fn() -> Vec<Away>,
+) -> Result<Found, Trouble> {
     let passable = vfio::find(&settings.roots);
-    match read_nvml(library, session, settings).await {
-        Ok(reading) => Ok(found(reading, passable, settings)),
-        Err(_) if vfio::is_all(&passable) => {
-            let inventory = Inventory::default().with_vfio(passable);
-            Ok(Found { inventory, installation: Installation::default() })
+    let reading = read_nvml(library, session, settings).await;
+    // Whatever changed its driver while it was read is written down by now.
+    let away = away();
+    match reading {
+        Ok(reading) => Ok(found(reading, passable, settings, &away)),
+        Err(_) if vfio::is_all(&passable, &away) => {
+            let (inventory, away) = vfio::away::with_away(&Inventory::default().with_vfio(passable), &away);
+            Ok(Found { inventory, installation: Installation::default(), away })
         }
         Err(trouble) => Err(trouble),
     }
@@ -153,8 +164,16 @@ pub struct Findings {
     pub events: mpsc::UnboundedSender<GpuEvent>,
 }
 
+/// What discovery asks the claims, and hears from them.
+pub trait Claimed: Send + Sync {
+    /// What they have taken from NVIDIA's driver. Asked after each reading: it must not block for long.
+    fn away(&self) -> Vec<Away>;
+    /// Ends when they have given a GPU back.
+    fn given_back(&self) -> impl Future<Output = ()> + Send;
+}
+
 /// Follows the node until `stop`.
-pub async fn follow(settings: Settings, findings: Findings, stop: CancellationToken) {
+pub async fn follow(settings: Settings, findings: Findings, claimed: Arc<impl Claimed>, stop: CancellationToken) {
     let Findings { views, read: ended, questions, events } = findings;
     let (told, mut heard) = mpsc::unbounded_channel();
     let mut library = Library { nvml: None, told: Some(told) };
@@ -164,7 +183,7 @@ pub async fn follow(settings: Settings, findings: Findings, stop: CancellationTo
         let begun = Instant::now();
         let reading = tokio::select! {
             () = stop.cancelled() => return,
-            reading = read(&mut library, session, &settings) => reading,
+            reading = read(&mut library, session, &settings, || claimed.away()) => reading,
         };
         let has_ended = reading.is_ok();
         questions.send_if_modified(|last| {
@@ -174,7 +193,7 @@ pub async fn follow(settings: Settings, findings: Findings, stop: CancellationTo
             }
             is_over
         });
-        let view = next(&views.borrow(), reading, &settings);
+        let view = next(&views.borrow(), reading, &settings, &claimed.away());
         let troubled = !matches!(&view, View::Ready(found) if found.inventory.broken().is_empty());
         views.send_if_modified(|last| {
             let changed = *last != view;
@@ -193,6 +212,7 @@ pub async fn follow(settings: Settings, findings: Findings, stop: CancellationTo
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = waker.woken() => break Session::Renew,
+                () = claimed.given_back() => break Session::Renew,
                 () = &mut due => break if troubled { Session::Renew } else { Session::Keep },
                 Some(event) = heard.recv() => {
                     let tells_all = matches!(event.kind, EventKind::Xid(_));
@@ -208,7 +228,7 @@ pub async fn follow(settings: Settings, findings: Findings, stop: CancellationTo
 }
 
 /// The view after a reading. One GPU that hangs must not take the others away: what was read of them before stays.
-fn next(last: &View, reading: Result<Found, Trouble>, settings: &Settings) -> View {
+fn next(last: &View, reading: Result<Found, Trouble>, settings: &Settings, away: &[Away]) -> View {
     let trouble = match reading {
         Ok(found) => return View::Ready(Arc::new(found)),
         Err(trouble) => trouble,
@@ -222,18 +242,19 @@ fn next(last: &View, reading: Result<Found, Trouble>, settings: &Settings) -> Vi
                 broken.push(BrokenGpu { index: hung.index, pci: Some(hung.pci), reason });
             }
             let inventory = Inventory::new(gpus, broken).with_vfio(before.inventory.vfio().to_vec());
-            View::Ready(Arc::new(Found { inventory, installation: before.installation.clone() }))
+            let (installation, away) = (before.installation.clone(), before.away.clone());
+            View::Ready(Arc::new(Found { inventory, installation, away }))
         }
         (_, Trouble::Nvml(aliquot_nvml::Error::Overdue { gpu: Some(index), so_far: Some(so_far), .. })) => {
             let mut reading = *so_far;
             reading.gpus.push(Err(BrokenGpu { index, pci: None, reason }));
-            View::Ready(Arc::new(found(reading, vfio::find(&settings.roots), settings)))
+            View::Ready(Arc::new(found(reading, vfio::find(&settings.roots), settings, away)))
         }
         _ => View::Unavailable(reason),
     }
 }
 
-fn found(reading: Reading, passable: Vec<Vfio>, settings: &Settings) -> Found {
+fn found(reading: Reading, passable: Vec<Vfio>, settings: &Settings, away: &[Away]) -> Found {
     let roots = &settings.roots;
     // A session of NVML's may still list what another driver has by now.
     let is_away = |pci: PciAddress| passable.iter().any(|vfio| vfio.binding == Binding::Bound && vfio.has(pci));
@@ -253,7 +274,8 @@ fn found(reading: Reading, passable: Vec<Vfio>, settings: &Settings) -> Found {
         }
     }
     let installation = installation::find(roots, &reading.driver_version);
-    Found { inventory: Inventory::new(gpus, broken).with_vfio(passable), installation }
+    let (inventory, away) = vfio::away::with_away(&Inventory::new(gpus, broken).with_vfio(passable), away);
+    Found { inventory, installation, away }
 }
 
 fn placed(gpu: GpuReading, driver_version: &str, cuda_driver_version: &str, sys: &Path) -> Gpu {
@@ -422,8 +444,7 @@ mod tests {
 
     #[test]
     fn a_gpu_that_hangs_is_broken_and_the_others_stay() {
-        let found =
-            Found { inventory: Inventory::new(vec![gpu(0), gpu(1)], vec![]), installation: Installation::default() };
+        let found = Found { inventory: Inventory::new(vec![gpu(0), gpu(1)], vec![]), ..Found::default() };
         let View::Ready(found) = next(&View::Ready(Arc::new(found)), overdue(Some(1)), &settings("/nowhere")) else {
             panic!("no view")
         };

@@ -67,6 +67,8 @@ fn of(gpu: &Gpu, kind: &str) -> BTreeMap<String, DeviceAttribute> {
 /// All attributes of what a virtual machine can be given. NVIDIA's driver isn't there to tell more of it.
 pub(super) fn of_vfio(vfio: &Vfio) -> BTreeMap<String, DeviceAttribute> {
     let gpu = &vfio.gpu;
+    // What is still to be taken has no nodes of devices yet, and has them with the kernels that have iommufd.
+    let has_nodes = !vfio.functions.is_empty() || vfio.gpus().all(|gpu| gpu.cdev.is_some());
     let all = [
         ("type", text("vfio")),
         ("uuid", text(GpuUuid::of_place(gpu.pci).as_str())),
@@ -74,7 +76,7 @@ pub(super) fn of_vfio(vfio: &Vfio) -> BTreeMap<String, DeviceAttribute> {
         ("vendorID", text(&gpu.vendor.to_string())),
         ("deviceID", text(&gpu.device.to_string())),
         ("iommuGroup", Some(number(vfio.group.0))),
-        ("iommuFDEnabled", Some(flag(vfio.iommufd && vfio.gpus().all(|gpu| gpu.cdev.is_some())))),
+        ("iommuFDEnabled", Some(flag(vfio.iommufd && has_nodes))),
         ("gpus", Some(number(u32::try_from(vfio.gpus().count()).unwrap_or(u32::MAX)))),
         ("resource.kubernetes.io/pciBusID", text(&gpu.pci.to_string())),
         ("resource.kubernetes.io/pcieRoot", gpu.pcie_root.as_deref().and_then(text)),

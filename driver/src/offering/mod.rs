@@ -1,9 +1,9 @@
 //! Keeps what is published at what inventory, policy, holdings, others and the API server together allow.
 mod server;
 
-use std::{sync::Arc, time::SystemTime};
+use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
-use aliquot_model::{Gpu, Inventory};
+use aliquot_model::{Gpu, GpuUuid, Inventory};
 use aliquot_params::policy::Policy;
 use dra_plugin::{
     Backoff, DeviceHealth, DriverName,
@@ -17,13 +17,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    claim::Claims,
+    claim::{Claims, Failures},
     discovery::View,
     health::{self, Health, Ward},
     notices::Notices,
     offer::{
         self, Holding, Layout, Offered, evicted,
-        taints::{self, Marks, Storage},
+        taints::{self, Effect, Mark, Marks, Storage},
     },
     others::{self, Elsewhere, Latest},
     policy::InForce,
@@ -59,10 +59,23 @@ pub(crate) struct Sources {
     pub(crate) claims: Arc<Claims>,
 }
 
+/// What a GPU has that can't be taken from the host's kernel drivers, or given back.
+const NOT_MOVED: &str = "not-moved";
+
 /// Which GPUs are not for new claims.
 struct Kept<'a> {
     elsewhere: &'a Elsewhere,
     ward: &'a Ward,
+    stuck: &'a BTreeMap<GpuUuid, Failures>,
+}
+
+impl Kept<'_> {
+    /// The GPUs that don't change their kernel drivers, and until when that is to matter.
+    fn stuck(&self, now: Instant) -> impl Iterator<Item = (&GpuUuid, Instant)> {
+        let kept =
+            self.stuck.iter().filter_map(|(gpu, failures)| Some((gpu, Instant::from_std(failures.kept_until()?))));
+        kept.filter(move |(_, until)| *until > now)
+    }
 }
 
 /// What has come of it so far.
@@ -108,6 +121,7 @@ impl Offering {
     pub(crate) async fn run(self, sources: Sources, stop: CancellationToken) {
         let Sources { mut view, mut policy, mut others, mut health, claims } = sources;
         let mut holders = claims.changes();
+        let mut stuck = claims.stuck();
         let (mut status, mut contested) = (self.publishing.status(), self.publishing.contested());
         let mut state = State::new();
         loop {
@@ -115,6 +129,7 @@ impl Offering {
             let in_force = policy.borrow_and_update().policy();
             let known = others.borrow_and_update().clone();
             let ward = health.borrow_and_update().ward.clone();
+            let failures = stuck.borrow_and_update().clone();
             holders.borrow_and_update();
             contested.borrow_and_update();
             let publishing = async {
@@ -127,7 +142,7 @@ impl Offering {
                     (View::Ready(found), Some((policy, known))) => match claims.holdings() {
                         Ok(holdings) => {
                             (state.unread, state.pauses) = (None, fresh());
-                            let kept = Kept { elsewhere: &known.elsewhere, ward: &ward };
+                            let kept = Kept { elsewhere: &known.elsewhere, ward: &ward, stuck: &failures };
                             self.offer(&found.inventory, &policy, &holdings, kept, &mut state).await
                         }
                         Err(error) => {
@@ -149,6 +164,7 @@ impl Offering {
                 Ok(()) = policy.changed() => state.server.doubt(Instant::now()),
                 Ok(()) = others.changed() => {}
                 Ok(()) = health::changed(&mut health, &ward) => {}
+                Ok(()) = stuck.changed() => {}
                 Ok(()) = holders.changed() => tokio::time::sleep(SETTLE).await,
                 // Another instance of the driver may know of claims of which nobody told this one.
                 Ok(()) = contested.changed() => {}
@@ -187,7 +203,10 @@ impl Offering {
             };
         }
         let ill = health::ill(kept.ward, inventory);
-        let marks: Marks = self.elsewhere.marks(kept.elsewhere).chain(self.illness.marks(&ill)).collect();
+        let now = Instant::now();
+        let stuck = kept.stuck(now).map(|(gpu, _)| (gpu.clone(), self.not_moved()));
+        let marks: Marks = self.elsewhere.marks(kept.elsewhere).chain(self.illness.marks(&ill)).chain(stuck).collect();
+        again = again.into_iter().chain(kept.stuck(now).map(|(_, until)| until)).min();
         if marks.is_empty() {
             state.taints = Storage::default();
         }
@@ -208,6 +227,10 @@ impl Offering {
         let look = (!offered.waiting.is_empty()).then(|| Instant::now() + LOOK);
         self.publish(offered);
         again.into_iter().chain(look).min()
+    }
+
+    fn not_moved(&self) -> Mark {
+        Mark::new(&format!("{}/{NOT_MOVED}", self.driver), "kernel-driver", Effect::NoSchedule)
     }
 
     fn publish(&self, offered: Offered) {
