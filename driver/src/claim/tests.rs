@@ -1,8 +1,6 @@
 //! Two driver instances on one node, as a rolling update has them: what one begins after a look, and the other ends first.
 use std::{collections::HashSet, path::Path};
 
-use aliquot_model::Inventory;
-
 use super::{
     book::{Commit, Reservation},
     specs::Written,
@@ -11,7 +9,6 @@ use super::{
 };
 use crate::{
     args::{Identity, OtherPlugins},
-    discovery::installation::Installation,
     health::Health,
     others::Others,
     roots::{Roots, tests::roots},

@@ -407,7 +407,7 @@ mod tests {
                 cuda_driver_version: "13.4".into(),
                 gpus: vec![Ok(reading(0, true)), Ok(reading(1, false))],
             };
-            let found = found(reading, vec![], &Settings { hard_limits: node, ..settings("/nowhere") });
+            let found = found(reading, vec![], &Settings { hard_limits: node, ..settings("/nowhere") }, &[]);
             found.inventory.gpus().iter().map(|gpu| gpu.hard_limits).collect::<Vec<_>>()
         };
         assert_eq!((hard(true), hard(false)), (vec![true, false], vec![false, false]));
@@ -418,7 +418,7 @@ mod tests {
         let tells = |processes: bool| {
             let (driver_version, cuda_driver_version) = ("580.65.06".into(), "13.0".into());
             let reading = Reading { driver_version, cuda_driver_version, gpus: vec![Ok(reading(0, false))] };
-            let found = found(reading, vec![], &Settings { processes, ..settings("/nowhere") });
+            let found = found(reading, vec![], &Settings { processes, ..settings("/nowhere") }, &[]);
             found.inventory.gpus()[0].process_memory
         };
         assert!(tells(true) && !tells(false));
@@ -436,7 +436,7 @@ mod tests {
             gpu: Some(1),
             so_far: Some(Box::new(so_far)),
         };
-        let View::Ready(found) = next(&View::Searching, Err(trouble.into()), &settings("/nowhere")) else {
+        let View::Ready(found) = next(&View::Searching, Err(trouble.into()), &settings("/nowhere"), &[]) else {
             panic!("no view")
         };
         assert_eq!((found.inventory.gpus().len(), found.inventory.broken()[0].index), (1, 1));
@@ -445,18 +445,19 @@ mod tests {
     #[test]
     fn a_gpu_that_hangs_is_broken_and_the_others_stay() {
         let found = Found { inventory: Inventory::new(vec![gpu(0), gpu(1)], vec![]), ..Found::default() };
-        let View::Ready(found) = next(&View::Ready(Arc::new(found)), overdue(Some(1)), &settings("/nowhere")) else {
+        let View::Ready(found) = next(&View::Ready(Arc::new(found)), overdue(Some(1)), &settings("/nowhere"), &[])
+        else {
             panic!("no view")
         };
         assert_eq!((found.inventory.gpus().len(), found.inventory.broken()[0].index), (1, 1));
         // The next reading is overdue as well, and says the same.
-        let again = next(&View::Ready(Arc::clone(&found)), overdue(Some(1)), &settings("/nowhere"));
+        let again = next(&View::Ready(Arc::clone(&found)), overdue(Some(1)), &settings("/nowhere"), &[]);
         assert_eq!(again, View::Ready(found));
     }
 
     #[test]
     fn without_an_earlier_reading_the_reason_is_all_there_is() {
-        let View::Unavailable(reason) = next(&View::Searching, overdue(Some(3)), &settings("/nowhere")) else {
+        let View::Unavailable(reason) = next(&View::Searching, overdue(Some(3)), &settings("/nowhere"), &[]) else {
             panic!("a view")
         };
         assert!(reason.contains("within 20s for GPU 3"), "{reason}");
@@ -466,7 +467,7 @@ mod tests {
     async fn a_missing_driver_says_where_it_was_searched_and_what_to_do() {
         let dir = tempfile::tempdir().unwrap();
         let settings = settings(dir.path().join("root").to_str().unwrap());
-        let reason = read(&mut Library::default(), Session::Keep, &settings).await.unwrap_err().to_string();
+        let reason = read(&mut Library::default(), Session::Keep, &settings, Vec::new).await.unwrap_err().to_string();
         assert!(reason.contains("--driver-root") && reason.contains("root/usr/lib64/libnvidia-ml.so.1"), "{reason}");
     }
 }

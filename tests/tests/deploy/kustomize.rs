@@ -110,6 +110,10 @@ fn merge(target: &mut Value, change: &Value) -> Result<()> {
         return Err("objects are merged only with objects".into());
     };
     for (field, value) in change {
+        if value.is_null() {
+            target.remove(field);
+            continue;
+        }
         let there = target.entry(field.clone()).or_insert(Value::Null);
         match (value, key(field)) {
             (Value::Object(_), _) if there.is_object() => merge(there, value)?,

@@ -165,13 +165,15 @@ fn what_the_pod_may_do_is_what_is_said() {
         let expected = json!({"privileged": true, "readOnlyRootFilesystem": true, "runAsUser": 0, "runAsGroup": 0});
         assert_eq!(*security, expected, "{name}");
         assert!(["hostNetwork", "hostIPC"].iter().all(|field| pod.get(field).is_none()), "{name}");
-        let guards = name == "guard";
-        assert_eq!(pod.get("hostPID").is_some(), guards, "{name}");
+        let (guards, moves) = (name == "guard", name == "vfio-dynamic");
+        assert_eq!(pod.get("hostPID").is_some(), guards || moves, "{name}");
         let kept = environment(container)["ALIQUOT_KEEP_CAPABILITIES"];
         assert_eq!(kept, if guards { "sys_admin,kill" } else { "sys_admin" }, "{name}");
         let mounts = by(&container["volumeMounts"], "name");
         let writable = mounts.iter().filter(|(_, mount)| mount["readOnly"] != true).map(|(name, _)| *name);
-        assert_eq!(writable.collect::<Vec<_>>(), ["cdi", "hook", "plugin", "records", "registry"], "{name}");
+        let plain = ["cdi", "hook", "plugin", "records", "registry"];
+        let expected: Vec<&str> = plain.into_iter().chain(moves.then_some("sys")).collect();
+        assert_eq!(writable.collect::<Vec<_>>(), expected, "{name}");
         let whole_hosts = |volume: &&Value| volume["hostPath"]["path"] == "/" || volume["hostPath"]["path"] == "/run";
         assert_eq!(pod["volumes"].as_array().unwrap().iter().filter(whole_hosts).count(), 0, "{name}");
         let resources = &container["resources"];

@@ -98,6 +98,25 @@ fn what_can_not_be_given_to_a_virtual_machine_says_why() {
 }
 
 #[test]
+fn what_nvidias_driver_has_is_taken_where_the_policy_says_so() {
+    let inventory = inventory().with_vfio(vec![testing::switchable(1)]);
+    let planned =
+        |policy: &Policy| plan(&claim(vec![result("vm", "gpu-0000-01-00-vfio")]), &inventory, policy, &site());
+    let policy = |driver: &str| {
+        let rules = format!("rules:\n- vfio: {{binding: dynamic{driver}}}\n");
+        Policy::parse(format!("apiVersion: gpu.aliquot.dev/v1alpha1\nkind: Policy\n{rules}").as_bytes()).unwrap()
+    };
+    let plan = planned(&policy("")).unwrap();
+    let taken = plan[0].vfio.as_ref().unwrap().taken.as_ref().unwrap();
+    assert_eq!((taken.by.as_str(), &taken.functions), ("vfio-pci", &testing::switchable(1).functions));
+    assert_eq!((taken.gpus.len(), &taken.gpus[0].uuid), (1, &testing::gpu(1).uuid));
+    let plan = planned(&policy(", driver: nvgrace_gpu_vfio_pci")).unwrap();
+    assert_eq!(plan[0].vfio.as_ref().unwrap().taken.as_ref().unwrap().by, "nvgrace_gpu_vfio_pci");
+    let error = planned(&Policy::default()).unwrap_err().to_string();
+    assert!(error.contains("vfio.binding: dynamic"), "{error}");
+}
+
+#[test]
 fn one_gpu_for_a_virtual_machine_and_otherwise_is_refused() {
     // A slice from before the GPU was bound to another driver can still be in a scheduler's mind.
     let mut vfio = testing::vfio(0x41);

@@ -21,7 +21,7 @@ pub(crate) fn passed(uid: &str, gpus: &[&str]) -> Record {
     let mut record = record(uid, &[device.as_str()]);
     let held = &mut record.devices[0];
     (held.gpu, held.minor) = (GpuUuid::of_place(gpus[0]), None);
-    held.vfio = Some(Passed { group: IommuGroup(12), gpus, iommu: Iommu::default() });
+    held.vfio = Some(Passed { group: IommuGroup(12), gpus, iommu: Iommu::default(), taken: None });
     record
 }
 

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aliquot_model::Memory;
+use aliquot_model::{Memory, Origin};
 
 use super::*;
 use crate::roots::tests::roots;
