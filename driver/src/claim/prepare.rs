@@ -13,7 +13,7 @@ use super::{
     broken,
     hold::Clash,
     naming, plan,
-    record::SCHEMA,
+    record::schema,
     specs::Written,
     taking::{self, Taking},
     wait,
@@ -54,7 +54,7 @@ impl Driver for Claims {
         let devices = plan::plan(&claim, &found.inventory, &policy, &self.site)
             .map_err(|fault| Failure::Permanent(fault.to_string()))?;
         let record = Arc::new(Record {
-            schema: SCHEMA,
+            schema: schema(&devices),
             boot_id: self.boot_id.clone(),
             claim: claim.claim.clone(),
             state: State::Preparing,
@@ -68,6 +68,9 @@ impl Driver for Claims {
         if let Some(earlier) = earlier.filter(|earlier| earlier.devices != record.devices) {
             // The claim was allocated anew, and nobody said so.
             self.restore_time_slices(&earlier).await;
+            if !earlier.taken().all(|taken| record.taken().any(|now| now.functions == taken.functions)) {
+                self.give_back(&earlier).await.map_err(|error| broken(&Error::from(error)))?;
+            }
         }
         self.reserve(&record, call).await?;
         fault::point(Point::Reserved);

@@ -9,12 +9,21 @@ use serde::{Deserialize, Serialize};
 
 use crate::edits::Base;
 
-/// The schema that this build writes, and the last one that it reads.
+/// The schema of most records.
 ///
 /// A version that only adds fields keeps the number: readers leave out what they don't know, and take what isn't there for
 /// its default, so that upgrades and downgrades read each other's records. A higher number says that this isn't enough:
 /// such a record is quarantined.
-pub(super) const SCHEMA: u32 = 1;
+const PLAIN: u32 = 1;
+/// That of records with something that is to be given back to the host: a version that knows nothing of that must not
+/// unprepare them. It is the last one that this build reads.
+pub(super) const SCHEMA: u32 = 2;
+
+/// The schema of a record with these devices.
+pub(super) fn schema(devices: &[Held]) -> u32 {
+    let takes = |held: &Held| held.vfio.as_ref().is_some_and(|passed| passed.taken.is_some());
+    if devices.iter().any(takes) { SCHEMA } else { PLAIN }
+}
 
 /// A larger file is none of ours: 32 devices and 256 pods, as many as a claim can have, stay below with the longest names.
 pub(super) const LARGEST: u64 = 256 * 1024;
@@ -23,7 +32,7 @@ pub(super) const LARGEST: u64 = 256 * 1024;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Record {
-    /// See [`SCHEMA`].
+    /// See [`schema`].
     pub schema: u32,
     /// The boot under which it was written; under another one all that it describes has ended.
     pub boot_id: String,

@@ -54,6 +54,13 @@ pub struct Found {
     pub away: BTreeSet<PciAddress>,
 }
 
+impl Found {
+    /// The GPUs that NVIDIA's library can be asked about.
+    pub(crate) fn listed(&self) -> impl Iterator<Item = &Gpu> {
+        self.inventory.gpus().iter().filter(|gpu| !self.away.contains(&gpu.pci))
+    }
+}
+
 /// What discovery needs to know.
 #[derive(Debug, Clone)]
 pub struct Settings {
