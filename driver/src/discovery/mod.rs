@@ -215,6 +215,8 @@ fn next(last: &View, reading: Result<Found, Trouble>, settings: &Settings) -> Vi
     };
     let reason = crate::report(&trouble);
     match (last, trouble) {
+        // Nothing is wrong, and nothing was asked.
+        (last @ View::Ready(_), Trouble::Nvml(aliquot_nvml::Error::Away { .. })) => last.clone(),
         (View::Ready(before), Trouble::Nvml(aliquot_nvml::Error::Overdue { gpu, .. })) => {
             let (mut gpus, mut broken) = (before.inventory.gpus().to_vec(), before.inventory.broken().to_vec());
             if let Some(at) = gpus.iter().position(|known| Some(known.index) == gpu) {

@@ -2,7 +2,7 @@
 //!
 //! The driver and `nvidia-smi` load it as they load the real one, so that their own NVML code is what runs. As with the
 //! real library, a GPU is there for a process only if its device node can be opened: in a container it shows what the
-//! container was given.
+//! container was given. While a session lasts, it holds the nodes of all GPUs open, as far as they can be.
 //!
 //! | variable | |
 //! |---|---|
@@ -14,17 +14,21 @@
 #![allow(unsafe_code, reason = "a C ABI is pointers")]
 
 mod abi;
+mod away;
 mod built;
 mod control;
 mod limits;
+mod persistence;
 mod profile;
 mod readings;
 mod settings;
 mod state;
 
+pub use away::Away;
 pub use built::built_library;
 pub use control::{Control, Happening, Process};
 pub use limits::{Limit, Limits};
+pub use persistence::Persistence;
 pub use profile::{GpuProfile, Profile};
 pub use readings::Readings;
 pub use settings::SETTINGS;
