@@ -17,6 +17,9 @@ use crate::{
     worker::{Question, put},
 };
 
+/// How long who wants no session waits for another who wanted none before, so as to have persistence modes switched off.
+const SOON: Duration = Duration::from_secs(2);
+
 /// Asks the library that [`Nvml`](crate::Nvml) has open, through its thread and its session.
 ///
 /// All clones together have one question under way. What is asked while an overdue one hangs waits here, where it can be
@@ -89,13 +92,20 @@ impl Questions {
     /// gives is dropped, or `longest` has passed.
     ///
     /// The kernel driver counts each session as a user of every GPU. What is asked meanwhile waits, until its own deadline.
-    /// Where somebody else has had all sessions ended and goes on longer than `deadline`, this joins in, and leaves
-    /// persistence modes as they are.
+    /// Where somebody else has had all sessions ended and isn't done soon, this joins in, and leaves persistence modes as they
+    /// are.
     pub async fn let_go(&self, gpus: Vec<GpuUuid>, deadline: Duration, longest: Duration) -> Result<Absence, Error> {
-        match tokio::time::timeout(deadline, self.leave(gpus, longest)).await {
-            Ok(absence) => absence,
-            Err(_) => self.away.join(longest).ok_or_else(|| self.overdue(deadline)),
+        let leave = self.leave(gpus, longest);
+        tokio::pin!(leave);
+        for wait in [SOON.min(deadline), deadline.saturating_sub(SOON)] {
+            if let Ok(absence) = tokio::time::timeout(wait, &mut leave).await {
+                return absence;
+            }
+            if let Some(absence) = self.away.join(longest) {
+                return Ok(absence);
+            }
         }
+        Err(self.overdue(deadline))
     }
 
     /// Switches the persistence mode of GPUs on (`nvmlDeviceSetPersistenceMode`), also of those that NVIDIA's driver has

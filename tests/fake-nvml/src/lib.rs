@@ -14,21 +14,19 @@
 #![allow(unsafe_code, reason = "a C ABI is pointers")]
 
 mod abi;
-mod away;
 mod built;
 mod control;
 mod limits;
-mod persistence;
+mod marks;
 mod profile;
 mod readings;
 mod settings;
 mod state;
 
-pub use away::Away;
 pub use built::built_library;
 pub use control::{Control, Happening, Process};
 pub use limits::{Limit, Limits};
-pub use persistence::Persistence;
+pub use marks::{Away, Persistence};
 pub use profile::{GpuProfile, Profile};
 pub use readings::Readings;
 pub use settings::SETTINGS;

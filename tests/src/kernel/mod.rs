@@ -6,6 +6,7 @@
 //! It answers each write as the real one does: when it is done, with an error, or never where somebody holds what is to be
 //! let go of. What goes wrong besides is ordered by tests ([`Kernel::order`]).
 mod bus;
+mod scene;
 
 use std::{
     collections::BTreeSet,
@@ -24,6 +25,7 @@ use rustix::{
     io::Errno,
 };
 
+pub use self::scene::Scene;
 use crate::node::Node;
 
 /// What goes wrong.
