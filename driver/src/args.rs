@@ -90,6 +90,26 @@ pub enum Command {
     /// Each name comes once, verdict is "failed", "warning", "skipped" or "ok", and fix is there for the first two only.
     /// Names and fields stay; new ones may come.
     Doctor(Box<DoctorArgs>),
+    /// Read or write one of the kernel's files about the drivers of PCI functions: the driver runs this in a process of its
+    /// own, which may hang there.
+    #[command(hide = true)]
+    KernelFile(KernelFileArgs),
+}
+
+/// `aliquot-driver kernel-file`.
+#[derive(Debug, Clone, Args)]
+pub struct KernelFileArgs {
+    /// sysfs.
+    #[arg(long, value_parser = absolute)]
+    pub sys_root: PathBuf,
+    /// procfs.
+    #[arg(long, value_parser = absolute)]
+    pub proc_root: PathBuf,
+    /// The file.
+    #[arg(value_parser = absolute)]
+    pub path: PathBuf,
+    /// What is written to it; it is read without.
+    pub value: Option<String>,
 }
 
 /// What can be done with a policy.

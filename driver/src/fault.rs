@@ -91,6 +91,14 @@ points! {
     Reserved "reserved" Between,
     /// A GPU has the claim's time slice.
     TimeSliceSet "time-slice-set" Between,
+    /// NVIDIA's driver lets nobody open a GPU any more that is to go to a virtual machine.
+    BindLocked "bind-locked" Between,
+    /// Only vfio may have one of its group's functions.
+    BindOverridden "bind-overridden" Between,
+    /// No driver has it.
+    BindUnbound "bind-unbound" Between,
+    /// The vfio driver has it.
+    BindProbed "bind-probed" Between,
     /// The node's spec has its temporary file.
     NodeSpecBegun "node-spec-begun" File,
     /// It is written.
@@ -111,6 +119,12 @@ points! {
     UnprepareBegun "unprepare-begun" Between,
     /// A GPU has its time slice back.
     TimeSliceRestored "time-slice-restored" Between,
+    /// The vfio driver has let go of a function of a group that goes back to the host.
+    ReturnUnbound "return-unbound" Between,
+    /// Any driver may have it again.
+    ReturnCleared "return-cleared" Between,
+    /// The driver that had it has it again.
+    ReturnBound "return-bound" Between,
     /// That a GPU keeps its time slice is written down.
     DebtNoted "debt-noted" File,
     /// That it has it back after all, likewise.

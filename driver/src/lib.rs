@@ -20,7 +20,8 @@
 
 mod alias;
 pub mod args;
-mod binding;
+#[doc(hidden)]
+pub mod binding;
 pub mod claim;
 mod convert;
 pub mod discovery;
@@ -68,6 +69,7 @@ pub fn main(cli: Cli) -> ExitCode {
         Command::Inspect(args) => inspect::inspect(&args).map_err(|error| report(&error)),
         Command::Policy(PolicyCommand::Schema) => policy::check::schema().map_err(|error| report(&error)),
         Command::Policy(PolicyCommand::Check(args)) => policy::check::check(&args).map_err(|error| report(&error)),
+        Command::KernelFile(args) => return binding::helper::run(&args),
         Command::Convert(args) => convert::run(&args).map_err(|error| report(&error)),
     };
     match result {

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     alias,
     args::RunArgs,
+    binding::Binder,
     claim::{self, Claims, Site},
     discovery::{self, View},
     edits::Edits,
@@ -187,7 +188,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
         notices: notices.clone(),
         gate: others.gate(),
         health: health::Gate::new(ward.clone()),
-        binder: crate::binding::Binder,
+        binder: Binder::new(roots.clone(), asked.clone()),
     };
     let claims = open_claims(&roots, &identity.driver_name, pool.to_string(), boot_id, hook, around)?;
     // What they have taken from NVIDIA's driver belongs to what is there.

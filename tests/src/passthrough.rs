@@ -86,7 +86,8 @@ impl Node {
         fs::remove_dir_all(self.path("driver/usr/lib"))
     }
 
-    fn function(&self, pci: &str) -> PathBuf {
+    /// A function's directory in sysfs.
+    pub(crate) fn function(&self, pci: &str) -> PathBuf {
         self.path("sys/bus/pci/devices").join(pci)
     }
 }

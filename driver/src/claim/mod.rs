@@ -116,7 +116,7 @@ pub struct Around {
     /// Which GPUs are too ill.
     pub health: health::Gate,
     /// Who takes GPUs from NVIDIA's driver, and gives them back.
-    pub(crate) binder: Binder,
+    pub binder: Binder,
 }
 
 /// Why the claims of this node can't be served.

@@ -39,7 +39,7 @@ impl Node {
             notices: Notices::new().0,
             gate: Others::new(Path::new("/nokubelet"), &identity, OtherPlugins::Ignore).gate(),
             health: health::Gate::new(watch::channel(Health::default()).1),
-            binder: crate::binding::Binder,
+            binder: crate::binding::Binder::new(roots.clone(), watch::channel(None).1),
         };
         let kind = cdi_spec::Kind::new("gpu.example.com", "claim").unwrap();
         let site = Site { pool: "gpu.example.com/node1".into(), cdi_kind: kind };

@@ -123,6 +123,7 @@ pub async fn read(
     let away = away();
     match reading {
         Ok(reading) => Ok(found(reading, passable, settings, &away)),
+        Err(trouble @ Trouble::Nvml(aliquot_nvml::Error::Away { .. })) => Err(trouble),
         Err(_) if vfio::is_all(&passable, &away) => {
             let (inventory, away) = vfio::away::with_away(&Inventory::default().with_vfio(passable), &away);
             Ok(Found { inventory, installation: Installation::default(), away })
@@ -242,6 +243,8 @@ fn next(last: &View, reading: Result<Found, Trouble>, settings: &Settings, away:
     };
     let reason = crate::report(&trouble);
     match (last, trouble) {
+        // Nothing is wrong, and nothing was asked.
+        (last, Trouble::Nvml(aliquot_nvml::Error::Away { .. })) => last.clone(),
         (View::Ready(before), Trouble::Nvml(aliquot_nvml::Error::Overdue { gpu, .. })) => {
             let (mut gpus, mut broken) = (before.inventory.gpus().to_vec(), before.inventory.broken().to_vec());
             if let Some(at) = gpus.iter().position(|known| Some(known.index) == gpu) {

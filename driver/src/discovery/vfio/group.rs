@@ -103,7 +103,6 @@ mod tests {
             class: Class(class),
             driver: Some(driver.to_owned()).filter(|driver| !driver.is_empty()),
             group: None,
-            driver_override: None,
             is_virtual: false,
             parts: 0,
             cdev: None,
