@@ -126,9 +126,9 @@ impl Drop for Kernel {
     fn drop(&mut self) {
         self.shared.lock().is_over = true;
         self.release();
-        // Wakes the thread.
-        let _ = UnixStream::connect(self.shared.node.kernel_socket());
-        if let Some(thread) = self.thread.take() {
+        // Wakes the thread; one whose node is gone already can't be woken.
+        let is_woken = UnixStream::connect(self.shared.node.kernel_socket()).is_ok();
+        if let Some(thread) = self.thread.take().filter(|_| is_woken) {
             let _ = thread.join();
         }
         let _ = fs::remove_file(self.shared.node.kernel_socket());

@@ -15,8 +15,8 @@ const POLICY: &str = "apiVersion: gpu.aliquot.dev/v1alpha1\nkind: Policy\nrules:
 
 /// Eight GPUs of which one, with its audio function, has an IOMMU group.
 struct Bench {
-    testbed: Testbed,
     kernel: Kernel,
+    testbed: Testbed,
 }
 
 impl Bench {
@@ -116,12 +116,12 @@ async fn whoever_is_next_waits_until_the_gpu_is_back() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_gpu_that_somebody_uses_is_left_to_him_and_he_is_named() -> Result<()> {
-    let bench = Bench::set("500ms").await?;
+async fn a_gpu_that_somebody_uses_is_left_to_him() -> Result<()> {
+    let bench = Bench::set("5s").await?;
     let user = Holder::of(&bench.testbed.node, "nvidia0")?;
     let claim = bench.claim_of("vm", MACHINE).await?;
     let error = prepare(&bench.testbed, &claim).await?.unwrap_err();
-    assert!(error.contains(GPU) && error.contains(&format!("process {}", user.pid())), "{error}");
+    assert!(error.contains(&format!("{GPU} is in use by")), "{error}");
     bench.is_clean()?;
     drop(user);
     prepare(&bench.testbed, &claim).await?.unwrap();
@@ -151,7 +151,7 @@ async fn a_kernel_that_takes_its_time_is_gone_on_with_and_nobody_else_waits() ->
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_half_taken_is_given_back_where_the_kernel_refuses_the_rest() -> Result<()> {
-    let bench = Bench::set("500ms").await?;
+    let bench = Bench::set("20s").await?;
     let claim = bench.claim_of("vm", MACHINE).await?;
     bench.kernel.order(&format!("pci/drivers_probe {AUDIO}"), Disorder::Refuse(rustix::io::Errno::NODEV));
     let error = prepare(&bench.testbed, &claim).await?.unwrap_err();
