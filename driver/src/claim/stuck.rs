@@ -61,7 +61,9 @@ impl Stuck {
     /// It went well.
     pub(super) fn succeed(&self, taken: &Taken) {
         self.0.send_if_modified(|all| {
-            taken.gpus.iter().fold(false, |changed, gpu| all.remove(&gpu.uuid).is_some() || changed)
+            let before = all.len();
+            all.retain(|gpu, _| taken.gpus.iter().all(|moved| moved.uuid != *gpu));
+            all.len() < before
         });
     }
 
