@@ -208,6 +208,21 @@ mod tests {
     }
 
     #[test]
+    fn under_the_name_of_nvidias_driver_its_claims_are_judged_by_its_own_parameters() {
+        let config = |sharing: Value| {
+            let parameters =
+                json!({"apiVersion": "resource.nvidia.com/v1beta1", "kind": "GpuConfig", "sharing": sharing});
+            json!({"opaque": {"driver": "gpu.nvidia.com", "parameters": parameters}})
+        };
+        let sliced = json!({"strategy": "TimeSlicing", "timeSlicingConfig": {"interval": "Long"}});
+        let mps = json!({"strategy": "MPS", "mpsConfig": {"defaultActiveThreadPercentage": 50}});
+        let findings = judge(Carrier::Claim, "gpu.nvidia.com", &claim(&[config(sliced), config(mps)]), None);
+        let fields: Vec<&str> = findings.iter().map(|finding| finding.field.as_str()).collect();
+        let at = |field: &str| format!("spec.devices.config[1].opaque.parameters.sharing.{field}");
+        assert_eq!(fields, [at("mpsConfig"), at("strategy")]);
+    }
+
+    #[test]
     fn what_was_there_before_stays() {
         let old = claim(&[config(&[], &good("GpuConfig")), config(&[], &bad())]);
         let new = claim(&[config(&[], &bad()), config(&["gpu"], &bad())]);
