@@ -96,9 +96,7 @@ impl Packages {
         let dir = once(target_dir, stamp, |scratch, dir| {
             let archives = download(scratch, Source::Unstable, &PACKAGES)?;
             let (root, tools) = (scratch.join("root"), scratch.join("tools"));
-            for archive in entries(&archives)?.iter().filter(|path| has_extension(path, "deb")) {
-                run(Command::new("dpkg-deb").arg("-x").arg(archive).arg(&root))?;
-            }
+            unpack(&archives, &root)?;
             assemble(&root, &tools, dir)?;
             Ok(tools)
         })?;
@@ -183,6 +181,14 @@ pub(crate) fn download(scratch: &Path, source: Source, packages: &[&str]) -> Res
     run(apt().arg("update"))?;
     run(apt().args(["install", "--yes", "--download-only"]).args(packages))?;
     Ok(scratch.join("cache/archives"))
+}
+
+/// Unpacks what was downloaded, over what is in `root` already.
+pub(crate) fn unpack(archives: &Path, root: &Path) -> Result<(), Unavailable> {
+    for archive in entries(archives)?.iter().filter(|path| has_extension(path, "deb")) {
+        run(Command::new("dpkg-deb").arg("-x").arg(archive).arg(root))?;
+    }
+    Ok(())
 }
 
 /// An apt configuration that shares with the machine's only how to reach the network: proxies and the like.

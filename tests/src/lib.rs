@@ -29,3 +29,4 @@ pub mod skip;
 mod steps;
 pub mod tasks;
 pub mod testbed;
+pub mod vm;

@@ -58,6 +58,16 @@ impl Artifacts {
         Ok(Self { dir })
     }
 
+    /// Those in a directory, of which the ones must be there that are used.
+    pub fn within(dir: &Path) -> Self {
+        Self { dir: dir.to_owned() }
+    }
+
+    /// What a node is laid out with.
+    pub(crate) fn of_a_node(&self) -> [PathBuf; 3] {
+        [self.driver(), self.library(), self.smi()]
+    }
+
     /// The driver's binary.
     pub fn driver(&self) -> PathBuf {
         self.dir.join("aliquot-driver")

@@ -70,9 +70,14 @@ impl Testbed {
 
     /// The same before the driver is started.
     pub async fn without_driver(profile: &str, api: Builder) -> Result<Self> {
-        let dir = tempfile::Builder::new().prefix("aliquot").tempdir()?;
         let profile = Profile::named(profile).ok_or("no such profile")?;
-        let node = Node::lay_out(&dir.path().join("n"), profile, &Artifacts::find()?)?;
+        Self::made_from(&Artifacts::find()?, profile, api).await
+    }
+
+    /// The same with any GPUs and programs.
+    pub(crate) async fn made_from(artifacts: &Artifacts, profile: Profile, api: Builder) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("aliquot").tempdir()?;
+        let node = Node::lay_out(&dir.path().join("n"), profile, artifacts)?;
         let api = api.start().await?;
         std::fs::write(dir.path().join("kubeconfig"), api.kubeconfig())?;
         std::fs::write(dir.path().join("account"), api.kubeconfig_with(ACCOUNT))?;

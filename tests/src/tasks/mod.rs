@@ -7,6 +7,7 @@ mod image;
 mod isolation;
 mod node;
 mod outage;
+mod passthrough_vm;
 mod picture;
 mod playground;
 mod reference;
@@ -42,6 +43,11 @@ enum Task {
     Rollout(rollout::Rollout),
     /// Takes the API server or the kubelet of the cluster of KUBECONFIG away for a while, under pods that start and end.
     Outage(outage::Outage),
+    /// Starts a machine with a real kernel, an IOMMU and GPUs, and passes these through in it; needs Debian's packages, no root.
+    PassthroughVm(passthrough_vm::PassthroughVm),
+    /// What runs in that machine.
+    #[command(hide = true)]
+    PassthroughGuest,
     /// Shows the main job on simulated GPUs, in real containers where root allows.
     Playground(playground::Play),
     /// Writes the container image, with its bill of materials; needs Debian's packages, no daemon and no root.
@@ -109,6 +115,8 @@ pub fn run() -> ExitCode {
         Task::CrashMatrix(matrix) => matrix.run(),
         Task::Rollout(rollout) => rollout.run(),
         Task::Outage(outage) => outage.run(),
+        Task::PassthroughVm(vm) => vm.run(),
+        Task::PassthroughGuest => passthrough_vm::inside(),
         Task::Playground(play) => play.run(),
         Task::Image(image) => image.run(),
         Task::Fuzz(fuzz) => fuzz.run(),
