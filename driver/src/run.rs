@@ -123,6 +123,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
         hook,
         other_plugins,
         vfio_alias,
+        device_metadata,
         hook_root,
         cgroup_root,
         evict_from_ill_gpus,
@@ -189,6 +190,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
         health: health::Gate::new(ward.clone()),
     };
     let claims = open_claims(&roots, &identity.driver_name, pool.to_string(), boot_id, hook, around)?;
+    let claims = Arc::new(claims.telling(device_metadata));
     let in_cluster = sweep::Asker { client: client.clone(), driver: driver.to_string(), pool: pool.to_string() };
     let known = others.latest();
     let offering = Offering {
@@ -298,11 +300,11 @@ fn open_claims(
     boot_id: String,
     hook: Option<hook::Hook>,
     around: claim::Around,
-) -> Result<Arc<Claims>, Error> {
+) -> Result<Claims, Error> {
     let site = Site { pool, cdi_kind: cdi_spec::Kind::new(driver, "claim")? };
     let store = spec_store(roots)?;
     let edits = Edits::new(roots.clone(), hook);
-    Ok(Arc::new(Claims::open(site, boot_id, &roots.run, store, edits, around)?))
+    Ok(Claims::open(site, boot_id, &roots.run, store, edits, around)?)
 }
 
 /// With sockets of its own, if this instance has a name of its own.

@@ -11,6 +11,7 @@ mod debts;
 mod file;
 mod hold;
 mod look;
+mod metadata;
 mod naming;
 mod plan;
 mod prepare;
@@ -61,6 +62,8 @@ pub(crate) use upkeep::Kept;
 
 /// The directory of records, below the run root.
 pub(crate) const RECORDS: &str = "claims";
+/// That of what containers may read of their devices.
+const METADATA: &str = "metadata";
 /// That of time slices which couldn't be given back.
 pub(crate) const OWED: &str = "time-slices";
 
@@ -83,6 +86,7 @@ pub struct Claims {
     store: cdi_spec::Store,
     edits: Edits,
     base: Base,
+    metadata: metadata::Writer,
     /// When the kubelet last asked for each claim.
     asked: upkeep::Asked,
     /// What is known of records that can't be used.
@@ -142,7 +146,11 @@ impl Claims {
     ) -> Result<Self, Error> {
         let Around { view, policy, notices, gate, health } = around;
         // The spec first, as ever: of what is left when this is broken off, there is still a record.
-        let first = |uid: &ClaimUid| store.remove(&site.cdi_kind, uid.as_str());
+        let metadata = metadata::Writer::open(&run.join(METADATA)).map_err(book::Error::Dir)?;
+        let first = |uid: &ClaimUid| {
+            store.remove(&site.cdi_kind, uid.as_str())?;
+            Ok(metadata.remove(uid)?)
+        };
         let book = Book::open_and_clean(&run.join(RECORDS), boot_id.clone(), first)?;
         let debts = Debts::open(&run.join(OWED), boot_id.clone()).map_err(Error::Debts)?;
         let (changed, slices, base) = (watch::Sender::new(()), TimeSlices::new(debts), Base::of(&site.cdi_kind)?);
@@ -162,6 +170,7 @@ impl Claims {
             store,
             edits,
             base,
+            metadata,
             asked,
             known,
         };
@@ -230,7 +239,7 @@ impl Claims {
         if let Some(record) = record {
             self.restore_time_slices(&record).await;
         }
-        self.book().release(claim.uid(), || self.store.remove(&self.site.cdi_kind, claim.uid().as_str()))?;
+        self.book().release(claim.uid(), || self.remove_files(claim.uid()))?;
         fault::point(Point::Released);
         self.changed.send_replace(());
         Ok(())

@@ -52,6 +52,7 @@ impl Driver for Claims {
         let policy = self.judged_policy(call).await?;
         let devices = plan::plan(&claim, &found.inventory, &policy, &self.site)
             .map_err(|fault| Failure::Permanent(fault.to_string()))?;
+        let metadata = self.metadata.of(&claim, &devices);
         let record = Arc::new(Record {
             schema: SCHEMA,
             boot_id: self.boot_id.clone(),
@@ -59,6 +60,7 @@ impl Driver for Claims {
             state: State::Preparing,
             devices,
             pods: claim.reserved_for.clone(),
+            metadata,
         });
         self.pass(&record, &found, call).await?;
         fault::point(Point::PrepareBegun);
@@ -213,7 +215,7 @@ impl Claims {
             Ok(Some(now)) if book::is_anothers(&now, record) => return,
             Ok(_) => {
                 self.restore_time_slices(record).await;
-                self.book().abandon(record, || self.store.remove(&self.site.cdi_kind, claim.uid().as_str()))
+                self.book().abandon(record, || self.remove_files(claim.uid()))
             }
             Err(error) => Err(error),
         };

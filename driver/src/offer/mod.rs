@@ -8,7 +8,7 @@
 //! ```
 //! What excludes what is in the slice, and not in code. Where an API server doesn't store that ([`Layout::Fixed`]), the
 //! policy says whether a GPU is whole or a fixed number of shares.
-mod attributes;
+pub(crate) mod attributes;
 mod devices;
 pub(crate) mod evicted;
 mod health;
