@@ -287,7 +287,6 @@ impl Dir {
 
     /// A directory in this one that everybody may pass, made if need be; what else has its name is replaced and not followed.
     pub fn below(&self, name: &str) -> Result<Self, Error> {
-        // Whatever it is, it is opened as a directory or not at all.
         let make = || -> io::Result<OwnedFd> {
             let open = || rustix::fs::openat(&self.fd, name, DIRECTORY, Mode::empty());
             match open() {

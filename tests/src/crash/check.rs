@@ -125,9 +125,9 @@ pub(super) fn nothing_left(stage: &Stage, but: &[&Claim]) -> Verdict {
     for path in files(&stage.metadata())? {
         let unfinished = |path: &std::path::PathBuf| name(path).starts_with('.');
         if is_theirs(&name(&path)) {
-            left.extend(files(&path)?.into_iter().filter(unfinished))
+            left.extend(files(&path)?.into_iter().filter(unfinished));
         } else {
-            left.push(path)
+            left.push(path);
         }
     }
     if !left.is_empty() {
