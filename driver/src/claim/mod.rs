@@ -40,7 +40,7 @@ use crate::{
     fault::{self, Point},
     health,
     notices::Notices,
-    offer::Holding,
+    offer::{Holding, lost},
     others::Gate,
     policy::InForce,
 };
@@ -200,6 +200,17 @@ impl Claims {
         let mut records = self.book().all()?;
         records.retain(|record| record.state == State::Prepared);
         Ok(records)
+    }
+
+    /// What virtual machines on this node were given.
+    pub(crate) fn passed(&self) -> Result<Vec<lost::Passed>, book::Error> {
+        let passed = |record: &Record, held: &Held| {
+            let Passed { group, gpus, .. } = held.vfio.clone()?;
+            let (claim, pods) = (record.claim.clone(), record.pods.clone());
+            Some(lost::Passed { device: held.device.clone(), group, gpus, claim, pods })
+        };
+        let records = self.prepared()?;
+        Ok(records.iter().flat_map(|record| record.devices.iter().filter_map(|held| passed(record, held))).collect())
     }
 
     /// The record of one claim; a text that is no UID has none.

@@ -11,6 +11,8 @@ use k8s_openapi::{
     apimachinery::pkg::api::resource::Quantity,
 };
 
+use super::lost::Passed;
+
 /// The API server refuses a longer string value.
 const LONGEST_STRING: usize = 64;
 
@@ -79,6 +81,19 @@ pub(super) fn of_vfio(vfio: &Vfio) -> BTreeMap<String, DeviceAttribute> {
         ("resource.kubernetes.io/pciBusID", text(&gpu.pci.to_string())),
         ("resource.kubernetes.io/pcieRoot", gpu.pcie_root.as_deref().and_then(text)),
         ("resource.kubernetes.io/numaNode", gpu.numa_node.map(number)),
+    ];
+    all.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+}
+
+/// What a record knows of what a virtual machine was given.
+pub(super) fn of_lost(passed: &Passed) -> BTreeMap<String, DeviceAttribute> {
+    let first = passed.gpus.first();
+    let all = [
+        ("type", text("vfio")),
+        ("uuid", first.and_then(|pci| text(GpuUuid::of_place(*pci).as_str()))),
+        ("iommuGroup", Some(number(passed.group.0))),
+        ("gpus", Some(number(u32::try_from(passed.gpus.len()).unwrap_or(u32::MAX)))),
+        ("resource.kubernetes.io/pciBusID", first.and_then(|pci| text(&pci.to_string()))),
     ];
     all.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
 }

@@ -12,6 +12,7 @@ pub(crate) mod attributes;
 mod devices;
 pub(crate) mod evicted;
 mod health;
+pub(crate) mod lost;
 pub(crate) mod taints;
 
 use std::collections::{BTreeMap, BTreeSet};

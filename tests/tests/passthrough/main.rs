@@ -1,5 +1,6 @@
 //! GPUs for virtual machines: what is offered of a node's IOMMU groups, and what a claim brings its runtime.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+mod lost;
 mod offer;
 mod prepare;
 
