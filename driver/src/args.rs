@@ -247,6 +247,13 @@ pub struct RunArgs {
     /// Whoever can annotate pods then has these GPUs, whatever claims hold: docs/passthrough.md says how to go about it.
     #[arg(long, env = "ALIQUOT_VFIO_ALIAS", value_parser = kind, value_name = "KIND")]
     pub vfio_alias: Option<cdi_spec::Kind>,
+    /// Which containers may read what their devices are (KEP-5304), below /var/run/kubernetes.io/dra-device-attributes:
+    /// with "vfio" those with GPUs for virtual machines, which KubeVirt needs.
+    ///
+    /// Each file is a mount in the container. One that has a read-only volume of its own at /run or /var/run can't start with
+    /// it, so nobody has it who didn't ask for it. What is prepared already stays as it is.
+    #[arg(long, env = "ALIQUOT_DEVICE_METADATA", value_enum, default_value_t = DeviceMetadata::None, value_name = "WHOSE")]
+    pub device_metadata: DeviceMetadata,
     /// What is done about GPUs that a device plugin or another DRA driver on this node hands out too, as two pods could get
     /// one.
     ///
@@ -295,6 +302,17 @@ pub enum Eviction {
     Never,
     /// When nothing can run on the GPU until the node is started anew, as after it has fallen off the bus.
     Fatal,
+}
+
+/// Whose devices are told to their containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DeviceMetadata {
+    /// Nobody's.
+    None,
+    /// GPUs for virtual machines.
+    Vfio,
+    /// Every device.
+    All,
 }
 
 /// What is done about GPUs that others hand out too.

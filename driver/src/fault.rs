@@ -105,6 +105,12 @@ points! {
     NodeSpecWritten "node-spec-written" File,
     /// It has its name.
     NodeSpecPlaced "node-spec-placed" File,
+    /// What a container may read of its devices has its temporary file.
+    MetadataBegun "metadata-begun" File,
+    /// It is written.
+    MetadataWritten "metadata-written" File,
+    /// It has its name.
+    MetadataPlaced "metadata-placed" File,
     /// The claim's spec has its temporary file.
     SpecBegun "spec-begun" File,
     /// It is written.
@@ -133,6 +139,10 @@ points! {
     SpecLeftoverRemoved "spec-leftover-removed" File,
     /// The claim's spec is gone.
     SpecRemoved "spec-removed" File,
+    /// What a killed writer left of what a container may read is gone.
+    MetadataLeftoverRemoved "metadata-leftover-removed" File,
+    /// That is gone, and the claim's directory for it is not.
+    MetadataRemoved "metadata-removed" File,
     /// What a killed writer left of a record is gone.
     RecordLeftoverRemoved "record-leftover-removed" File,
     /// The record is gone.
@@ -188,6 +198,17 @@ pub(crate) fn specs(done: Step, name: &str) -> io::Result<()> {
         Step::Placed => Point::SpecPlaced,
         Step::LeftoverRemoved => Point::SpecLeftoverRemoved,
         Step::Removed => Point::SpecRemoved,
+    })
+}
+
+/// Watches the directories of what containers may read.
+pub(crate) fn metadata(done: Step, _name: &str) -> io::Result<()> {
+    step(match done {
+        Step::Begun => Point::MetadataBegun,
+        Step::Written => Point::MetadataWritten,
+        Step::Placed => Point::MetadataPlaced,
+        Step::LeftoverRemoved => Point::MetadataLeftoverRemoved,
+        Step::Removed => Point::MetadataRemoved,
     })
 }
 

@@ -124,6 +124,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
         hook,
         other_plugins,
         vfio_alias,
+        device_metadata,
         hook_root,
         cgroup_root,
         evict_from_ill_gpus,
@@ -191,6 +192,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
         binder: Binder::new(roots.clone(), asked.clone()),
     };
     let claims = open_claims(&roots, &identity.driver_name, pool.to_string(), boot_id, hook, around)?;
+    let claims = Arc::new(claims.telling(device_metadata));
     // What they have taken from NVIDIA's driver belongs to what is there.
     let discovery = tokio::spawn(discovery::follow(discovering, findings, Arc::clone(&claims), stop.clone()));
     let in_cluster = sweep::Asker { client: client.clone(), driver: driver.to_string(), pool: pool.to_string() };
@@ -302,11 +304,11 @@ fn open_claims(
     boot_id: String,
     hook: Option<hook::Hook>,
     around: claim::Around,
-) -> Result<Arc<Claims>, Error> {
+) -> Result<Claims, Error> {
     let site = Site { pool, cdi_kind: cdi_spec::Kind::new(driver, "claim")? };
     let store = spec_store(roots)?;
     let edits = Edits::new(roots.clone(), hook);
-    Ok(Arc::new(Claims::open(site, boot_id, &roots.run, store, edits, around)?))
+    Ok(Claims::open(site, boot_id, &roots.run, store, edits, around)?)
 }
 
 /// With sockets of its own, if this instance has a name of its own.

@@ -114,7 +114,7 @@ impl Book {
     pub(super) fn open_and_clean(
         path: &Path,
         boot_id: String,
-        first: impl Fn(&ClaimUid) -> Result<(), cdi_spec::StoreError>,
+        first: impl Fn(&ClaimUid) -> Result<(), Error>,
     ) -> Result<Self, Error> {
         let dir = Dir::open(path)?.watched(fault::records);
         fault::point(Point::RecordsDirMade);
@@ -218,11 +218,7 @@ impl Book {
     }
 
     /// Forgets a claim once `first` is done; one that isn't known counts as forgotten.
-    pub(super) fn release(
-        &mut self,
-        uid: &ClaimUid,
-        first: impl FnOnce() -> Result<(), cdi_spec::StoreError>,
-    ) -> Result<(), Error> {
+    pub(super) fn release(&mut self, uid: &ClaimUid, first: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
         self.locked(|book, change| {
             first()?;
             book.strike(uid, change)
@@ -234,7 +230,7 @@ impl Book {
     pub(super) fn abandon(
         &mut self,
         record: &Record,
-        first: impl FnOnce() -> Result<(), cdi_spec::StoreError>,
+        first: impl FnOnce() -> Result<(), Error>,
     ) -> Result<bool, Error> {
         let uid = record.claim.uid();
         self.locked(|book, change| {
@@ -251,7 +247,7 @@ impl Book {
         &mut self,
         uid: &ClaimUid,
         judged: Option<&Record>,
-        first: impl FnOnce() -> Result<(), cdi_spec::StoreError>,
+        first: impl FnOnce() -> Result<(), Error>,
     ) -> Result<bool, Error> {
         self.locked(|book, change| {
             if book.index.records.get(uid).map(Arc::as_ref) != judged {
@@ -386,7 +382,7 @@ impl Book {
     }
 
     /// Removes records of other boots and what a killed process left half-written.
-    fn clean(&mut self, first: impl Fn(&ClaimUid) -> Result<(), cdi_spec::StoreError>) -> Result<(), Error> {
+    fn clean(&mut self, first: impl Fn(&ClaimUid) -> Result<(), Error>) -> Result<(), Error> {
         for name in self.dir.names()? {
             let ended = uid_of(&name)
                 .filter(|uid| matches!(self.read(&name, uid), Ok(Some(record)) if record.boot_id != self.boot_id));

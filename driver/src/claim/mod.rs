@@ -11,6 +11,7 @@ mod debts;
 mod file;
 mod hold;
 mod look;
+mod metadata;
 mod naming;
 mod plan;
 mod prepare;
@@ -42,7 +43,7 @@ use crate::{
     fault::{self, Point},
     health,
     notices::Notices,
-    offer::Holding,
+    offer::{Holding, lost},
     others::Gate,
     policy::InForce,
 };
@@ -66,6 +67,8 @@ pub(crate) use upkeep::Kept;
 
 /// The directory of records, below the run root.
 pub(crate) const RECORDS: &str = "claims";
+/// That of what containers may read of their devices.
+const METADATA: &str = "metadata";
 /// That of time slices which couldn't be given back.
 pub(crate) const OWED: &str = "time-slices";
 
@@ -94,6 +97,7 @@ pub struct Claims {
     store: cdi_spec::Store,
     edits: Edits,
     base: Base,
+    metadata: metadata::Writer,
     /// When the kubelet last asked for each claim.
     asked: upkeep::Asked,
     /// What is known of records that can't be used.
@@ -169,7 +173,11 @@ impl Claims {
     ) -> Result<Self, Error> {
         let Around { view, read, policy, notices, gate, health, binder } = around;
         // The spec first, as ever: of what is left when this is broken off, there is still a record.
-        let first = |uid: &ClaimUid| store.remove(&site.cdi_kind, uid.as_str());
+        let metadata = metadata::Writer::open(&run.join(METADATA)).map_err(book::Error::Dir)?;
+        let first = |uid: &ClaimUid| {
+            store.remove(&site.cdi_kind, uid.as_str())?;
+            Ok(metadata.remove(uid)?)
+        };
         let book = Book::open_and_clean(&run.join(RECORDS), boot_id.clone(), first)?;
         let debts = Debts::open(&run.join(OWED), boot_id.clone()).map_err(Error::Debts)?;
         let (changed, slices, base) = (watch::Sender::new(()), TimeSlices::new(debts), Base::of(&site.cdi_kind)?);
@@ -193,6 +201,7 @@ impl Claims {
             store,
             edits,
             base,
+            metadata,
             asked,
             known,
         };
@@ -222,6 +231,17 @@ impl Claims {
         let mut records = self.book().all()?;
         records.retain(|record| record.state == State::Prepared);
         Ok(records)
+    }
+
+    /// What virtual machines on this node were given.
+    pub(crate) fn passed(&self) -> Result<Vec<lost::Passed>, book::Error> {
+        let passed = |record: &Record, held: &Held| {
+            let Passed { group, gpus, .. } = held.vfio.clone()?;
+            let (claim, pods) = (record.claim.clone(), record.pods.clone());
+            Some(lost::Passed { device: held.device.clone(), group, gpus, claim, pods })
+        };
+        let records = self.prepared()?;
+        Ok(records.iter().flat_map(|record| record.devices.iter().filter_map(|held| passed(record, held))).collect())
     }
 
     /// The record of one claim; a text that is no UID has none.
@@ -263,7 +283,7 @@ impl Claims {
             self.restore_time_slices(&record).await;
             self.give_back(&record).await?;
         }
-        self.book().release(claim.uid(), || self.store.remove(&self.site.cdi_kind, claim.uid().as_str()))?;
+        self.book().release(claim.uid(), || self.remove_files(claim.uid()))?;
         fault::point(Point::Released);
         self.changed.send_replace(());
         Ok(())

@@ -53,6 +53,7 @@ impl Driver for Claims {
         let policy = self.judged_policy(call).await?;
         let devices = plan::plan(&claim, &found.inventory, &policy, &self.site)
             .map_err(|fault| Failure::Permanent(fault.to_string()))?;
+        let metadata = self.metadata.of(&claim, &devices);
         let record = Arc::new(Record {
             schema: schema(&devices),
             boot_id: self.boot_id.clone(),
@@ -60,6 +61,7 @@ impl Driver for Claims {
             state: State::Preparing,
             devices,
             pods: claim.reserved_for.clone(),
+            metadata,
         });
         self.pass(&record, &found, call).await?;
         fault::point(Point::PrepareBegun);
@@ -253,10 +255,7 @@ impl Claims {
             Ok(_) => {
                 self.restore_time_slices(record).await;
                 let undone = self.give_back(record).await.map_err(Error::from);
-                undone.and_then(|()| {
-                    let spec = || self.store.remove(&self.site.cdi_kind, claim.uid().as_str());
-                    Ok(self.book().abandon(record, spec)?)
-                })
+                undone.and_then(|()| Ok(self.book().abandon(record, || self.remove_files(claim.uid()))?))
             }
             Err(error) => Err(error.into()),
         };

@@ -7,6 +7,7 @@ use aliquot_params::{Iommu, TimeSlice};
 use dra_plugin::{ClaimRef, InvalidClaim, PodRef, PreparedDevice};
 use serde::{Deserialize, Serialize};
 
+use super::metadata::{self, Metadata};
 use crate::edits::Base;
 
 /// The schema of most records.
@@ -46,6 +47,9 @@ pub struct Record {
     /// The pods that it was reserved for at that time; others may come later without another prepare.
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "pods")]
     pub pods: Vec<PodRef>,
+    /// What containers are told of its devices, where they are told anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<Metadata>,
 }
 
 /// How far preparing a claim got.
@@ -244,7 +248,8 @@ impl Record {
 
     /// What the kubelet is told.
     pub fn answer(&self, base: &Base) -> Vec<PreparedDevice> {
-        self.devices
+        let answer = self
+            .devices
             .iter()
             .map(|held| PreparedDevice {
                 request_names: vec![held.request.clone()],
@@ -257,7 +262,8 @@ impl Record {
                 },
                 share_id: held.share_id.clone(),
             })
-            .collect()
+            .collect();
+        metadata::announced(self, answer)
     }
 }
 

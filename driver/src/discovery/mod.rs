@@ -4,6 +4,7 @@
 //! doesn't answer: each gives another view, with the reason in words.
 pub mod installation;
 mod sysfs;
+mod uevents;
 pub(crate) mod vfio;
 pub mod wake;
 
@@ -187,6 +188,7 @@ pub async fn follow(settings: Settings, findings: Findings, claimed: Arc<impl Cl
     let mut library = Library { nvml: None, told: Some(told) };
     let mut session = Session::Keep;
     let mut waker = wake::Waker::of_driver(&settings.roots);
+    let mut uevents = uevents::Uevents::listen();
     loop {
         let begun = Instant::now();
         let reading = tokio::select! {
@@ -221,6 +223,7 @@ pub async fn follow(settings: Settings, findings: Findings, claimed: Arc<impl Cl
                 () = stop.cancelled() => return,
                 () = waker.woken() => break Session::Renew,
                 () = claimed.given_back() => break Session::Renew,
+                woken = uevents.woken() => break woken,
                 () = &mut due => break if troubled { Session::Renew } else { Session::Keep },
                 Some(event) = heard.recv() => {
                     let tells_all = matches!(event.kind, EventKind::Xid(_));

@@ -4,12 +4,14 @@
 //! else; those under `resource.kubernetes.io` are Kubernetes' standard ones.
 use std::collections::BTreeMap;
 
-use aliquot_model::{Gpu, GpuUuid, Memory, Vfio, semver};
+use aliquot_model::{DeviceName, Gpu, GpuUuid, Inventory, Memory, Part, Vfio, semver};
 use aliquot_params::policy::{GuardMode, Shares};
 use k8s_openapi::{
     api::resource::v1::{DeviceAttribute, DeviceCapacity},
     apimachinery::pkg::api::resource::Quantity,
 };
+
+use super::lost::Passed;
 
 /// The API server refuses a longer string value.
 const LONGEST_STRING: usize = 64;
@@ -85,6 +87,32 @@ pub(super) fn of_vfio(vfio: &Vfio) -> BTreeMap<String, DeviceAttribute> {
     all.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
 }
 
+/// What a record knows of what a virtual machine was given.
+pub(super) fn of_lost(passed: &Passed) -> BTreeMap<String, DeviceAttribute> {
+    let first = passed.gpus.first();
+    let all = [
+        ("type", text("vfio")),
+        ("uuid", first.and_then(|pci| text(GpuUuid::of_place(*pci).as_str()))),
+        ("iommuGroup", Some(number(passed.group.0))),
+        ("gpus", Some(number(u32::try_from(passed.gpus.len()).unwrap_or(u32::MAX)))),
+        ("resource.kubernetes.io/pciBusID", first.and_then(|pci| text(&pci.to_string()))),
+    ];
+    all.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+}
+
+/// What is published of a device, whatever the policy says of its GPU: without what holds a share's users to their memory.
+pub(crate) fn of_device(inventory: &Inventory, name: &DeviceName) -> Option<BTreeMap<String, DeviceAttribute>> {
+    if let Some(vfio) = inventory.passthrough(name) {
+        return Some(of_vfio(vfio));
+    }
+    let (gpu, part) = inventory.device(name)?;
+    Some(match part {
+        Part::Whole => of_whole(gpu),
+        Part::Admin => of_admin(gpu),
+        Part::Shared | Part::Slot(_) | Part::Vfio => of(gpu, "share"),
+    })
+}
+
 /// All capacities of a whole GPU.
 pub(super) fn capacity(gpu: &Gpu) -> BTreeMap<String, DeviceCapacity> {
     BTreeMap::from([("memory".to_owned(), amount(gpu.memory))])
@@ -100,7 +128,7 @@ fn amount(memory: Memory) -> DeviceCapacity {
     DeviceCapacity { value: Quantity(memory.to_string()), request_policy: None }
 }
 
-fn text(value: &str) -> Option<DeviceAttribute> {
+pub(crate) fn text(value: &str) -> Option<DeviceAttribute> {
     let end = value.floor_char_boundary(LONGEST_STRING);
     let value = value.get(..end).filter(|value| !value.is_empty())?;
     Some(DeviceAttribute { string: Some(value.to_owned()), ..DeviceAttribute::default() })

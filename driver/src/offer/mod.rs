@@ -9,11 +9,12 @@
 //! ```
 //! What excludes what is in the slice, and not in code. Where an API server doesn't store that ([`Layout::Fixed`]), the
 //! policy says whether a GPU is whole or a fixed number of shares.
-mod attributes;
+pub(crate) mod attributes;
 pub mod described;
 mod devices;
 pub(crate) mod evicted;
 mod health;
+pub(crate) mod lost;
 pub(crate) mod taints;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -23,6 +23,7 @@ use crate::{
     notices::Notices,
     offer::{
         self, Holding, Layout, Offered, evicted,
+        lost::Lost,
         taints::{self, Effect, Mark, Marks, Storage},
     },
     others::{self, Elsewhere, Latest},
@@ -67,6 +68,8 @@ struct Kept<'a> {
     elsewhere: &'a Elsewhere,
     ward: &'a Ward,
     stuck: &'a BTreeMap<GpuUuid, Failures>,
+    /// And what virtual machines have lost.
+    lost: Lost,
 }
 
 impl Kept<'_> {
@@ -86,6 +89,8 @@ struct State {
     seen: Vec<Gpu>,
     /// What was told of GPUs that the policy doesn't fit.
     faults: Vec<String>,
+    /// What was told of what virtual machines have lost.
+    lost: Lost,
     /// What was told of records that can't be read.
     unread: Option<String>,
     pauses: Backoff,
@@ -98,6 +103,7 @@ impl State {
             taints: Storage::default(),
             seen: Vec::new(),
             faults: Vec::new(),
+            lost: Lost::default(),
             unread: None,
             pauses: fresh(),
         }
@@ -139,21 +145,24 @@ impl Offering {
                         self.healths.send_replace(Vec::new());
                         None
                     }
-                    (View::Ready(found), Some((policy, known))) => match claims.holdings() {
-                        Ok(holdings) => {
-                            (state.unread, state.pauses) = (None, fresh());
-                            let kept = Kept { elsewhere: &known.elsewhere, ward: &ward, stuck: &failures };
-                            self.offer(&found.inventory, &policy, &holdings, kept, &mut state).await
-                        }
-                        Err(error) => {
-                            let error = crate::report(&error);
-                            if state.unread.as_ref() != Some(&error) {
-                                tracing::warn!(error, "what is published stays until it is known what claims hold");
+                    (View::Ready(found), Some((policy, known))) => {
+                        match claims.holdings().and_then(|held| Ok((held, claims.passed()?))) {
+                            Ok((holdings, passed)) => {
+                                (state.unread, state.pauses) = (None, fresh());
+                                let lost = Lost::of(passed, &found.inventory);
+                                let kept = Kept { elsewhere: &known.elsewhere, ward: &ward, stuck: &failures, lost };
+                                self.offer(&found.inventory, &policy, &holdings, kept, &mut state).await
                             }
-                            state.unread = Some(error);
-                            Some(Instant::now() + state.pauses.pause())
+                            Err(error) => {
+                                let error = crate::report(&error);
+                                if state.unread.as_ref() != Some(&error) {
+                                    tracing::warn!(error, "what is published stays until it is known what claims hold");
+                                }
+                                state.unread = Some(error);
+                                Some(Instant::now() + state.pauses.pause())
+                            }
                         }
-                    },
+                    }
                     (View::Searching, _) | (_, None) => None,
                 }
             };
@@ -207,22 +216,25 @@ impl Offering {
         let stuck = kept.stuck(now).map(|(gpu, _)| (gpu.clone(), self.not_moved()));
         let marks: Marks = self.elsewhere.marks(kept.elsewhere).chain(self.illness.marks(&ill)).chain(stuck).collect();
         again = again.into_iter().chain(kept.stuck(now).map(|(_, until)| until)).min();
-        if marks.is_empty() {
+        if marks.is_empty() && kept.lost.is_empty() {
             state.taints = Storage::default();
         }
         let with_evicted = state.with_evicted(inventory, &marks, holdings);
         let mut offered = offer::offered(&with_evicted, policy, holdings, layout);
         taints::put(&mut offered, &with_evicted, &marks, state.taints);
         offered.devices.retain(|device| device.taints.is_some() || evicted::is_of(inventory, device));
+        kept.lost.put(&mut offered, inventory, &self.illness.lost(), state.taints);
         let faults: Vec<String> = offered.faults.iter().map(ToString::to_string).collect();
         for fault in faults.iter().filter(|fault| !state.faults.contains(fault)) {
             tracing::error!(fault, "the policy doesn't fit a GPU, which is not offered");
             self.notices.warn_node("PolicyDoesNotFit", format!("a GPU is not offered: {fault}"));
         }
         state.faults = faults;
-        let told = ill.iter().map(|(gpu, cause)| (gpu.clone(), cause.explained())).collect();
+        let told = ill.iter().map(|(gpu, cause)| (gpu.clone(), cause.explained()));
+        let told = told.chain(kept.lost.reasons()).collect();
         #[allow(clippy::disallowed_methods, reason = "the kubelet is told the time, and nothing is decided by it")]
         let now = SystemTime::now();
+        self.tell_lost(kept.lost, state);
         self.healths.send_replace(offer::health(inventory, &offered, holdings, &told, &self.pool, now));
         let look = (!offered.waiting.is_empty()).then(|| Instant::now() + LOOK);
         self.publish(offered);
@@ -231,6 +243,22 @@ impl Offering {
 
     fn not_moved(&self) -> Mark {
         Mark::new(&format!("{}/{NOT_MOVED}", self.driver), "kernel-driver", Effect::NoSchedule)
+    }
+
+    /// Tells those whose virtual machines have lost a GPU, and the log when it is theirs again.
+    fn tell_lost(&self, lost: Lost, state: &mut State) {
+        for (passed, why) in lost.iter().filter(|(passed, why)| !state.lost.has(&passed.device, why)) {
+            let note = format!(
+                "device {}, which this claim holds for a virtual machine, is lost: {why}. When that is mended on the node,                  delete the pod, so that its virtual machine begins anew",
+                passed.device
+            );
+            tracing::error!(claim = %passed.claim, device = %passed.device, why, "a virtual machine has lost its GPU");
+            self.notices.warn_users(&passed.claim, &passed.pods, "VfioGPULost", note);
+        }
+        for (passed, _) in state.lost.iter().filter(|(passed, _)| !lost.holds(&passed.device)) {
+            tracing::info!(claim = %passed.claim, device = %passed.device, "a GPU that a virtual machine had lost is there                 again, or held no longer");
+        }
+        state.lost = lost;
     }
 
     fn publish(&self, offered: Offered) {

@@ -33,7 +33,7 @@ fn result(request: &str, device: &str) -> DeviceResult {
 
 fn claim(results: Vec<DeviceResult>) -> AllocatedClaim {
     let claim = ClaimRef::new("default", "claim", "u1").unwrap();
-    AllocatedClaim { claim, results, configs: vec![], reserved_for: vec![] }
+    AllocatedClaim { claim, results, configs: vec![], reserved_for: vec![], pod_claim: None }
 }
 
 fn planned(results: Vec<DeviceResult>) -> Result<Vec<Held>, Fault> {

@@ -48,6 +48,7 @@ pub(crate) fn record(uid: &str, devices: &[&str]) -> Record {
         state: State::Preparing,
         devices: devices.iter().map(held).collect(),
         pods: vec![],
+        metadata: None,
     }
 }
 
