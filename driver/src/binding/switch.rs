@@ -183,10 +183,12 @@ impl Switch<'_> {
 
     async fn perform(&mut self, member: &Member, step: Step) -> Result<(), Trouble> {
         let pci = member.pci;
-        if self.goal == Goal::Vfio && member.is_gpu && matches!(step, Step::Lock | Step::Unbind) {
+        let is_leaving = self.goal == Goal::Vfio && member.is_gpu && member.driver.is_some();
+        if is_leaving && matches!(step, Step::Lock | Step::Override | Step::Unbind) {
             self.leave_nvml(pci).await?;
         }
-        if step == Step::Unbind {
+        // Without a lock it is to be known before anything is changed as well.
+        if step == Step::Unbind || (is_leaving && step == Step::Override) {
             self.must_be_unused(member).await?;
         }
         let (file, value) = self.write_of(member, step);
