@@ -157,7 +157,7 @@ fn put(page: &mut String, command: &Command, parent: &str) {
             let _ = writeln!(page, "| {} |", cells.join(" | "));
         }
     }
-    for below in command.get_subcommands().filter(|below| below.get_name() != "help") {
+    for below in command.get_subcommands().filter(|below| below.get_name() != "help" && !below.is_hide_set()) {
         put(page, below, &format!("{name} "));
     }
 }

@@ -7,12 +7,15 @@ use std::{
     io::{self, Read as _, Seek as _, Write as _},
     path::{Path, PathBuf},
     process::Stdio,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use aliquot_model::PciAddress;
 use owned_dir::Dir;
-use rustix::io::Errno;
+use rustix::{
+    io::Errno,
+    time::{ClockId, clock_gettime},
+};
 use tokio::process::Command;
 
 use super::{files::KernelFile, trouble::Trouble};
@@ -127,6 +130,7 @@ fn noted(lock: File) -> (u64, String) {
     (since.parse().map_or(0, |since| now().saturating_sub(since)), what.to_owned())
 }
 
+/// Seconds since the node was started, also for another process.
 fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+    u64::try_from(clock_gettime(ClockId::Boottime).tv_sec).unwrap_or_default()
 }

@@ -33,15 +33,13 @@ fn attend(args: &KernelFileArgs) -> io::Result<()> {
     if KernelFile::at(path, sys_root, proc_root).is_none() {
         return Err(io::Error::other(format!("{} is none of the kernel's files about drivers", path.display())));
     }
-    match value {
-        // One write, as the kernel takes each for itself; and nothing is made where it has no such file.
-        Some(value) => OpenOptions::new().write(true).open(path)?.write_all(format!("{value}\n").as_bytes()),
-        None => {
-            let mut text = Vec::new();
-            File::open(path)?.take(LONGEST).read_to_end(&mut text)?;
-            io::stdout().write_all(&text)
-        }
-    }
+    let Some(value) = value else {
+        let mut text = Vec::new();
+        File::open(path)?.take(LONGEST).read_to_end(&mut text)?;
+        return io::stdout().write_all(&text);
+    };
+    // One write, as the kernel takes each for itself; and nothing is made where it has no such file.
+    OpenOptions::new().write(true).open(path)?.write_all(format!("{value}\n").as_bytes())
 }
 
 #[cfg(test)]

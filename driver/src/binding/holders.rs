@@ -9,7 +9,7 @@ use super::trouble::Holder;
 
 /// What is in the name of a node that is looked for: nothing else that a process has open is touched, as it may be on a
 /// file system that doesn't answer.
-const MARKS: [&str; 2] = ["nvidia", "vfio"];
+const MARKS: [&str; 3] = ["nvidia", "/dri/", "vfio"];
 
 /// The processes that have any of these nodes open, or another node of the same device.
 pub(super) fn of(proc: &Path, nodes: &[PathBuf]) -> Vec<Holder> {
@@ -62,7 +62,7 @@ mod tests {
         // As a container would know it.
         fs::hard_link(&node, dir.path().join("other/nvidia7")).unwrap();
         let open = fs::File::open(dir.path().join("other/nvidia7")).unwrap();
-        let found = of(Path::new("/proc"), &[node.clone()]);
+        let found = of(Path::new("/proc"), std::slice::from_ref(&node));
         assert_eq!(found.iter().map(|holder| holder.pid).collect::<Vec<_>>(), [std::process::id()]);
         assert!(!found[0].name.is_empty() && !found[0].name.contains('('), "{found:?}");
         assert_eq!(of(Path::new("/proc"), &[other, dir.path().join("missing")]), []);

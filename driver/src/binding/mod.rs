@@ -124,9 +124,9 @@ impl Binder {
             let result = switch::go(&this.site, &taken, goal).await;
             let direction = if goal == Goal::Vfio { "to vfio" } else { "back to the host" };
             match &result {
-                Ok(()) => tracing::info!(pci = %key, direction, "the IOMMU group has changed its drivers"),
+                Ok(()) => tracing::info!(pci = %key, direction, "the IOMMU group is with its drivers"),
                 Err(error) => {
-                    tracing::warn!(pci = %key, direction, %error, "the IOMMU group didn't change its drivers")
+                    tracing::warn!(pci = %key, direction, %error, "the IOMMU group didn't change its drivers");
                 }
             }
             this.works().remove(&key);

@@ -183,10 +183,12 @@ impl Switch<'_> {
 
     async fn perform(&mut self, member: &Member, step: Step) -> Result<(), Trouble> {
         let pci = member.pci;
-        if self.goal == Goal::Vfio && member.is_gpu && matches!(step, Step::Lock | Step::Unbind) {
+        let is_leaving = self.goal == Goal::Vfio && member.is_gpu && member.driver.is_some();
+        if is_leaving && matches!(step, Step::Lock | Step::Override | Step::Unbind) {
             self.leave_nvml(pci).await?;
         }
-        if step == Step::Unbind {
+        // Without a lock it is to be known before anything is changed as well.
+        if step == Step::Unbind || (is_leaving && step == Step::Override) {
             self.must_be_unused(member).await?;
         }
         let (file, value) = self.write_of(member, step);
@@ -220,7 +222,7 @@ impl Switch<'_> {
                 if Procfs::open(&self.site.roots.proc, None).sight().is_err() {
                     return Err(Trouble::Unseen { pci });
                 }
-                self.holders(self.node(pci)).await
+                self.holders(self.nodes(pci)).await
             }
             (Goal::Host, _) => self.holders(self.vfio_nodes(pci)).await,
         };
@@ -230,7 +232,7 @@ impl Switch<'_> {
     async fn why_nothing(&self, member: &Member, step: Step) -> Trouble {
         let pci = member.pci;
         if step == Step::Lock {
-            return Trouble::InUse { pci, by: self.holders(self.node(pci)).await };
+            return Trouble::InUse { pci, by: self.holders(self.nodes(pci)).await };
         }
         let (file, value) = self.write_of(member, step);
         let path = file.path(&self.site.roots.sys, &self.site.roots.proc);
@@ -243,10 +245,12 @@ impl Switch<'_> {
         tokio::task::spawn_blocking(move || holders::of(&proc, &nodes)).await.unwrap_or_default()
     }
 
-    /// NVIDIA's node of a GPU.
-    fn node(&self, pci: PciAddress) -> Vec<PathBuf> {
-        let gpu = self.taken.gpus.iter().find(|gpu| gpu.pci == pci);
-        gpu.map(|gpu| self.site.roots.dev.join(format!("nvidia{}", gpu.minor))).into_iter().collect()
+    /// NVIDIA's nodes of a GPU.
+    fn nodes(&self, pci: PciAddress) -> Vec<PathBuf> {
+        let dev = &self.site.roots.dev;
+        let Some(gpu) = self.taken.gpus.iter().find(|gpu| gpu.pci == pci) else { return Vec::new() };
+        let drawing = gpu.drm.iter().map(|node| dev.join("dri").join(&node.name));
+        std::iter::once(dev.join(format!("nvidia{}", gpu.minor))).chain(drawing).collect()
     }
 
     /// Those of vfio.
@@ -299,15 +303,18 @@ impl Switch<'_> {
             }
         }
         self.absence = None;
-        let mut lasting = self.site.lasting.lock().map_or_else(PoisonError::into_inner, |lasting| lasting).clone();
-        lasting.extend(self.rested.iter().cloned());
+        let is_stuck = matches!(result, Err(Trouble::UnderWay { .. }));
         let is_home = |uuid: &GpuUuid| {
             let gpu = self.taken.gpus.iter().find(|gpu| gpu.uuid == *uuid);
-            gpu.is_some_and(|gpu| self.at_home().any(|member| member.pci == gpu.pci))
+            !is_stuck && gpu.is_some_and(|gpu| self.at_home().any(|member| member.pci == gpu.pci))
         };
-        let is_stuck = matches!(result, Err(Trouble::UnderWay { .. }));
-        let (home, away): (BTreeSet<_>, BTreeSet<_>) = lasting.into_iter().partition(|uuid| !is_stuck && is_home(uuid));
-        *self.site.lasting.lock().unwrap_or_else(PoisonError::into_inner) = away;
+        let home: BTreeSet<GpuUuid> = {
+            let mut lasting = self.site.lasting.lock().unwrap_or_else(PoisonError::into_inner);
+            lasting.extend(self.rested.iter().cloned());
+            let (home, away) = std::mem::take(&mut *lasting).into_iter().partition(is_home);
+            *lasting = away;
+            home
+        };
         if let Some(questions) = self.questions().filter(|_| !home.is_empty())
             && let Err(error) = questions.wake(home.into_iter().collect(), QUESTION).await
         {
