@@ -90,6 +90,32 @@ pub enum Command {
     /// Each name comes once, verdict is "failed", "warning", "skipped" or "ok", and fix is there for the first two only.
     /// Names and fields stay; new ones may come.
     Doctor(Box<DoctorArgs>),
+    /// Remove what the driver leaves on this node; no cluster needed.
+    ///
+    /// For the time after the last driver: its CDI specs, its directories below the kubelet's root, --run-root and
+    /// --hook-root, and its registration sockets. Refuses, and removes nothing, while a claim is prepared on this node or
+    /// a driver serves. Says what it removes. deploy/uninstall runs it on every node.
+    Uninstall(Box<UninstallArgs>),
+    /// Read or write one of the kernel's files about the drivers of PCI functions: the driver runs this in a process of its
+    /// own, which may hang there.
+    #[command(hide = true)]
+    KernelFile(KernelFileArgs),
+}
+
+/// `aliquot-driver kernel-file`.
+#[derive(Debug, Clone, Args)]
+pub struct KernelFileArgs {
+    /// sysfs.
+    #[arg(long, value_parser = absolute)]
+    pub sys_root: PathBuf,
+    /// procfs.
+    #[arg(long, value_parser = absolute)]
+    pub proc_root: PathBuf,
+    /// The file.
+    #[arg(value_parser = absolute)]
+    pub path: PathBuf,
+    /// What is written to it; it is read without.
+    pub value: Option<String>,
 }
 
 /// What can be done with a policy.
@@ -221,6 +247,13 @@ pub struct RunArgs {
     /// Whoever can annotate pods then has these GPUs, whatever claims hold: docs/passthrough.md says how to go about it.
     #[arg(long, env = "ALIQUOT_VFIO_ALIAS", value_parser = kind, value_name = "KIND")]
     pub vfio_alias: Option<cdi_spec::Kind>,
+    /// Which containers may read what their devices are (KEP-5304), below /var/run/kubernetes.io/dra-device-attributes:
+    /// with "vfio" those with GPUs for virtual machines, which KubeVirt needs.
+    ///
+    /// Each file is a mount in the container. One that has a read-only volume of its own at /run or /var/run can't start with
+    /// it, so nobody has it who didn't ask for it. What is prepared already stays as it is.
+    #[arg(long, env = "ALIQUOT_DEVICE_METADATA", value_enum, default_value_t = DeviceMetadata::None, value_name = "WHOSE")]
+    pub device_metadata: DeviceMetadata,
     /// What is done about GPUs that a device plugin or another DRA driver on this node hands out too, as two pods could get
     /// one.
     ///
@@ -269,6 +302,17 @@ pub enum Eviction {
     Never,
     /// When nothing can run on the GPU until the node is started anew, as after it has fallen off the bus.
     Fatal,
+}
+
+/// Whose devices are told to their containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DeviceMetadata {
+    /// Nobody's.
+    None,
+    /// GPUs for virtual machines.
+    Vfio,
+    /// Every device.
+    All,
 }
 
 /// What is done about GPUs that others hand out too.
@@ -362,6 +406,26 @@ pub struct StatusArgs {
     /// Whether the table has colours: auto is on a terminal, unless NO_COLOR is set.
     #[arg(long, value_enum, default_value_t = Color::Auto)]
     pub color: Color,
+}
+
+/// `aliquot-driver uninstall`.
+#[derive(Debug, Clone, Args)]
+pub struct UninstallArgs {
+    /// The DRA driver's name; what is another one's stays.
+    #[arg(long, env = "ALIQUOT_DRIVER_NAME", default_value = "gpu.aliquot.dev", value_name = "NAME")]
+    pub driver_name: String,
+    /// Where things are.
+    #[command(flatten)]
+    pub places: Places,
+    /// Where the driver installed the hook for pods with user namespaces (hostUsers: false).
+    #[arg(long, env = "ALIQUOT_HOOK_ROOT", default_value = "/var/lib/aliquot", value_parser = absolute, value_name = "DIR")]
+    pub hook_root: PathBuf,
+    /// Say what would be removed, and remove nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Don't end when all is done, but at SIGTERM: for a DaemonSet, whose pods start again when they end.
+    #[arg(long)]
+    pub stay: bool,
 }
 
 /// Whether there are colours.

@@ -108,6 +108,8 @@ fn lost(last: Option<&Inventory>, now: &Inventory) -> Vec<Telling> {
     let before = last.map(Inventory::vfio).unwrap_or_default().iter().filter(is_bound);
     let telling = |vfio: &Vfio| {
         let why = match now.passthrough(&vfio.name()) {
+            // Its claim has ended, and NVIDIA's driver gets it back.
+            Some(vfio) if vfio.binding == Binding::Switchable && now.of_group(vfio).is_some() => return None,
             Some(vfio) => vfio.binding.trouble()?,
             None => "it is gone",
         };
@@ -129,10 +131,7 @@ mod tests {
     use crate::discovery::Found;
 
     fn ready(broken: Vec<BrokenGpu>) -> View {
-        View::Ready(Arc::new(Found {
-            inventory: Inventory::new(vec![], broken),
-            installation: crate::discovery::installation::Installation::default(),
-        }))
+        View::Ready(Arc::new(Found { inventory: Inventory::new(vec![], broken), ..Found::default() }))
     }
 
     fn lost() -> BrokenGpu {

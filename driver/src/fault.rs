@@ -91,12 +91,26 @@ points! {
     Reserved "reserved" Between,
     /// A GPU has the claim's time slice.
     TimeSliceSet "time-slice-set" Between,
+    /// NVIDIA's driver lets nobody open a GPU any more that is to go to a virtual machine.
+    BindLocked "bind-locked" Between,
+    /// Only vfio may have one of its group's functions.
+    BindOverridden "bind-overridden" Between,
+    /// No driver has it.
+    BindUnbound "bind-unbound" Between,
+    /// The vfio driver has it.
+    BindProbed "bind-probed" Between,
     /// The node's spec has its temporary file.
     NodeSpecBegun "node-spec-begun" File,
     /// It is written.
     NodeSpecWritten "node-spec-written" File,
     /// It has its name.
     NodeSpecPlaced "node-spec-placed" File,
+    /// What a container may read of its devices has its temporary file.
+    MetadataBegun "metadata-begun" File,
+    /// It is written.
+    MetadataWritten "metadata-written" File,
+    /// It has its name.
+    MetadataPlaced "metadata-placed" File,
     /// The claim's spec has its temporary file.
     SpecBegun "spec-begun" File,
     /// It is written.
@@ -111,6 +125,12 @@ points! {
     UnprepareBegun "unprepare-begun" Between,
     /// A GPU has its time slice back.
     TimeSliceRestored "time-slice-restored" Between,
+    /// The vfio driver has let go of a function of a group that goes back to the host.
+    ReturnUnbound "return-unbound" Between,
+    /// Any driver may have it again.
+    ReturnCleared "return-cleared" Between,
+    /// The driver that had it has it again.
+    ReturnBound "return-bound" Between,
     /// That a GPU keeps its time slice is written down.
     DebtNoted "debt-noted" File,
     /// That it has it back after all, likewise.
@@ -119,6 +139,10 @@ points! {
     SpecLeftoverRemoved "spec-leftover-removed" File,
     /// The claim's spec is gone.
     SpecRemoved "spec-removed" File,
+    /// What a killed writer left of what a container may read is gone.
+    MetadataLeftoverRemoved "metadata-leftover-removed" File,
+    /// That is gone, and the claim's directory for it is not.
+    MetadataRemoved "metadata-removed" File,
     /// What a killed writer left of a record is gone.
     RecordLeftoverRemoved "record-leftover-removed" File,
     /// The record is gone.
@@ -174,6 +198,17 @@ pub(crate) fn specs(done: Step, name: &str) -> io::Result<()> {
         Step::Placed => Point::SpecPlaced,
         Step::LeftoverRemoved => Point::SpecLeftoverRemoved,
         Step::Removed => Point::SpecRemoved,
+    })
+}
+
+/// Watches the directories of what containers may read.
+pub(crate) fn metadata(done: Step, _name: &str) -> io::Result<()> {
+    step(match done {
+        Step::Begun => Point::MetadataBegun,
+        Step::Written => Point::MetadataWritten,
+        Step::Placed => Point::MetadataPlaced,
+        Step::LeftoverRemoved => Point::MetadataLeftoverRemoved,
+        Step::Removed => Point::MetadataRemoved,
     })
 }
 

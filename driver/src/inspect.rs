@@ -55,8 +55,12 @@ pub(crate) fn inspect(args: &InspectArgs) -> Result<(), Error> {
 pub(crate) fn inventory(node: &NodeArgs) -> Result<Inventory, Error> {
     let settings = once(node);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
-    let found =
-        runtime.block_on(discovery::read(&mut discovery::Library::default(), aliquot_nvml::Session::Keep, &settings));
+    let found = runtime.block_on(discovery::read(
+        &mut discovery::Library::default(),
+        aliquot_nvml::Session::Keep,
+        &settings,
+        Vec::new,
+    ));
     runtime.shutdown_background();
     let found = found?;
     for gpu in found.inventory.broken() {

@@ -20,6 +20,8 @@
 
 mod alias;
 pub mod args;
+#[doc(hidden)]
+pub mod binding;
 pub mod claim;
 mod convert;
 pub mod discovery;
@@ -49,6 +51,7 @@ mod status;
 mod streams;
 mod sweep;
 mod telemetry;
+mod uninstall;
 
 use std::process::ExitCode;
 
@@ -67,6 +70,8 @@ pub fn main(cli: Cli) -> ExitCode {
         Command::Inspect(args) => inspect::inspect(&args).map_err(|error| report(&error)),
         Command::Policy(PolicyCommand::Schema) => policy::check::schema().map_err(|error| report(&error)),
         Command::Policy(PolicyCommand::Check(args)) => policy::check::check(&args).map_err(|error| report(&error)),
+        Command::KernelFile(args) => return binding::helper::run(&args),
+        Command::Uninstall(args) => uninstall::run(&args).map_err(|error| report(&error)),
         Command::Convert(args) => convert::run(&args).map_err(|error| report(&error)),
     };
     match result {

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     alias,
     args::RunArgs,
+    binding::Binder,
     claim::{self, Claims, Site},
     discovery::{self, View},
     edits::Edits,
@@ -123,6 +124,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
         hook,
         other_plugins,
         vfio_alias,
+        device_metadata,
         hook_root,
         cgroup_root,
         evict_from_ill_gpus,
@@ -150,15 +152,13 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     let limits = Limits::begin(&roots, hook.is_some(), procfs.kubepods().clone());
     let edits = Edits::new(roots.clone(), hook.clone());
     let alias = vfio_alias.map(|kind| cdi_spec::Store::open(&roots.cdi).map(|store| (kind, store))).transpose()?;
-    let settings = discovery::Settings {
+    let discovering = discovery::Settings {
         roots: roots.clone(),
         deadline: nvml_deadline,
         interval: rescan_interval,
         hard_limits: limits.are_ready(),
         processes: procfs.sight().is_ok(),
     };
-    let discovery = tokio::spawn(discovery::follow(settings, findings, stop.clone()));
-
     let (driver, node) = (DriverName::new(&identity.driver_name)?, NodeName::new(&identity.node_name)?);
     let pool = offer::pool_name(&driver, &node)?;
     let client = client().await?;
@@ -174,6 +174,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
         tokio::spawn(notices::write(client.clone(), driver.to_string(), node.to_string(), told, stop.clone()));
     let chart = Chart::open(&roots.run, boot_id.clone())?;
     let (wards, ward) = watch::channel(Health::kept(&chart));
+    let readings = read.clone();
     let sources = health::Sources { view: view.clone(), read, events: happenings, notices: notices.clone() };
     let illness = health::Marker::new(&identity.driver_name, evict_from_ill_gpus);
     let settings = health::Settings { settle: illness_settles, marker: illness.clone() };
@@ -183,12 +184,17 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     let others = Others::new(&roots.kubelet, &identity, other_plugins);
     let around = claim::Around {
         view: view.clone(),
+        read: readings,
         policy: in_force.clone(),
         notices: notices.clone(),
         gate: others.gate(),
         health: health::Gate::new(ward.clone()),
+        binder: Binder::new(roots.clone(), asked.clone()),
     };
     let claims = open_claims(&roots, &identity.driver_name, pool.to_string(), boot_id, hook, around)?;
+    let claims = Arc::new(claims.telling(device_metadata));
+    // What they have taken from NVIDIA's driver belongs to what is there.
+    let discovery = tokio::spawn(discovery::follow(discovering, findings, Arc::clone(&claims), stop.clone()));
     let in_cluster = sweep::Asker { client: client.clone(), driver: driver.to_string(), pool: pool.to_string() };
     let known = others.latest();
     let offering = Offering {
@@ -271,7 +277,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
         questions: asked,
         procfs: procfs.clone(),
     };
-    let metrics = metrics::serve(metrics_address, sources, readiness, stop.clone()).await?;
+    let metrics = metrics::serve(metrics_address, identity.driver_name, sources, readiness, stop.clone()).await?;
     let aliasing = tokio::spawn(alias::follow(alias, edits, aliases, stop.clone()));
     let restoring = tokio::spawn(restore(Arc::clone(&claims), stop.clone()));
     let settling = tokio::spawn(settle(Arc::clone(&claims), stop.clone()));
@@ -298,11 +304,11 @@ fn open_claims(
     boot_id: String,
     hook: Option<hook::Hook>,
     around: claim::Around,
-) -> Result<Arc<Claims>, Error> {
+) -> Result<Claims, Error> {
     let site = Site { pool, cdi_kind: cdi_spec::Kind::new(driver, "claim")? };
     let store = spec_store(roots)?;
     let edits = Edits::new(roots.clone(), hook);
-    Ok(Arc::new(Claims::open(site, boot_id, &roots.run, store, edits, around)?))
+    Ok(Claims::open(site, boot_id, &roots.run, store, edits, around)?)
 }
 
 /// With sockets of its own, if this instance has a name of its own.

@@ -9,6 +9,7 @@ mod digest;
 pub mod holds;
 pub mod image;
 pub mod isolation;
+pub mod kernel;
 mod load;
 mod look;
 pub mod node;

@@ -26,8 +26,15 @@ const CONTROL: &str = "nvml-control.json";
 const CGROUPS: &str = "sys/fs/cgroup";
 
 /// What cargo builds for a node.
-const NAMES: [&str; 6] =
-    ["aliquot-controller", "aliquot-driver", "aliquot-hook", "isolation-probe", "libfake_nvml.so", "nvidia-smi"];
+const NAMES: [&str; 7] = [
+    "aliquot-controller",
+    "aliquot-driver",
+    "aliquot-hook",
+    "isolation-probe",
+    "libfake_nvml.so",
+    "libkernel_files.so",
+    "nvidia-smi",
+];
 
 /// What cargo built and a node is made from.
 #[derive(Debug, Clone)]
@@ -85,6 +92,11 @@ impl Artifacts {
         self.dir.join("libfake_nvml.so")
     }
 
+    /// What is preloaded into the driver on a node with a kernel.
+    fn kernel_files(&self) -> PathBuf {
+        self.dir.join("libkernel_files.so")
+    }
+
     fn smi(&self) -> PathBuf {
         self.dir.join("nvidia-smi")
     }
@@ -96,12 +108,14 @@ pub struct Node {
     root: PathBuf,
     profile: Profile,
     driver: PathBuf,
+    kernel_files: PathBuf,
 }
 
 impl Node {
     /// Lays a node out below `root`, which must be empty or missing.
     pub fn lay_out(root: &Path, profile: Profile, artifacts: &Artifacts) -> io::Result<Self> {
-        let node = Self { root: root.to_owned(), profile, driver: artifacts.driver() };
+        let (driver, kernel_files) = (artifacts.driver(), artifacts.kernel_files());
+        let node = Self { root: root.to_owned(), profile, driver, kernel_files };
         for dir in ["driver/usr/bin", "dev", "proc/sys/kernel/random", "sys/bus/pci/devices", "run", "cdi"] {
             fs::create_dir_all(root.join(dir))?;
         }
@@ -206,8 +220,9 @@ impl Node {
         let dir = self.path("proc").join(pid.to_string());
         if !dir.exists() {
             fs::create_dir_all(&dir)?;
-            // The kernel itself says when it was started.
+            // The kernel itself says when it was started, and what it has open.
             symlink(format!("/proc/{pid}/stat"), dir.join("stat"))?;
+            symlink(format!("/proc/{pid}/fd"), dir.join("fd"))?;
         }
         fs::write(dir.join("cgroup"), format!("0::{cgroup}\n"))?;
         let path = self.cgroups().join(cgroup.trim_start_matches('/'));
@@ -255,7 +270,34 @@ impl Node {
         ] {
             command.env(name, self.path(dir));
         }
+        if self.kernel_socket().exists() {
+            command.env("LD_PRELOAD", &self.kernel_files);
+        }
         command
+    }
+
+    /// Where a simulated kernel listens, if the node has one.
+    pub(crate) fn kernel_socket(&self) -> PathBuf {
+        self.path("kernel.sock")
+    }
+
+    /// What NVML is told to do.
+    pub(crate) fn control_file(&self) -> PathBuf {
+        self.path(CONTROL)
+    }
+
+    /// A program that is the driver on a node with a kernel, for those who start it without an environment of its own.
+    pub fn driver_program(&self) -> io::Result<PathBuf> {
+        let path = self.path("aliquot-driver.sh");
+        let script = format!(
+            "#!/bin/sh\nexport LD_PRELOAD='{}'\nexec '{}' \"$@\"\n",
+            self.kernel_files.display(),
+            self.driver.display()
+        );
+        // By another process, as no program can be started that is open for writing, be it in a child of another thread.
+        let write = ["-c", "printf %s \"$0\" > \"$1\" && chmod 755 \"$1\""];
+        let status = Command::new("sh").args(write).arg(script).arg(&path).status()?;
+        if status.success() { Ok(path) } else { Err(io::Error::other("the script can't be written")) }
     }
 
     fn install(&self, artifacts: &Artifacts) -> io::Result<()> {

@@ -48,6 +48,15 @@ impl Node {
         self.bind(pci, driver)
     }
 
+    /// Takes a function out of the machine, without its nodes.
+    pub fn unplug(&self, pci: &str) -> io::Result<()> {
+        let link = self.function(pci);
+        let group = fs::read_link(link.join("iommu_group"))?;
+        let members = self.path("sys/kernel/iommu_groups").join(group.file_name().unwrap_or_default()).join("devices");
+        fs::remove_file(members.join(pci))?;
+        fs::remove_file(link)
+    }
+
     /// Gives a function to another kernel driver, or to none, without its nodes.
     pub fn bind(&self, pci: &str, driver: &str) -> io::Result<()> {
         let link = self.function(pci).join("driver");
@@ -86,7 +95,8 @@ impl Node {
         fs::remove_dir_all(self.path("driver/usr/lib"))
     }
 
-    fn function(&self, pci: &str) -> PathBuf {
+    /// A function's directory in sysfs.
+    pub(crate) fn function(&self, pci: &str) -> PathBuf {
         self.path("sys/bus/pci/devices").join(pci)
     }
 }

@@ -95,6 +95,20 @@ pub fn kubectl() -> Option<PathBuf> {
     found
 }
 
+/// The file of a PCI function by which root has the kernel tell of it, harmlessly (`Documentation/ABI/testing/sysfs-uevent`);
+/// `None` where there is none, after saying so.
+///
+/// Many a machine has none or a sysfs that can't be written, so this is no failure even where nothing may be skipped.
+pub fn pci_function() -> Option<PathBuf> {
+    let all = std::fs::read_dir("/sys/bus/pci/devices").into_iter().flatten().flatten();
+    let found =
+        all.map(|entry| entry.path().join("uevent")).find(|file| File::options().write(true).open(file).is_ok());
+    if found.is_none() {
+        tell("there is no PCI function of which the kernel could be made to tell");
+    }
+    found
+}
+
 fn tell(why: &str) {
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
     eprintln!("SKIPPED {test}: {why}");

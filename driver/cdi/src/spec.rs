@@ -51,6 +51,13 @@ impl Spec {
         Self { cdi_version, kind, devices, container_edits: common }
     }
 
+    /// With more devices.
+    #[must_use]
+    pub fn with(mut self, more: impl IntoIterator<Item = Device>) -> Self {
+        self.devices.extend(more);
+        Self::new(self.kind, self.devices, self.container_edits)
+    }
+
     /// The version that the file carries.
     pub fn version(&self) -> Version {
         self.cdi_version
@@ -85,6 +92,7 @@ mod tests {
         assert_eq!(spec("a", None).version(), Version::V0_3);
         assert_eq!(spec("4f", None).version(), Version::V0_5);
         assert_eq!(spec("a", Some("/x/nvidia0")).version(), Version::V0_5);
+        assert_eq!(spec("a", None).with(spec("4f", None).devices).version(), Version::V0_5);
     }
 
     #[test]

@@ -112,6 +112,8 @@ pub struct AllocatedClaim {
     pub configs: Vec<OpaqueConfig>,
     /// The pods that may use the claim. Consumers of other kinds are left out.
     pub reserved_for: Vec<PodRef>,
+    /// What its pod calls it, where it was made of a template; it's checked to be a DNS label.
+    pub pod_claim: Option<String>,
 }
 
 impl AllocatedClaim {

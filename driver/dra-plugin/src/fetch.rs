@@ -15,6 +15,7 @@ use crate::{
     causes::with_causes,
     claim::{AllocatedClaim, ClaimRef, ConfigSource, DeviceResult, OpaqueConfig, PodRef, RequestName},
     driver::{Call, Failure},
+    metadata::pod_claim_name,
     name::DriverName,
 };
 
@@ -104,6 +105,7 @@ impl Fetcher {
     }
 
     fn own_part(&self, claim: &ClaimRef, found: ResourceClaim) -> Result<AllocatedClaim, Failure> {
+        let pod_claim = pod_claim_name(found.metadata.annotations.as_ref());
         let found_uid = found.metadata.uid.unwrap_or_default();
         if found_uid != claim.uid().as_str() {
             return Err(Failure::Permanent(format!(
@@ -127,7 +129,7 @@ impl Fetcher {
             )));
         }
         let reserved_for = status.reserved_for.unwrap_or_default().into_iter().filter_map(pod).collect();
-        Ok(AllocatedClaim { claim: claim.clone(), results, configs, reserved_for })
+        Ok(AllocatedClaim { claim: claim.clone(), results, configs, reserved_for, pod_claim })
     }
 }
 

@@ -19,7 +19,8 @@
 //! - the order of start and stop, sockets that were left, stolen or removed, two instances during a rolling update;
 //! - one answer for each claim, whatever becomes of it; claims run to their end although the kubelet stops waiting;
 //! - calls for one claim one after the other, with a prepare told to give up when its claim is to be unprepared;
-//! - the claim as it is in the API server now, only with the UID that the kubelet named, only this driver's part of it.
+//! - the claim as it is in the API server now, only with the UID that the kubelet named, only this driver's part of it;
+//! - what containers may read of their devices (KEP-5304), for drivers that want it: [`metadata`].
 //!
 //! What measures it all is yours: [`Observer`].
 //!
@@ -33,6 +34,7 @@ mod driver;
 mod fetch;
 mod health;
 mod incoming;
+pub mod metadata;
 mod name;
 mod observer;
 mod plugin;

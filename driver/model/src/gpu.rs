@@ -132,6 +132,11 @@ impl Inventory {
         self.vfio.iter().find(|vfio| name.part_of(vfio.gpu.pci) == Some(Part::Vfio))
     }
 
+    /// The GPUs of an IOMMU group as NVIDIA's driver tells of them; none if it doesn't have all of them.
+    pub fn of_group<'a>(&'a self, vfio: &'a Vfio) -> Option<Vec<&'a Gpu>> {
+        vfio.gpus().map(|gpu| self.gpus.iter().find(|known| known.pci == gpu.pci)).collect()
+    }
+
     /// The GPUs of an earlier inventory that are not here any more, not even as broken ones.
     pub fn gone_since<'a>(&'a self, earlier: &'a Self) -> impl Iterator<Item = &'a Gpu> {
         let is_here = |gpu: &Gpu| {

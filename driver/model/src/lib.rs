@@ -21,5 +21,5 @@ pub use memory::{InvalidMemory, Memory};
 pub use name::{DeviceName, GpuUuid, InvalidDeviceName, InvalidGpuUuid, Part, SHARED};
 pub use pci::{InvalidPciAddress, PciAddress};
 pub use version::semver;
-pub use vfio::{Binding, DeviceId, IommuGroup, Origin, Taken, VendorId, Vfio, VfioGpu};
+pub use vfio::{Away, Binding, DeviceId, IommuGroup, Origin, Taken, VendorId, Vfio, VfioGpu};
 pub use xid::{Remedy, Xid};

@@ -1,6 +1,6 @@
 //! A GPU for tests, so that each says only what it is about.
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "the names are written below")]
-use crate::{Binding, ComputeCapability, DeviceId, Gpu, IommuGroup, Memory, VendorId, Vfio, VfioGpu};
+use crate::{Binding, ComputeCapability, DeviceId, Gpu, IommuGroup, Memory, Origin, VendorId, Vfio, VfioGpu};
 
 /// An H100 with 80 GiB on a bus, whose number is its index and minor as well.
 pub fn gpu(bus: u8) -> Gpu {
@@ -33,7 +33,15 @@ pub fn vfio(bus: u8) -> Vfio {
         more: vec![],
         binding: Binding::Bound,
         iommufd: false,
+        functions: vec![],
     }
+}
+
+/// The same while NVIDIA's driver has it.
+pub fn switchable(bus: u8) -> Vfio {
+    let gpu = vfio_gpu(bus, "nvidia");
+    let functions = vec![Origin { pci: gpu.pci, driver: gpu.driver.clone() }];
+    Vfio { gpu, binding: Binding::Switchable, functions, ..vfio(bus) }
 }
 
 /// The same GPU with a kernel driver.

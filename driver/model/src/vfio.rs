@@ -106,6 +106,9 @@ pub struct Vfio {
     pub binding: Binding,
     /// Whether a virtual machine can have it through iommufd: the kernel has `/dev/iommu`.
     pub iommufd: bool,
+    /// What changes its kernel driver when it is taken for a virtual machine: the GPUs, and what comes with their cards.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub functions: Vec<Origin>,
 }
 
 impl Vfio {
@@ -123,6 +126,17 @@ impl Vfio {
     pub fn has(&self, pci: PciAddress) -> bool {
         self.gpus().any(|gpu| gpu.pci == pci)
     }
+}
+
+/// What a claim has taken, or is about to take or to give back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Away {
+    /// The group.
+    pub group: IommuGroup,
+    /// Of it.
+    pub taken: Taken,
+    /// Whether it is with its vfio driver for good, and not on the way there or back.
+    pub is_settled: bool,
 }
 
 /// What is taken from the host's kernel drivers for a virtual machine, and given back to them after it.

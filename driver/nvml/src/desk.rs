@@ -102,17 +102,54 @@ impl Desk {
         limits.map_err(|source| Error::Limits { gpu, cgroup, source })
     }
 
+    /// Ends every session, after the persistence mode of these GPUs, which keeps them in use just as well; gives those that
+    /// had it.
+    pub(crate) fn leave(&mut self, gpus: Vec<GpuUuid>) -> Vec<GpuUuid> {
+        let mut rested = Vec::new();
+        if opened(&mut self.open, &self.path).is_ok() {
+            rested.extend(gpus.into_iter().filter(|gpu| match self.about(gpu, |device, _| rest(device)) {
+                Ok(rested) => rested,
+                Err(error) => {
+                    tracing::warn!(uuid = %gpu, %error, "the GPU's persistence mode can't be switched off");
+                    false
+                }
+            }));
+        }
+        self.close();
+        rested
+    }
+
+    /// Switches the persistence mode of GPUs on, in a session that knows those which came back.
+    pub(crate) fn wake(&mut self, gpus: Vec<GpuUuid>) -> Result<(), Error> {
+        self.close();
+        opened(&mut self.open, &self.path)?;
+        gpus.into_iter().try_for_each(|gpu| {
+            let woken = self.about(&gpu, |device, _| device.set_persistent(true));
+            woken.map_err(|source| Error::Persistence { gpu, source })
+        })
+    }
+
     /// Asks one GPU something, and lets those who wait know which.
     fn about<T>(
         &self,
         gpu: &GpuUuid,
-        question: impl FnOnce(&Device<'_>, &Path) -> Result<T, NvmlError>,
+        question: impl FnOnce(&mut Device<'_>, &Path) -> Result<T, NvmlError>,
     ) -> Result<T, NvmlError> {
         let library = self.open.as_ref().ok_or(NvmlError::Uninitialized)?;
         self.progress.ask(self.indices.get(gpu).copied());
-        let answer = library.device_by_uuid(gpu.as_str()).and_then(|device| question(&device, &self.path));
+        let answer = library.device_by_uuid(gpu.as_str()).and_then(|mut device| question(&mut device, &self.path));
         self.progress.ask(None);
         answer
+    }
+}
+
+/// Whether its persistence mode was on; it is off then.
+fn rest(device: &mut Device<'_>) -> Result<bool, NvmlError> {
+    match device.is_in_persistent_mode() {
+        Ok(true) => device.set_persistent(false).map(|()| true),
+        // A GPU or a library that knows no such mode.
+        Ok(false) | Err(NvmlError::NotSupported | NvmlError::FailedToLoadSymbol(_)) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

@@ -43,6 +43,14 @@ pub enum Error {
         /// What was read before that.
         so_far: Option<Box<Reading>>,
     },
+    /// No answer in time, as nobody may ask: see [`Questions::let_go`](crate::Questions::let_go).
+    #[error(
+        "NVML was not asked within {deadline:?}: this driver leaves it alone while a GPU is taken from NVIDIA's kernel driver"
+    )]
+    Away {
+        /// How long the question had.
+        deadline: Duration,
+    },
     /// A cgroup's memory limits on a GPU can't be set or told.
     #[error("NVML failed over the memory limits of {} on {gpu}: {source}", cgroup.display())]
     Limits {
@@ -50,6 +58,14 @@ pub enum Error {
         gpu: GpuUuid,
         /// The cgroup's directory.
         cgroup: PathBuf,
+        /// What it said.
+        source: NvmlError,
+    },
+    /// A GPU's persistence mode can't be set.
+    #[error("NVML failed over the persistence mode of {gpu}: {source}")]
+    Persistence {
+        /// The GPU.
+        gpu: GpuUuid,
         /// What it said.
         source: NvmlError,
     },
@@ -62,11 +78,15 @@ impl Error {
     /// What an operator can do about it.
     pub fn advice(&self) -> &'static str {
         match self {
-            Self::Start { source, .. } | Self::List { source } | Self::Limits { source, .. } => advice(source),
+            Self::Start { source, .. }
+            | Self::List { source }
+            | Self::Limits { source, .. }
+            | Self::Persistence { source, .. } => advice(source),
             Self::Foreign { .. } => "put the NVIDIA driver's own library in its place",
             Self::Overdue { .. } => {
                 "see the kernel's log for NVRM and Xid messages; a GPU that hangs needs a reset, or the node a reboot"
             }
+            Self::Away { .. } => "try again in half a minute",
             Self::Ended => "see the kernel's log for NVRM messages",
         }
     }

@@ -5,10 +5,12 @@
 //! Questions::… ─request──> the same thread and session: ask these GPUs ──> caller, or an error after the deadline
 //! Questions::samples ───> threads for as long as somebody asks: what do these GPUs measure ──> caller, without those that hang
 //! Nvml::watching ────────> a second thread: wait for events ──GpuEvent──> whoever is told
+//! Questions::let_go ─────> all of these end, and none begins until the Absence is dropped
 //! ```
 //! NVML blocks for as long as the kernel driver does, for minutes when a GPU hangs. So nothing asynchronous ever calls it,
 //! and a call that is overdue costs its answer and nothing else.
 
+mod away;
 mod desk;
 mod error;
 mod events;
@@ -25,6 +27,7 @@ mod worker;
 
 use std::path::{Path, PathBuf};
 
+pub use away::Absence;
 pub use error::Error;
 pub use events::{EventKind, GpuEvent};
 pub use limits::MemoryLimits;

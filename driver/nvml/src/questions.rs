@@ -9,12 +9,16 @@ use aliquot_model::{GpuUuid, Memory};
 use tokio::sync::{Mutex, oneshot};
 
 use crate::{
-    Error, GpuProcesses, MemoryLimits, Patience, Sampled,
+    Absence, Error, GpuProcesses, MemoryLimits, Patience, Sampled,
+    away::Away,
     desk::Desk,
     progress::Progress,
     samplers::Samplers,
     worker::{Question, put},
 };
+
+/// How long who wants no session waits for another who wanted none before, so as to have persistence modes switched off.
+const SOON: Duration = Duration::from_secs(2);
 
 /// Asks the library that [`Nvml`](crate::Nvml) has open, through its thread and its session.
 ///
@@ -27,11 +31,17 @@ pub struct Questions {
     /// Ends when the last question has.
     last: Arc<Mutex<Option<oneshot::Receiver<()>>>>,
     samplers: Samplers,
+    away: Arc<Away>,
 }
 
 impl Questions {
-    pub(crate) fn new(inbox: &Arc<mpsc::Sender<Question>>, progress: Arc<Progress>, path: PathBuf) -> Self {
-        Self { inbox: Arc::downgrade(inbox), progress, last: Arc::default(), samplers: Samplers::new(path) }
+    pub(crate) fn new(
+        inbox: &Arc<mpsc::Sender<Question>>,
+        progress: Arc<Progress>,
+        away: Arc<Away>,
+        path: PathBuf,
+    ) -> Self {
+        Self { inbox: Arc::downgrade(inbox), progress, last: Arc::default(), samplers: Samplers::new(path), away }
     }
 
     /// Whether the library's owner has let go of it, so that there will be no more answers.
@@ -75,7 +85,57 @@ impl Questions {
         if self.are_over() {
             return Err(Error::Ended);
         }
-        Ok(self.samplers.sample(gpus, patience).await)
+        self.samplers.sample(gpus, patience).await
+    }
+
+    /// Ends every session that this process has, after the persistence mode of these GPUs, and begins none until what this
+    /// gives is dropped, or `longest` has passed.
+    ///
+    /// The kernel driver counts each session as a user of every GPU. What is asked meanwhile waits, until its own deadline.
+    /// Where somebody else has had all sessions ended and isn't done soon, this joins in, and leaves persistence modes as they
+    /// are.
+    pub async fn let_go(&self, gpus: Vec<GpuUuid>, deadline: Duration, longest: Duration) -> Result<Absence, Error> {
+        let leave = self.leave(gpus, longest);
+        tokio::pin!(leave);
+        for wait in [SOON.min(deadline), deadline.saturating_sub(SOON)] {
+            if let Ok(absence) = tokio::time::timeout(wait, &mut leave).await {
+                return absence;
+            }
+            if let Some(absence) = self.away.join(longest) {
+                return Ok(absence);
+            }
+        }
+        Err(self.overdue(deadline))
+    }
+
+    /// Switches the persistence mode of GPUs on (`nvmlDeviceSetPersistenceMode`), also of those that NVIDIA's driver has
+    /// only just got.
+    pub async fn wake(&self, gpus: Vec<GpuUuid>, deadline: Duration) -> Result<(), Error> {
+        self.ask(deadline, move |desk| desk.wake(gpus)).await
+    }
+
+    async fn leave(&self, gpus: Vec<GpuUuid>, longest: Duration) -> Result<Absence, Error> {
+        let quiet = self.samplers.quiet().await;
+        let away = Arc::clone(&self.away);
+        let (tell, told) = oneshot::channel();
+        let leave = move |desk: &mut Desk| {
+            let _quiet = quiet;
+            let rested = desk.leave(gpus);
+            match tell.send(away.begin(longest, rested)) {
+                Ok(()) => {
+                    away.keep();
+                    Ok(())
+                }
+                // Whoever asked has gone meanwhile.
+                Err(absence) if absence.rested().is_empty() => Ok(()),
+                Err(absence) => desk.wake(absence.rested().to_vec()),
+            }
+        };
+        tokio::select! {
+            biased;
+            absence = told => absence.map_err(|_| Error::Ended),
+            ended = self.answer(leave) => ended.and(Err(Error::Ended)),
+        }
     }
 
     async fn ask<T: Send + 'static>(
@@ -83,9 +143,14 @@ impl Questions {
         deadline: Duration,
         question: impl FnOnce(&mut Desk) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        tokio::time::timeout(deadline, self.answer(question))
-            .await
-            .unwrap_or_else(|_| Err(Error::Overdue { deadline, gpu: self.progress.gpu(), so_far: None }))
+        tokio::time::timeout(deadline, self.answer(question)).await.unwrap_or_else(|_| Err(self.overdue(deadline)))
+    }
+
+    fn overdue(&self, deadline: Duration) -> Error {
+        if self.away.is_kept() {
+            return Error::Away { deadline };
+        }
+        Error::Overdue { deadline, gpu: self.progress.gpu(), so_far: None }
     }
 
     async fn answer<T: Send + 'static>(

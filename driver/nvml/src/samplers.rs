@@ -11,10 +11,13 @@ use std::{
 
 use aliquot_model::GpuUuid;
 use nvml_wrapper::Nvml as Library;
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{
+    sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, oneshot},
+    time::Instant,
+};
 
 use crate::{
-    desk,
+    Error, desk,
     samples::{self, NoSample, Sample, Sampled},
 };
 
@@ -33,28 +36,39 @@ pub(crate) struct Samplers {
     path: Arc<PathBuf>,
     /// Those that a thread is asking right now, or is still waiting for.
     asked: Arc<Mutex<BTreeSet<GpuUuid>>>,
+    /// Read by every thread, and written by who wants none.
+    open: Arc<RwLock<()>>,
 }
 
+/// Of whoever may have threads.
+type Permit = Arc<OwnedRwLockReadGuard<()>>;
 type Answer = Result<Sample, NoSample>;
 type Ask = (GpuUuid, oneshot::Sender<Answer>);
 
 impl Samplers {
     pub(crate) fn new(path: PathBuf) -> Self {
-        Self { path: Arc::new(path), asked: Arc::default() }
+        Self { path: Arc::new(path), asked: Arc::default(), open: Arc::default() }
+    }
+
+    /// Once every thread has ended, and with it its session; none begins until what this gives is dropped.
+    pub(crate) async fn quiet(&self) -> OwnedRwLockWriteGuard<()> {
+        Arc::clone(&self.open).write_owned().await
     }
 
     /// Asks each of these GPUs, one after the other.
     ///
     /// One whose thread still waits for an earlier answer isn't asked again, so that there are never more threads than
     /// GPUs and one.
-    pub(crate) async fn sample(&self, gpus: Vec<GpuUuid>, patience: Patience) -> Vec<Sampled> {
+    pub(crate) async fn sample(&self, gpus: Vec<GpuUuid>, patience: Patience) -> Result<Vec<Sampled>, Error> {
         let end = Instant::now() + patience.all;
+        let permit = tokio::time::timeout_at(end, Arc::clone(&self.open).read_owned()).await;
+        let permit = Arc::new(permit.map_err(|_| Error::Away { deadline: patience.all })?);
         let mut thread = None;
         let mut all = Vec::with_capacity(gpus.len());
         for gpu in gpus {
             let by = end.min(Instant::now() + patience.each);
             let sample = if Instant::now() < end && self.lock().insert(gpu.clone()) {
-                let asked = thread.take().or_else(|| self.begin());
+                let asked = thread.take().or_else(|| self.begin(&permit));
                 let (sample, free) = self.ask(asked, gpu.clone(), by).await;
                 thread = free;
                 sample
@@ -63,7 +77,7 @@ impl Samplers {
             };
             all.push(Sampled { gpu, sample });
         }
-        all
+        Ok(all)
     }
 
     /// The answer, and the thread if it is there for another question.
@@ -86,11 +100,15 @@ impl Samplers {
     }
 
     /// A thread that ends once nobody can ask it any more.
-    fn begin(&self) -> Option<mpsc::Sender<Ask>> {
+    fn begin(&self, permit: &Permit) -> Option<mpsc::Sender<Ask>> {
         let (inbox, questions) = mpsc::channel();
-        let this = self.clone();
+        let (this, permit) = (self.clone(), Arc::clone(permit));
         let thread = std::thread::Builder::new().name("nvml-samples".to_owned());
-        thread.spawn(move || this.serve(&questions)).ok().map(|_| inbox)
+        let serve = move || {
+            this.serve(&questions);
+            drop(permit);
+        };
+        thread.spawn(serve).ok().map(|_| inbox)
     }
 
     fn serve(&self, questions: &mpsc::Receiver<Ask>) {

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::{mpsc as events, oneshot};
 
-use crate::{Error, GpuEvent, Questions, Reading, desk::Desk, progress::Progress};
+use crate::{Error, GpuEvent, Questions, Reading, away::Away, desk::Desk, progress::Progress};
 
 /// Whether a reading may use NVML as an earlier reading left it.
 ///
@@ -31,6 +31,7 @@ pub struct Nvml {
     /// The thread ends with it; further customers only borrow it.
     inbox: Arc<mpsc::Sender<Question>>,
     progress: Arc<Progress>,
+    away: Arc<Away>,
     questions: Questions,
     /// The answer to a question whose deadline passed: until it comes, asking again would only queue.
     overdue: Option<oneshot::Receiver<Result<Reading, Error>>>,
@@ -56,8 +57,9 @@ impl Nvml {
             .name("nvml".to_owned())
             .spawn(move || serve(desk, questions))
             .map_err(|_| Error::Ended)?;
-        let questions = Questions::new(&inbox, Arc::clone(&progress), path.clone());
-        Ok(Self { path, inbox, progress, questions, overdue: None })
+        let away = Arc::<Away>::default();
+        let questions = Questions::new(&inbox, Arc::clone(&progress), Arc::clone(&away), path.clone());
+        Ok(Self { path, inbox, progress, away, questions, overdue: None })
     }
 
     /// The library's path.
@@ -82,6 +84,9 @@ impl Nvml {
             Ok(Err(_)) => Err(Error::Ended),
             Err(_) => {
                 self.overdue = Some(answer);
+                if self.away.is_kept() {
+                    return Err(Error::Away { deadline });
+                }
                 let so_far = self.progress.so_far().map(Box::new);
                 Err(Error::Overdue { deadline, gpu: self.progress.gpu(), so_far })
             }

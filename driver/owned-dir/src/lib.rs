@@ -78,6 +78,9 @@ pub enum Error {
     },
 }
 
+/// How a directory is opened: never through a link.
+const DIRECTORY: OFlags = OFlags::DIRECTORY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
 /// Who may use a file besides its owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
@@ -118,8 +121,12 @@ impl Dir {
 
     fn at(path: &Path) -> Result<Self, Error> {
         let failed = |source: io::Error| Error::Open { path: path.to_owned(), source };
-        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| failed(errno.into()))?;
+        let fd = rustix::fs::open(path, DIRECTORY, Mode::empty()).map_err(|errno| failed(errno.into()))?;
+        Self::checked(fd, path)
+    }
+
+    fn checked(fd: OwnedFd, path: &Path) -> Result<Self, Error> {
+        let failed = |source: io::Error| Error::Open { path: path.to_owned(), source };
         let stat = rustix::fs::fstat(&fd).map_err(|errno| failed(errno.into()))?;
         let us = rustix::process::geteuid().as_raw();
         if stat.st_uid != us || stat.st_mode & 0o022 != 0 {
@@ -278,6 +285,67 @@ impl Dir {
         list().map_err(self.failed("."))
     }
 
+    /// A directory in this one that everybody may pass, made if need be; what else has its name is replaced and not followed.
+    pub fn below(&self, name: &str) -> Result<Self, Error> {
+        let make = || -> io::Result<OwnedFd> {
+            let open = || rustix::fs::openat(&self.fd, name, DIRECTORY, Mode::empty());
+            match open() {
+                Err(Errno::NOENT) => {}
+                Err(Errno::NOTDIR | Errno::LOOP) => rustix::fs::unlinkat(&self.fd, name, AtFlags::empty())?,
+                other => return Ok(other?),
+            }
+            let for_all = Mode::RWXU | Mode::RGRP | Mode::XGRP | Mode::ROTH | Mode::XOTH;
+            match rustix::fs::mkdirat(&self.fd, name, for_all) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+            let fd = open()?;
+            // Whatever the umask says.
+            rustix::fs::fchmod(&fd, for_all)?;
+            Ok(fd)
+        };
+        self.inherited(make().map_err(self.failed(name))?, name)
+    }
+
+    /// The same for whoever only looks: `None` if there is none.
+    pub fn existing_below(&self, name: &str) -> Result<Option<Self>, Error> {
+        match rustix::fs::openat(&self.fd, name, DIRECTORY, Mode::empty()) {
+            Ok(fd) => self.inherited(fd, name).map(Some),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(self.failed(name)(errno.into())),
+        }
+    }
+
+    /// Removes a directory in this one with its files, and whatever else has its name; what isn't there counts as removed.
+    pub fn remove_below(&self, name: &str) -> Result<(), Error> {
+        let flags = match rustix::fs::openat(&self.fd, name, DIRECTORY, Mode::empty()) {
+            Ok(fd) => {
+                let dir = self.inherited(fd, name)?;
+                for file in dir.names()? {
+                    dir.remove(unfinished(&file).unwrap_or(&file))?;
+                }
+                AtFlags::REMOVEDIR
+            }
+            Err(Errno::NOTDIR | Errno::LOOP) => AtFlags::empty(),
+            Err(Errno::NOENT) => return Ok(()),
+            Err(errno) => return Err(self.failed(name)(errno.into())),
+        };
+        match rustix::fs::unlinkat(&self.fd, name, flags) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(self.failed(name)(errno.into())),
+        }
+    }
+
+    #[cfg_attr(not(debug_assertions), allow(unused_mut, reason = "nothing is set in release builds"))]
+    fn inherited(&self, fd: OwnedFd, name: &str) -> Result<Self, Error> {
+        let mut dir = Self::checked(fd, &self.path.join(name))?;
+        #[cfg(debug_assertions)]
+        {
+            dir.watcher = self.watcher;
+        }
+        Ok(dir)
+    }
+
     /// Opens a file that all instances of the driver lock in turn.
     pub fn lock_file(&self, name: &str) -> Result<File, Error> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -385,5 +453,35 @@ mod tests {
         dir.remove("a").unwrap();
         assert!(dir.names().unwrap().is_empty());
         dir.remove("a").unwrap();
+    }
+
+    #[test]
+    fn a_directory_below_is_made_for_all_to_pass_and_goes_with_its_files_and_leftovers() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = Dir::open(&parent.path().join("claims")).unwrap();
+        dir.below("u1").unwrap().write("a", b"x", Access::Public).unwrap();
+        dir.below("u1").unwrap().write("b", b"y", Access::Public).unwrap();
+        assert_eq!(parent.path().join("claims/u1").metadata().unwrap().permissions().mode() & 0o777, 0o755);
+        std::fs::write(parent.path().join("claims/u1/.c.tmp"), "half").unwrap();
+        assert!(dir.existing_below("u1").unwrap().is_some());
+        dir.remove_below("u1").unwrap();
+        dir.remove_below("u1").unwrap();
+        assert!(dir.existing_below("u1").unwrap().is_none() && dir.names().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_link_in_its_place_is_replaced_or_removed_and_what_it_leads_to_is_left_alone() {
+        let parent = tempfile::tempdir().unwrap();
+        let elsewhere = parent.path().join("elsewhere");
+        std::fs::create_dir(&elsewhere).unwrap();
+        std::fs::write(elsewhere.join("a"), "precious").unwrap();
+        let dir = Dir::open(&parent.path().join("claims")).unwrap();
+        symlink(&elsewhere, parent.path().join("claims/u1")).unwrap();
+        assert!(dir.existing_below("u1").is_err());
+        dir.remove_below("u1").unwrap();
+        symlink(&elsewhere, parent.path().join("claims/u1")).unwrap();
+        dir.below("u1").unwrap().write("a", b"ours", Access::Public).unwrap();
+        assert_eq!(std::fs::read(elsewhere.join("a")).unwrap(), b"precious");
+        assert_eq!(std::fs::read(parent.path().join("claims/u1/a")).unwrap(), b"ours");
     }
 }

@@ -114,7 +114,7 @@ impl Book {
     pub(super) fn open_and_clean(
         path: &Path,
         boot_id: String,
-        first: impl Fn(&ClaimUid) -> Result<(), cdi_spec::StoreError>,
+        first: impl Fn(&ClaimUid) -> Result<(), Error>,
     ) -> Result<Self, Error> {
         let dir = Dir::open(path)?.watched(fault::records);
         fault::point(Point::RecordsDirMade);
@@ -205,12 +205,20 @@ impl Book {
         })
     }
 
+    /// Says of a prepared claim that its side effects may be there or not.
+    pub(super) fn unsettle(&mut self, uid: &ClaimUid) -> Result<(), Error> {
+        self.locked(|book, change| match book.index.records.get(uid) {
+            Some(now) if now.state == State::Prepared => {
+                let unsettled = Record { state: State::Preparing, ..Record::clone(now) };
+                change.announce()?;
+                book.put(Arc::new(unsettled))
+            }
+            _ => Ok(()),
+        })
+    }
+
     /// Forgets a claim once `first` is done; one that isn't known counts as forgotten.
-    pub(super) fn release(
-        &mut self,
-        uid: &ClaimUid,
-        first: impl FnOnce() -> Result<(), cdi_spec::StoreError>,
-    ) -> Result<(), Error> {
+    pub(super) fn release(&mut self, uid: &ClaimUid, first: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
         self.locked(|book, change| {
             first()?;
             book.strike(uid, change)
@@ -222,7 +230,7 @@ impl Book {
     pub(super) fn abandon(
         &mut self,
         record: &Record,
-        first: impl FnOnce() -> Result<(), cdi_spec::StoreError>,
+        first: impl FnOnce() -> Result<(), Error>,
     ) -> Result<bool, Error> {
         let uid = record.claim.uid();
         self.locked(|book, change| {
@@ -239,7 +247,7 @@ impl Book {
         &mut self,
         uid: &ClaimUid,
         judged: Option<&Record>,
-        first: impl FnOnce() -> Result<(), cdi_spec::StoreError>,
+        first: impl FnOnce() -> Result<(), Error>,
     ) -> Result<bool, Error> {
         self.locked(|book, change| {
             if book.index.records.get(uid).map(Arc::as_ref) != judged {
@@ -298,6 +306,11 @@ impl Book {
             let records: Vec<&Record> = users.filter_map(|uid| book.index.records.get(uid)).map(Arc::as_ref).collect();
             Ok(hold::time_slice(&records, gpu))
         })
+    }
+
+    /// The records of those who hold something, other than for administration.
+    pub(super) fn using(&mut self) -> Result<Vec<Arc<Record>>, Error> {
+        self.locked(|book, _| Ok(book.index.using().cloned().collect()))
     }
 
     /// The records of those who hold shares.
@@ -369,7 +382,7 @@ impl Book {
     }
 
     /// Removes records of other boots and what a killed process left half-written.
-    fn clean(&mut self, first: impl Fn(&ClaimUid) -> Result<(), cdi_spec::StoreError>) -> Result<(), Error> {
+    fn clean(&mut self, first: impl Fn(&ClaimUid) -> Result<(), Error>) -> Result<(), Error> {
         for name in self.dir.names()? {
             let ended = uid_of(&name)
                 .filter(|uid| matches!(self.read(&name, uid), Ok(Some(record)) if record.boot_id != self.boot_id));

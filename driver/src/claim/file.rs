@@ -79,11 +79,11 @@ mod tests {
     #[test]
     fn a_file_under_another_claims_name_says_nothing_about_that_claim() {
         // Both are of the claim u1, and one of them by a later version.
-        for bytes in [testing::record("u1", &["gpu-0"]).encode().unwrap(), testing::of_schema(2)] {
+        for bytes in [testing::record("u1", &["gpu-0"]).encode().unwrap(), testing::of_schema(3)] {
             let bad = read_as("u2", &bytes).err().unwrap();
             assert_eq!(bad.glimpse, Glimpse::default(), "{}", bad.reason);
         }
-        assert!(read_as("u1", &testing::of_schema(2)).err().unwrap().glimpse.is_intact);
+        assert!(read_as("u1", &testing::of_schema(3)).err().unwrap().glimpse.is_intact);
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod debts;
 mod file;
 mod hold;
 mod look;
+mod metadata;
 mod naming;
 mod plan;
 mod prepare;
@@ -19,6 +20,8 @@ mod record;
 mod settings;
 mod slices;
 mod specs;
+mod stuck;
+mod taking;
 #[cfg(test)]
 mod tests;
 mod upkeep;
@@ -27,19 +30,20 @@ mod wait;
 use std::{
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use dra_plugin::{ClaimRef, ClaimUid, Failure};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::{
+    binding::{Binder, Trouble},
     discovery::{Found, View},
     edits::{Base, Edits},
     fault::{self, Point},
     health,
     notices::Notices,
-    offer::Holding,
+    offer::{Holding, lost},
     others::Gate,
     policy::InForce,
 };
@@ -57,10 +61,14 @@ pub(crate) use record::Slice;
 pub(crate) use record::tests as testing;
 pub(crate) use record::{Held, Passed, Record, State};
 use slices::TimeSlices;
+pub(crate) use stuck::Failures;
+use stuck::Stuck;
 pub(crate) use upkeep::Kept;
 
 /// The directory of records, below the run root.
 pub(crate) const RECORDS: &str = "claims";
+/// That of what containers may read of their devices.
+const METADATA: &str = "metadata";
 /// That of time slices which couldn't be given back.
 pub(crate) const OWED: &str = "time-slices";
 
@@ -75,14 +83,21 @@ pub struct Claims {
     /// Told after each change, so that a claim that waits for a device looks again.
     changed: watch::Sender<()>,
     view: watch::Receiver<View>,
+    read: watch::Receiver<Instant>,
     policy: watch::Receiver<InForce>,
     notices: Notices,
     gate: Gate,
     health: health::Gate,
     slices: TimeSlices,
+    binder: Binder,
+    /// Told when a GPU is with NVIDIA's driver again.
+    returned: Notify,
+    /// Which GPUs can't be taken or given back.
+    stuck: Stuck,
     store: cdi_spec::Store,
     edits: Edits,
     base: Base,
+    metadata: metadata::Writer,
     /// When the kubelet last asked for each claim.
     asked: upkeep::Asked,
     /// What is known of records that can't be used.
@@ -94,6 +109,8 @@ pub struct Claims {
 pub struct Around {
     /// The GPUs.
     pub view: watch::Receiver<View>,
+    /// When the last reading of them was begun.
+    pub read: watch::Receiver<Instant>,
     /// How they are shared.
     pub policy: watch::Receiver<InForce>,
     /// Where users are told.
@@ -102,6 +119,8 @@ pub struct Around {
     pub gate: Gate,
     /// Which GPUs are too ill.
     pub health: health::Gate,
+    /// Who takes GPUs from NVIDIA's driver, and gives them back.
+    pub binder: Binder,
 }
 
 /// Why the claims of this node can't be served.
@@ -119,6 +138,18 @@ pub enum Error {
     /// The driver's name.
     #[error(transparent)]
     Name(#[from] cdi_spec::InvalidName),
+    /// What a virtual machine had.
+    #[error("what its virtual machine had can't be given back to the host")]
+    Taken(#[source] Trouble),
+}
+
+impl From<taking::Error> for Error {
+    fn from(error: taking::Error) -> Self {
+        match error {
+            taking::Error::Book(error) => error.into(),
+            taking::Error::Binding(trouble) => Self::Taken(trouble),
+        }
+    }
 }
 
 impl From<book::Error> for Error {
@@ -140,9 +171,13 @@ impl Claims {
         edits: Edits,
         around: Around,
     ) -> Result<Self, Error> {
-        let Around { view, policy, notices, gate, health } = around;
+        let Around { view, read, policy, notices, gate, health, binder } = around;
         // The spec first, as ever: of what is left when this is broken off, there is still a record.
-        let first = |uid: &ClaimUid| store.remove(&site.cdi_kind, uid.as_str());
+        let metadata = metadata::Writer::open(&run.join(METADATA)).map_err(book::Error::Dir)?;
+        let first = |uid: &ClaimUid| {
+            store.remove(&site.cdi_kind, uid.as_str())?;
+            Ok(metadata.remove(uid)?)
+        };
         let book = Book::open_and_clean(&run.join(RECORDS), boot_id.clone(), first)?;
         let debts = Debts::open(&run.join(OWED), boot_id.clone()).map_err(Error::Debts)?;
         let (changed, slices, base) = (watch::Sender::new(()), TimeSlices::new(debts), Base::of(&site.cdi_kind)?);
@@ -154,14 +189,19 @@ impl Claims {
             book,
             changed,
             view,
+            read,
             policy,
             notices,
             gate,
             health,
             slices,
+            binder,
+            returned: Notify::new(),
+            stuck: Stuck::default(),
             store,
             edits,
             base,
+            metadata,
             asked,
             known,
         };
@@ -191,6 +231,17 @@ impl Claims {
         let mut records = self.book().all()?;
         records.retain(|record| record.state == State::Prepared);
         Ok(records)
+    }
+
+    /// What virtual machines on this node were given.
+    pub(crate) fn passed(&self) -> Result<Vec<lost::Passed>, book::Error> {
+        let passed = |record: &Record, held: &Held| {
+            let Passed { group, gpus, .. } = held.vfio.clone()?;
+            let (claim, pods) = (record.claim.clone(), record.pods.clone());
+            Some(lost::Passed { device: held.device.clone(), group, gpus, claim, pods })
+        };
+        let records = self.prepared()?;
+        Ok(records.iter().flat_map(|record| record.devices.iter().filter_map(|held| passed(record, held))).collect())
     }
 
     /// The record of one claim; a text that is no UID has none.
@@ -223,14 +274,16 @@ impl Claims {
 
     /// The spec first: a record without a spec is still found by the next call, a spec without a record is not.
     ///
-    /// The time slice before both: what it is to be follows from the records.
+    /// The time slice before both: what it is to be follows from the records. And what a virtual machine had: as long as that
+    /// is not the host's again, the record says where it is to go.
     async fn remove(&self, claim: &ClaimRef) -> Result<(), Error> {
         fault::point(Point::UnprepareBegun);
         let record = self.book().find(claim.uid())?;
         if let Some(record) = record {
             self.restore_time_slices(&record).await;
+            self.give_back(&record).await?;
         }
-        self.book().release(claim.uid(), || self.store.remove(&self.site.cdi_kind, claim.uid().as_str()))?;
+        self.book().release(claim.uid(), || self.remove_files(claim.uid()))?;
         fault::point(Point::Released);
         self.changed.send_replace(());
         Ok(())

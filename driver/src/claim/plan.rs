@@ -1,7 +1,7 @@
 //! What an allocated claim gets on this node. Pure: allocation, parameters, inventory and policy in, devices to hold out.
 use std::collections::BTreeMap;
 
-use aliquot_model::{Binding, DeviceName, Gpu, GpuUuid, Inventory, Memory, Part, Vfio};
+use aliquot_model::{Binding, DeviceName, Gpu, GpuUuid, Inventory, Memory, Part, Taken, Vfio};
 use aliquot_params::{
     Faults, TimeSlice,
     policy::{Policy, Shares},
@@ -216,7 +216,8 @@ fn plan_device(
     let missing = || Fault::NoSuchDevice { device: result.device.clone() };
     let device: DeviceName = result.device.parse().map_err(|_| missing())?;
     if let Some(vfio) = inventory.passthrough(&device) {
-        return plan_vfio(claim, result, device, vfio, site);
+        let taken = taken(vfio, inventory, policy, &device)?;
+        return plan_vfio(claim, result, device, vfio, taken, site);
     }
     let (gpu, part) = inventory.device(&device).ok_or_else(missing)?;
     if part == Part::Admin && !result.admin_access {
@@ -243,23 +244,40 @@ fn plan_device(
     })
 }
 
+/// What has to be taken from the host's kernel drivers before a virtual machine can have a group; nothing, if it can.
+fn taken(vfio: &Vfio, inventory: &Inventory, policy: &Policy, device: &DeviceName) -> Result<Option<Taken>, Fault> {
+    let refused = |reason: String| Fault::NotPassable { device: device.clone(), reason };
+    let gpus = inventory.of_group(vfio);
+    match (&vfio.binding, gpus) {
+        (Binding::Unusable(reason), _) => Err(refused(reason.clone())),
+        (Binding::Bound, None) => Ok(None),
+        (Binding::Switchable, None) => {
+            Err(refused(format!("no vfio driver of the kernel has the GPU at {}", vfio.gpu.pci)))
+        }
+        (Binding::Bound | Binding::Switchable, Some(gpus)) => {
+            let by = gpus.iter().map(|gpu| policy.takes(gpu)).collect::<Option<Vec<_>>>();
+            let by = by.and_then(|all| all.first().copied()).ok_or_else(|| {
+                let place = vfio.gpu.pci;
+                refused(format!(
+                    "NVIDIA's driver has the GPU at {place}, and the policy doesn't say vfio.binding: dynamic"
+                ))
+            })?;
+            let gpus = gpus.into_iter().cloned().collect();
+            Ok(Some(Taken { by: by.to_owned(), functions: vfio.functions.clone(), gpus }))
+        }
+    }
+}
+
 fn plan_vfio(
     claim: &AllocatedClaim,
     result: &DeviceResult,
     device: DeviceName,
     vfio: &Vfio,
+    taken: Option<Taken>,
     site: &Site,
 ) -> Result<Held, Fault> {
     if result.admin_access {
         return Err(Fault::NoAdmin { device });
-    }
-    match &vfio.binding {
-        Binding::Bound => {}
-        Binding::Unusable(reason) => return Err(Fault::NotPassable { device, reason: reason.clone() }),
-        Binding::Switchable => {
-            let reason = format!("no vfio driver of the kernel has the GPU at {}", vfio.gpu.pci);
-            return Err(Fault::NotPassable { device, reason });
-        }
     }
     Ok(Held {
         request: result.request.base().to_owned(),
@@ -274,6 +292,7 @@ fn plan_vfio(
             group: vfio.group,
             gpus: vfio.gpus().map(|gpu| gpu.pci).collect(),
             iommu: settings::iommu(claim, result, &device, site)?,
+            taken,
         }),
         cdi_id: cdi_id(claim, &device, result.share_id.as_deref(), site)?,
         device,

@@ -8,13 +8,14 @@ use aliquot_params::policy::Policy;
 use dra_plugin::{AllocatedClaim, Call, ClaimRef, Driver, Failure, PreparedDevice};
 
 use super::{
-    Claims, Held, Record, State,
+    Claims, Error, Held, Record, State,
     book::{self, Commit, Reservation},
     broken,
     hold::Clash,
     naming, plan,
-    record::SCHEMA,
+    record::schema,
     specs::Written,
+    taking::{self, Taking},
     wait,
 };
 use crate::{
@@ -52,13 +53,15 @@ impl Driver for Claims {
         let policy = self.judged_policy(call).await?;
         let devices = plan::plan(&claim, &found.inventory, &policy, &self.site)
             .map_err(|fault| Failure::Permanent(fault.to_string()))?;
+        let metadata = self.metadata.of(&claim, &devices);
         let record = Arc::new(Record {
-            schema: SCHEMA,
+            schema: schema(&devices),
             boot_id: self.boot_id.clone(),
             claim: claim.claim.clone(),
             state: State::Preparing,
             devices,
             pods: claim.reserved_for.clone(),
+            metadata,
         });
         self.pass(&record, &found, call).await?;
         fault::point(Point::PrepareBegun);
@@ -67,9 +70,28 @@ impl Driver for Claims {
         if let Some(earlier) = earlier.filter(|earlier| earlier.devices != record.devices) {
             // The claim was allocated anew, and nobody said so.
             self.restore_time_slices(&earlier).await;
+            if !earlier.taken().all(|taken| record.taken().any(|now| now.functions == taken.functions)) {
+                self.give_back(&earlier).await.map_err(|error| broken(&Error::from(error)))?;
+            }
         }
         self.reserve(&record, call).await?;
         fault::point(Point::Reserved);
+        let found = match self.still_planned(&record, &claim, &policy, found) {
+            Ok(found) => found,
+            Err(failure) => {
+                self.undo(&record).await;
+                return Err(failure);
+            }
+        };
+        match self.take(&record, call).await {
+            Ok(()) => {}
+            // The record stands, so that nobody else gets what is on its way.
+            Err(Taking::GoesOn) => return Err(taking::going_on(&record)),
+            Err(Taking::Failed(failure)) => {
+                self.undo(&record).await;
+                return Err(failure);
+            }
+        }
         let made = match self.set_time_slices(&record, &found, call).await {
             Ok(()) => self.write_spec(&record, &found),
             Err(failure) => Err(failure),
@@ -167,6 +189,25 @@ impl Claims {
         }
     }
 
+    /// What the GPUs are now, if the plan holds by that: one that comes back from a virtual machine may have another number.
+    fn still_planned(
+        &self,
+        record: &Record,
+        claim: &AllocatedClaim,
+        policy: &Policy,
+        found: Arc<Found>,
+    ) -> Result<Arc<Found>, Failure> {
+        let now = match &*self.view.borrow() {
+            View::Ready(now) if !Arc::ptr_eq(now, &found) => Arc::clone(now),
+            _ => return Ok(found),
+        };
+        let plan = plan::plan(claim, &now.inventory, policy, &self.site);
+        if plan.is_ok_and(|devices| devices == record.devices) {
+            return Ok(now);
+        }
+        Err(Failure::Transient("the node's GPUs changed while the claim waited for one; it is planned anew".to_owned()))
+    }
+
     /// Refuses what a pod of somebody else holds, and what nothing can run on. Whoever only looks at a GPU may do so.
     async fn pass(&self, record: &Record, found: &Found, call: &Call) -> Result<(), Failure> {
         let taken = record.devices.iter().filter(|held| !held.admin_access);
@@ -213,9 +254,10 @@ impl Claims {
             Ok(Some(now)) if book::is_anothers(&now, record) => return,
             Ok(_) => {
                 self.restore_time_slices(record).await;
-                self.book().abandon(record, || self.store.remove(&self.site.cdi_kind, claim.uid().as_str()))
+                let undone = self.give_back(record).await.map_err(Error::from);
+                undone.and_then(|()| Ok(self.book().abandon(record, || self.remove_files(claim.uid()))?))
             }
-            Err(error) => Err(error),
+            Err(error) => Err(error.into()),
         };
         self.changed.send_replace(());
         if let Err(error) = undone {

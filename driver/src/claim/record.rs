@@ -2,19 +2,29 @@
 //!
 //! A record file is a line of JSON and a line with the CRC-32 of its bytes. The checksum is over the bytes and not over
 //! a structure, so a field that another version added doesn't make a good record look broken.
-use aliquot_model::{DeviceName, GpuUuid, IommuGroup, Memory, PciAddress};
+use aliquot_model::{Away, DeviceName, GpuUuid, IommuGroup, Memory, PciAddress, Taken};
 use aliquot_params::{Iommu, TimeSlice};
 use dra_plugin::{ClaimRef, InvalidClaim, PodRef, PreparedDevice};
 use serde::{Deserialize, Serialize};
 
+use super::metadata::{self, Metadata};
 use crate::edits::Base;
 
-/// The schema that this build writes, and the last one that it reads.
+/// The schema of most records.
 ///
 /// A version that only adds fields keeps the number: readers leave out what they don't know, and take what isn't there for
 /// its default, so that upgrades and downgrades read each other's records. A higher number says that this isn't enough:
 /// such a record is quarantined.
-pub(super) const SCHEMA: u32 = 1;
+const PLAIN: u32 = 1;
+/// That of records with something that is to be given back to the host: a version that knows nothing of that must not
+/// unprepare them. It is the last one that this build reads.
+pub(super) const SCHEMA: u32 = 2;
+
+/// The schema of a record with these devices.
+pub(super) fn schema(devices: &[Held]) -> u32 {
+    let takes = |held: &Held| held.vfio.as_ref().is_some_and(|passed| passed.taken.is_some());
+    if devices.iter().any(takes) { SCHEMA } else { PLAIN }
+}
 
 /// A larger file is none of ours: 32 devices and 256 pods, as many as a claim can have, stay below with the longest names.
 pub(super) const LARGEST: u64 = 256 * 1024;
@@ -23,7 +33,7 @@ pub(super) const LARGEST: u64 = 256 * 1024;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Record {
-    /// See [`SCHEMA`].
+    /// See [`schema`].
     pub schema: u32,
     /// The boot under which it was written; under another one all that it describes has ended.
     pub boot_id: String,
@@ -37,6 +47,9 @@ pub struct Record {
     /// The pods that it was reserved for at that time; others may come later without another prepare.
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "pods")]
     pub pods: Vec<PodRef>,
+    /// What containers are told of its devices, where they are told anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<Metadata>,
 }
 
 /// How far preparing a claim got.
@@ -94,6 +107,9 @@ pub struct Passed {
     pub gpus: Vec<PciAddress>,
     /// By which nodes.
     pub iommu: Iommu,
+    /// What was taken from the host's kernel drivers for it; none where the administrator had done so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taken: Option<Taken>,
 }
 
 impl Held {
@@ -198,6 +214,20 @@ pub enum Unreadable {
 }
 
 impl Record {
+    /// What it has taken from the host's kernel drivers.
+    pub(crate) fn taken(&self) -> impl Iterator<Item = &Taken> {
+        self.devices.iter().filter_map(|held| held.vfio.as_ref()?.taken.as_ref())
+    }
+
+    /// The same as those see it who look at the node's GPUs.
+    pub(crate) fn away(&self) -> impl Iterator<Item = Away> {
+        let passed = self.devices.iter().filter_map(|held| held.vfio.as_ref());
+        passed.filter_map(|passed| {
+            let taken = passed.taken.clone()?;
+            Some(Away { group: passed.group, taken, is_settled: self.state == State::Prepared })
+        })
+    }
+
     /// The file's bytes.
     pub fn encode(&self) -> Result<Vec<u8>, serde_json::Error> {
         let mut bytes = serde_json::to_vec(self)?;
@@ -218,7 +248,8 @@ impl Record {
 
     /// What the kubelet is told.
     pub fn answer(&self, base: &Base) -> Vec<PreparedDevice> {
-        self.devices
+        let answer = self
+            .devices
             .iter()
             .map(|held| PreparedDevice {
                 request_names: vec![held.request.clone()],
@@ -231,7 +262,8 @@ impl Record {
                 },
                 share_id: held.share_id.clone(),
             })
-            .collect()
+            .collect();
+        metadata::announced(self, answer)
     }
 }
 

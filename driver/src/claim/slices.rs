@@ -135,10 +135,10 @@ impl Claims {
         if change.without == change.with && !self.slices.debts.gpus().contains(&gpu) {
             return;
         }
-        self.give_back(&gpu, change.without, &mut known, found).await;
+        self.give_slice_back(&gpu, change.without, &mut known, found).await;
     }
 
-    async fn give_back(&self, gpu: &GpuUuid, slice: TimeSlice, known: &mut Option<TimeSlice>, found: &Found) {
+    async fn give_slice_back(&self, gpu: &GpuUuid, slice: TimeSlice, known: &mut Option<TimeSlice>, found: &Found) {
         match self.slices.set(gpu, slice, known, found).await {
             Ok(was_owed) => {
                 tracing::info!(%gpu, %slice, "time slice restored");
@@ -188,7 +188,7 @@ impl Claims {
         }
         let slice = self.book().time_slice(gpu);
         match slice {
-            Ok(slice) => self.give_back(gpu, slice, &mut known, found).await,
+            Ok(slice) => self.give_slice_back(gpu, slice, &mut known, found).await,
             Err(error) => {
                 tracing::warn!(%gpu, error = crate::report(&error), "what its time slice is to be isn't known");
             }

@@ -1,9 +1,9 @@
-//! The CDI specs of claims: made for a record that stands, and made anew where one is lost.
+//! The CDI specs of claims, with what containers may read of their devices: made for a record that stands, and made anew where one is lost.
 use std::{collections::HashSet, sync::Arc};
 
 use dra_plugin::{ClaimUid, Failure};
 
-use super::{Claims, Held, Record, State, broken};
+use super::{Claims, Held, Record, State, book, broken, metadata};
 use crate::{
     discovery::{Found, View},
     edits::Base,
@@ -19,6 +19,12 @@ pub(super) enum Written {
 }
 
 impl Claims {
+    /// Removes what was made for a claim beside its record: the spec first, as it names the rest.
+    pub(super) fn remove_files(&self, uid: &ClaimUid) -> Result<(), book::Error> {
+        self.store.remove(&self.site.cdi_kind, uid.as_str())?;
+        Ok(self.metadata.remove(uid)?)
+    }
+
     /// Writes the specs of prepared claims that are gone from the directory: a container that starts again in its pod needs
     /// them, and the kubelet doesn't ask for that.
     pub async fn restore_specs(&self) {
@@ -37,8 +43,7 @@ impl Claims {
     /// The same by names only: what a spec says is looked at when the kubelet asks.
     pub(super) fn restore_unlisted(&self, records: &[Arc<Record>], listed: &HashSet<ClaimUid>) {
         let View::Ready(found) = self.view.borrow().clone() else { return };
-        let is_missing =
-            |record: &&Arc<Record>| record.state == State::Prepared && !listed.contains(record.claim.uid());
+        let is_missing = |record: &&Arc<Record>| record.state == State::Prepared && !self.is_listed(record, listed);
         for record in records.iter().filter(is_missing) {
             self.restore_or_tell(record, &found);
         }
@@ -47,7 +52,13 @@ impl Claims {
     /// A spec that is there stays as it is, since containers that start again must get what the first ones got.
     pub(super) fn has_spec(&self, record: &Record) -> bool {
         let spec = self.store.read(&self.site.cdi_kind, record.claim.uid().as_str());
-        matches!(spec, Ok(Some(spec)) if covers(&spec, record)) && (!uses_base(record) || self.has_base())
+        matches!(spec, Ok(Some(spec)) if covers(&spec, record))
+            && (!uses_base(record) || self.has_base())
+            && self.metadata.has(record)
+    }
+
+    fn is_listed(&self, record: &Record, listed: &HashSet<ClaimUid>) -> bool {
+        listed.contains(record.claim.uid()) && self.metadata.has(record)
     }
 
     fn has_base(&self) -> bool {
@@ -76,7 +87,10 @@ impl Claims {
         let base = uses_base(record).then(|| self.edits.base(&self.base, found));
         let base = base.transpose().map_err(|error| broken(&error))?;
         let spec = self.edits.spec(&self.site.cdi_kind, record, found).map_err(|error| broken(&error))?;
+        let told = self.metadata.documents(record, &found.inventory).map_err(|error| broken(&error))?;
+        let spec = spec.with(told.iter().map(|told| told.device.clone()));
         let written = self.book().while_held(record, || {
+            self.metadata.write(record, &told)?;
             if let Some(base) = &base {
                 self.store.write(Base::FILE, base)?;
             }
@@ -91,8 +105,9 @@ impl Claims {
 
 /// Whether a spec has every device that the record's answer names.
 fn covers(spec: &cdi_spec::Spec, record: &Record) -> bool {
-    let named = |held: &Held| spec.devices.iter().any(|device| device.name.as_str() == held.cdi_name());
-    record.devices.iter().all(named)
+    let has = |name: &str| spec.devices.iter().any(|device| device.name.as_str() == name);
+    let named = |held: &Held| has(held.cdi_name());
+    record.devices.iter().all(named) && metadata::names(record).iter().all(|name| has(name))
 }
 
 /// Whether any of it is used through NVIDIA's driver on the node.

@@ -1,8 +1,6 @@
 //! Two driver instances on one node, as a rolling update has them: what one begins after a look, and the other ends first.
 use std::{collections::HashSet, path::Path};
 
-use aliquot_model::Inventory;
-
 use super::{
     book::{Commit, Reservation},
     specs::Written,
@@ -11,7 +9,6 @@ use super::{
 };
 use crate::{
     args::{Identity, OtherPlugins},
-    discovery::installation::Installation,
     health::Health,
     others::Others,
     roots::{Roots, tests::roots},
@@ -37,10 +34,12 @@ impl Node {
         let identity = Identity { driver_name: "gpu.example.com".into(), node_name: "node1".into() };
         let around = Around {
             view: watch::channel(View::Ready(found())).1,
+            read: watch::channel(std::time::Instant::now()).1,
             policy: watch::channel(InForce::default()).1,
             notices: Notices::new().0,
             gate: Others::new(Path::new("/nokubelet"), &identity, OtherPlugins::Ignore).gate(),
             health: health::Gate::new(watch::channel(Health::default()).1),
+            binder: crate::binding::Binder::new(roots.clone(), watch::channel(None).1),
         };
         let kind = cdi_spec::Kind::new("gpu.example.com", "claim").unwrap();
         let site = Site { pool: "gpu.example.com/node1".into(), cdi_kind: kind };
@@ -56,7 +55,7 @@ impl Node {
 }
 
 fn found() -> Arc<Found> {
-    Arc::new(Found { inventory: Inventory::default(), installation: Installation::default() })
+    Arc::new(Found::default())
 }
 
 /// A prepared claim whose spec somebody has deleted.

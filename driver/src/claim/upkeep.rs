@@ -1,13 +1,13 @@
 //! What the sweep sees of the node's claims, and how it removes one.
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
 use dra_plugin::{ClaimRef, ClaimUid};
 
-use super::{Claims, Error, Quarantined, Record};
+use super::{Claims, Error, Quarantined, Record, State, book};
 use crate::fault::{self, Point};
 
 /// Everything of this driver's on the node that stands for a claim.
@@ -17,7 +17,7 @@ pub(crate) struct Kept {
     pub(crate) records: Vec<Arc<Record>>,
     /// Files that can't be used as records.
     pub(crate) quarantined: Vec<Quarantined>,
-    /// CDI specs without either.
+    /// CDI specs and device metadata without either.
     pub(crate) specs: Vec<ClaimUid>,
     /// When the kubelet last had this process prepare a claim, where it did.
     pub(crate) asked: HashMap<ClaimUid, Instant>,
@@ -51,6 +51,8 @@ impl Claims {
         self.restore_unlisted(&records, &listed);
         let known: HashSet<&ClaimUid> =
             records.iter().map(|record| record.claim.uid()).chain(quarantined.iter().map(|file| &file.uid)).collect();
+        let listed =
+            listed.into_iter().chain(self.metadata.claims().map_err(book::Error::Dir)?).collect::<BTreeSet<_>>();
         let mut specs: Vec<ClaimUid> = listed.into_iter().filter(|uid| !known.contains(uid)).collect();
         specs.retain(|uid| !self.book().mentions(uid));
         let asked = {
@@ -76,22 +78,27 @@ impl Claims {
     /// called in the claim's turn.
     pub(crate) async fn remove_stale(&self, claim: &ClaimRef, judged: Option<&Record>) -> Result<bool, Error> {
         fault::point(Point::UnprepareBegun);
-        if let Some(record) = judged {
+        let mut judged = judged.cloned();
+        if let Some(record) = &mut judged {
             self.restore_time_slices(record).await;
+            self.give_back(record).await?;
+            if record.taken().next().is_some() {
+                record.state = State::Preparing;
+            }
         }
-        let spec = || self.store.remove(&self.site.cdi_kind, claim.uid().as_str());
-        let is_removed = self.book().release_if_still(claim.uid(), judged, spec)?;
+        let files = || self.remove_files(claim.uid());
+        let is_removed = self.book().release_if_still(claim.uid(), judged.as_ref(), files)?;
         fault::point(Point::Released);
         self.changed.send_replace(());
         Ok(is_removed)
     }
 
-    /// Removes a spec that no record stands behind; false if one does by now.
+    /// Removes a spec and metadata that no record stands behind; false if one does by now.
     pub(crate) fn remove_spec(&self, uid: &ClaimUid) -> Result<bool, Error> {
         Ok(self.book().alone(|book| {
             let is_orphan = !book.mentions(uid);
             if is_orphan {
-                self.store.remove(&self.site.cdi_kind, uid.as_str())?;
+                self.remove_files(uid)?;
             }
             Ok(is_orphan)
         })?)

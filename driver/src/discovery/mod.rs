@@ -4,16 +4,18 @@
 //! doesn't answer: each gives another view, with the reason in words.
 pub mod installation;
 mod sysfs;
+mod uevents;
 pub(crate) mod vfio;
 pub mod wake;
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use aliquot_model::{Binding, BrokenGpu, Gpu, Inventory, PciAddress, Vfio};
+use aliquot_model::{Away, Binding, BrokenGpu, Gpu, Inventory, PciAddress, Vfio};
 use aliquot_nvml::{EventKind, GpuEvent, GpuReading, Nvml, Questions, Reading, Session};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -43,12 +45,21 @@ impl View {
 }
 
 /// One reading of the node.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, Default)]
 pub struct Found {
     /// The GPUs.
     pub inventory: Inventory,
     /// The driver's files for containers.
     pub installation: Installation,
+    /// The GPUs that NVIDIA's driver doesn't list, as claims have taken them from it.
+    pub away: BTreeSet<PciAddress>,
+}
+
+impl Found {
+    /// The GPUs that NVIDIA's library can be asked about.
+    pub(crate) fn listed(&self) -> impl Iterator<Item = &Gpu> {
+        self.inventory.gpus().iter().filter(|gpu| !self.away.contains(&gpu.pci))
+    }
 }
 
 /// What discovery needs to know.
@@ -100,14 +111,23 @@ impl Library {
     }
 }
 
-/// Reads once. Where every GPU is for virtual machines, NVIDIA's driver need not be there.
-pub async fn read(library: &mut Library, session: Session, settings: &Settings) -> Result<Found, Trouble> {
+/// Reads once, beside what claims have taken. Where every GPU is for virtual machines, NVIDIA's driver need not be there.
+pub async fn read(
+    library: &mut Library,
+    session: Session,
+    settings: &Settings,
+    away: impl Fn() -> Vec<Away>,
+) -> Result<Found, Trouble> {
     let passable = vfio::find(&settings.roots);
-    match read_nvml(library, session, settings).await {
-        Ok(reading) => Ok(found(reading, passable, settings)),
-        Err(_) if vfio::is_all(&passable) => {
-            let inventory = Inventory::default().with_vfio(passable);
-            Ok(Found { inventory, installation: Installation::default() })
+    let reading = read_nvml(library, session, settings).await;
+    // Whatever changed its driver while it was read is written down by now.
+    let away = away();
+    match reading {
+        Ok(reading) => Ok(found(reading, passable, settings, &away)),
+        Err(trouble @ Trouble::Nvml(aliquot_nvml::Error::Away { .. })) => Err(trouble),
+        Err(_) if vfio::is_all(&passable, &away) => {
+            let (inventory, away) = vfio::away::with_away(&Inventory::default().with_vfio(passable), &away);
+            Ok(Found { inventory, installation: Installation::default(), away })
         }
         Err(trouble) => Err(trouble),
     }
@@ -153,18 +173,27 @@ pub struct Findings {
     pub events: mpsc::UnboundedSender<GpuEvent>,
 }
 
+/// What discovery asks the claims, and hears from them.
+pub trait Claimed: Send + Sync {
+    /// What they have taken from NVIDIA's driver. Asked after each reading: it must not block for long.
+    fn away(&self) -> Vec<Away>;
+    /// Ends when they have given a GPU back.
+    fn given_back(&self) -> impl Future<Output = ()> + Send;
+}
+
 /// Follows the node until `stop`.
-pub async fn follow(settings: Settings, findings: Findings, stop: CancellationToken) {
+pub async fn follow(settings: Settings, findings: Findings, claimed: Arc<impl Claimed>, stop: CancellationToken) {
     let Findings { views, read: ended, questions, events } = findings;
     let (told, mut heard) = mpsc::unbounded_channel();
     let mut library = Library { nvml: None, told: Some(told) };
     let mut session = Session::Keep;
     let mut waker = wake::Waker::of_driver(&settings.roots);
+    let mut uevents = uevents::Uevents::listen();
     loop {
         let begun = Instant::now();
         let reading = tokio::select! {
             () = stop.cancelled() => return,
-            reading = read(&mut library, session, &settings) => reading,
+            reading = read(&mut library, session, &settings, || claimed.away()) => reading,
         };
         let has_ended = reading.is_ok();
         questions.send_if_modified(|last| {
@@ -174,7 +203,7 @@ pub async fn follow(settings: Settings, findings: Findings, stop: CancellationTo
             }
             is_over
         });
-        let view = next(&views.borrow(), reading, &settings);
+        let view = next(&views.borrow(), reading, &settings, &claimed.away());
         let troubled = !matches!(&view, View::Ready(found) if found.inventory.broken().is_empty());
         views.send_if_modified(|last| {
             let changed = *last != view;
@@ -193,6 +222,8 @@ pub async fn follow(settings: Settings, findings: Findings, stop: CancellationTo
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = waker.woken() => break Session::Renew,
+                () = claimed.given_back() => break Session::Renew,
+                woken = uevents.woken() => break woken,
                 () = &mut due => break if troubled { Session::Renew } else { Session::Keep },
                 Some(event) = heard.recv() => {
                     let tells_all = matches!(event.kind, EventKind::Xid(_));
@@ -208,13 +239,15 @@ pub async fn follow(settings: Settings, findings: Findings, stop: CancellationTo
 }
 
 /// The view after a reading. One GPU that hangs must not take the others away: what was read of them before stays.
-fn next(last: &View, reading: Result<Found, Trouble>, settings: &Settings) -> View {
+fn next(last: &View, reading: Result<Found, Trouble>, settings: &Settings, away: &[Away]) -> View {
     let trouble = match reading {
         Ok(found) => return View::Ready(Arc::new(found)),
         Err(trouble) => trouble,
     };
     let reason = crate::report(&trouble);
     match (last, trouble) {
+        // Nothing is wrong, and nothing was asked.
+        (last, Trouble::Nvml(aliquot_nvml::Error::Away { .. })) => last.clone(),
         (View::Ready(before), Trouble::Nvml(aliquot_nvml::Error::Overdue { gpu, .. })) => {
             let (mut gpus, mut broken) = (before.inventory.gpus().to_vec(), before.inventory.broken().to_vec());
             if let Some(at) = gpus.iter().position(|known| Some(known.index) == gpu) {
@@ -222,18 +255,19 @@ fn next(last: &View, reading: Result<Found, Trouble>, settings: &Settings) -> Vi
                 broken.push(BrokenGpu { index: hung.index, pci: Some(hung.pci), reason });
             }
             let inventory = Inventory::new(gpus, broken).with_vfio(before.inventory.vfio().to_vec());
-            View::Ready(Arc::new(Found { inventory, installation: before.installation.clone() }))
+            let (installation, away) = (before.installation.clone(), before.away.clone());
+            View::Ready(Arc::new(Found { inventory, installation, away }))
         }
         (_, Trouble::Nvml(aliquot_nvml::Error::Overdue { gpu: Some(index), so_far: Some(so_far), .. })) => {
             let mut reading = *so_far;
             reading.gpus.push(Err(BrokenGpu { index, pci: None, reason }));
-            View::Ready(Arc::new(found(reading, vfio::find(&settings.roots), settings)))
+            View::Ready(Arc::new(found(reading, vfio::find(&settings.roots), settings, away)))
         }
         _ => View::Unavailable(reason),
     }
 }
 
-fn found(reading: Reading, passable: Vec<Vfio>, settings: &Settings) -> Found {
+fn found(reading: Reading, passable: Vec<Vfio>, settings: &Settings, away: &[Away]) -> Found {
     let roots = &settings.roots;
     // A session of NVML's may still list what another driver has by now.
     let is_away = |pci: PciAddress| passable.iter().any(|vfio| vfio.binding == Binding::Bound && vfio.has(pci));
@@ -253,7 +287,8 @@ fn found(reading: Reading, passable: Vec<Vfio>, settings: &Settings) -> Found {
         }
     }
     let installation = installation::find(roots, &reading.driver_version);
-    Found { inventory: Inventory::new(gpus, broken).with_vfio(passable), installation }
+    let (inventory, away) = vfio::away::with_away(&Inventory::new(gpus, broken).with_vfio(passable), away);
+    Found { inventory, installation, away }
 }
 
 fn placed(gpu: GpuReading, driver_version: &str, cuda_driver_version: &str, sys: &Path) -> Gpu {
@@ -385,7 +420,7 @@ mod tests {
                 cuda_driver_version: "13.4".into(),
                 gpus: vec![Ok(reading(0, true)), Ok(reading(1, false))],
             };
-            let found = found(reading, vec![], &Settings { hard_limits: node, ..settings("/nowhere") });
+            let found = found(reading, vec![], &Settings { hard_limits: node, ..settings("/nowhere") }, &[]);
             found.inventory.gpus().iter().map(|gpu| gpu.hard_limits).collect::<Vec<_>>()
         };
         assert_eq!((hard(true), hard(false)), (vec![true, false], vec![false, false]));
@@ -396,7 +431,7 @@ mod tests {
         let tells = |processes: bool| {
             let (driver_version, cuda_driver_version) = ("580.65.06".into(), "13.0".into());
             let reading = Reading { driver_version, cuda_driver_version, gpus: vec![Ok(reading(0, false))] };
-            let found = found(reading, vec![], &Settings { processes, ..settings("/nowhere") });
+            let found = found(reading, vec![], &Settings { processes, ..settings("/nowhere") }, &[]);
             found.inventory.gpus()[0].process_memory
         };
         assert!(tells(true) && !tells(false));
@@ -414,7 +449,7 @@ mod tests {
             gpu: Some(1),
             so_far: Some(Box::new(so_far)),
         };
-        let View::Ready(found) = next(&View::Searching, Err(trouble.into()), &settings("/nowhere")) else {
+        let View::Ready(found) = next(&View::Searching, Err(trouble.into()), &settings("/nowhere"), &[]) else {
             panic!("no view")
         };
         assert_eq!((found.inventory.gpus().len(), found.inventory.broken()[0].index), (1, 1));
@@ -422,20 +457,20 @@ mod tests {
 
     #[test]
     fn a_gpu_that_hangs_is_broken_and_the_others_stay() {
-        let found =
-            Found { inventory: Inventory::new(vec![gpu(0), gpu(1)], vec![]), installation: Installation::default() };
-        let View::Ready(found) = next(&View::Ready(Arc::new(found)), overdue(Some(1)), &settings("/nowhere")) else {
+        let found = Found { inventory: Inventory::new(vec![gpu(0), gpu(1)], vec![]), ..Found::default() };
+        let View::Ready(found) = next(&View::Ready(Arc::new(found)), overdue(Some(1)), &settings("/nowhere"), &[])
+        else {
             panic!("no view")
         };
         assert_eq!((found.inventory.gpus().len(), found.inventory.broken()[0].index), (1, 1));
         // The next reading is overdue as well, and says the same.
-        let again = next(&View::Ready(Arc::clone(&found)), overdue(Some(1)), &settings("/nowhere"));
+        let again = next(&View::Ready(Arc::clone(&found)), overdue(Some(1)), &settings("/nowhere"), &[]);
         assert_eq!(again, View::Ready(found));
     }
 
     #[test]
     fn without_an_earlier_reading_the_reason_is_all_there_is() {
-        let View::Unavailable(reason) = next(&View::Searching, overdue(Some(3)), &settings("/nowhere")) else {
+        let View::Unavailable(reason) = next(&View::Searching, overdue(Some(3)), &settings("/nowhere"), &[]) else {
             panic!("a view")
         };
         assert!(reason.contains("within 20s for GPU 3"), "{reason}");
@@ -445,7 +480,7 @@ mod tests {
     async fn a_missing_driver_says_where_it_was_searched_and_what_to_do() {
         let dir = tempfile::tempdir().unwrap();
         let settings = settings(dir.path().join("root").to_str().unwrap());
-        let reason = read(&mut Library::default(), Session::Keep, &settings).await.unwrap_err().to_string();
+        let reason = read(&mut Library::default(), Session::Keep, &settings, Vec::new).await.unwrap_err().to_string();
         assert!(reason.contains("--driver-root") && reason.contains("root/usr/lib64/libnvidia-ml.so.1"), "{reason}");
     }
 }

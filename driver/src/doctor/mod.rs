@@ -122,7 +122,7 @@ async fn checks(args: &DoctorArgs, driver: &DriverName, node: &NodeName) -> Vec<
         Ok((asking, answers))
     };
     let kubelet = Kubelet::new(&args.node.places.kubelet_root);
-    let reading = discovery::read(&mut library, aliquot_nvml::Session::Keep, &settings);
+    let reading = discovery::read(&mut library, aliquot_nvml::Session::Keep, &settings, Vec::new);
     let (reading, asked, plugins) = tokio::join!(reading, asking, kubelet.ask());
     let reading = Arc::new(reading);
     let looking = tokio::task::spawn_blocking({

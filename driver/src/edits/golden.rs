@@ -85,7 +85,7 @@ fn specs(tree: &Tree, on_host: &str, hook: Option<Hook>) -> String {
         drm: vec![drm("card1", 1), drm("renderD129", 129)],
         ..crate::offer::tests::gpu(0x41)
     };
-    let found = Found { inventory: Inventory::new(vec![gpu], vec![]), installation: tree.find() };
+    let found = Found { inventory: Inventory::new(vec![gpu], vec![]), installation: tree.find(), ..Found::default() };
     let (edits, kind) = (Edits::new(roots, hook), Kind::new("gpu.example.com", "claim").unwrap());
     let node = edits.base(&Base::of(&kind).unwrap(), &found).unwrap();
     let claim = edits.spec(&kind, &record, &found).unwrap();

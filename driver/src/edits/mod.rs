@@ -111,7 +111,7 @@ impl Edits {
     /// What a runtime needs for all GPUs of an IOMMU group.
     pub(crate) fn group(&self, vfio: &Vfio) -> Result<ContainerEdits, Error> {
         let gpus = vfio.gpus().map(|gpu| gpu.pci).collect();
-        Ok(vfio::of(&self.roots, &Passed { group: vfio.group, gpus, iommu: Iommu::default() })?)
+        Ok(vfio::of(&self.roots, &Passed { group: vfio.group, gpus, iommu: Iommu::default(), taken: None })?)
     }
 
     /// The spec of one claim.

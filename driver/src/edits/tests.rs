@@ -25,7 +25,7 @@ fn found() -> Found {
         files: vec![Placed { file: "/driver/etc/x.icd".into(), path: "/etc/OpenCL/vendors/nvidia.icd".into() }],
         sockets: vec![Placed { file: "/driver/run/s".into(), path: "/run/nvidia-persistenced/socket".into() }],
     };
-    Found { inventory: Inventory::default(), installation }
+    Found { installation, ..Found::default() }
 }
 
 /// Edits over a procfs with the table of devices.

@@ -97,7 +97,7 @@ mod tests {
 
     fn passed(backend: IommuBackend) -> Passed {
         let gpus = vec!["0000:41:00.0".parse().unwrap()];
-        Passed { group: IommuGroup(12), gpus, iommu: Iommu { backend, api_device: true } }
+        Passed { group: IommuGroup(12), gpus, iommu: Iommu { backend, api_device: true }, taken: None }
     }
 
     fn paths(edits: ContainerEdits) -> Vec<String> {

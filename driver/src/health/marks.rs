@@ -32,6 +32,12 @@ impl Marker {
         self.eviction == Eviction::Fatal && cause.remedy() == Remedy::RestartNode
     }
 
+    /// The mark of GPUs that a virtual machine has and that are not its any more: nothing can run on them.
+    pub(crate) fn lost(&self) -> Mark {
+        let effect = if self.eviction == Eviction::Fatal { Effect::NoExecute } else { Effect::NoSchedule };
+        Mark::new(&self.key, "vfio-gpu-lost", effect)
+    }
+
     /// A mark for each of these.
     pub(crate) fn marks(&self, ill: &BTreeMap<GpuUuid, Cause>) -> impl Iterator<Item = (GpuUuid, Mark)> {
         ill.iter().map(|(gpu, cause)| {

@@ -4,12 +4,14 @@
 //! else; those under `resource.kubernetes.io` are Kubernetes' standard ones.
 use std::collections::BTreeMap;
 
-use aliquot_model::{Gpu, GpuUuid, Memory, Vfio, semver};
+use aliquot_model::{DeviceName, Gpu, GpuUuid, Inventory, Memory, Part, Vfio, semver};
 use aliquot_params::policy::{GuardMode, Shares};
 use k8s_openapi::{
     api::resource::v1::{DeviceAttribute, DeviceCapacity},
     apimachinery::pkg::api::resource::Quantity,
 };
+
+use super::lost::Passed;
 
 /// The API server refuses a longer string value.
 const LONGEST_STRING: usize = 64;
@@ -67,6 +69,8 @@ fn of(gpu: &Gpu, kind: &str) -> BTreeMap<String, DeviceAttribute> {
 /// All attributes of what a virtual machine can be given. NVIDIA's driver isn't there to tell more of it.
 pub(super) fn of_vfio(vfio: &Vfio) -> BTreeMap<String, DeviceAttribute> {
     let gpu = &vfio.gpu;
+    // What is still to be taken has no nodes of devices yet, and has them with the kernels that have iommufd.
+    let has_nodes = !vfio.functions.is_empty() || vfio.gpus().all(|gpu| gpu.cdev.is_some());
     let all = [
         ("type", text("vfio")),
         ("uuid", text(GpuUuid::of_place(gpu.pci).as_str())),
@@ -74,13 +78,39 @@ pub(super) fn of_vfio(vfio: &Vfio) -> BTreeMap<String, DeviceAttribute> {
         ("vendorID", text(&gpu.vendor.to_string())),
         ("deviceID", text(&gpu.device.to_string())),
         ("iommuGroup", Some(number(vfio.group.0))),
-        ("iommuFDEnabled", Some(flag(vfio.iommufd && vfio.gpus().all(|gpu| gpu.cdev.is_some())))),
+        ("iommuFDEnabled", Some(flag(vfio.iommufd && has_nodes))),
         ("gpus", Some(number(u32::try_from(vfio.gpus().count()).unwrap_or(u32::MAX)))),
         ("resource.kubernetes.io/pciBusID", text(&gpu.pci.to_string())),
         ("resource.kubernetes.io/pcieRoot", gpu.pcie_root.as_deref().and_then(text)),
         ("resource.kubernetes.io/numaNode", gpu.numa_node.map(number)),
     ];
     all.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+}
+
+/// What a record knows of what a virtual machine was given.
+pub(super) fn of_lost(passed: &Passed) -> BTreeMap<String, DeviceAttribute> {
+    let first = passed.gpus.first();
+    let all = [
+        ("type", text("vfio")),
+        ("uuid", first.and_then(|pci| text(GpuUuid::of_place(*pci).as_str()))),
+        ("iommuGroup", Some(number(passed.group.0))),
+        ("gpus", Some(number(u32::try_from(passed.gpus.len()).unwrap_or(u32::MAX)))),
+        ("resource.kubernetes.io/pciBusID", first.and_then(|pci| text(&pci.to_string()))),
+    ];
+    all.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+}
+
+/// What is published of a device, whatever the policy says of its GPU: without what holds a share's users to their memory.
+pub(crate) fn of_device(inventory: &Inventory, name: &DeviceName) -> Option<BTreeMap<String, DeviceAttribute>> {
+    if let Some(vfio) = inventory.passthrough(name) {
+        return Some(of_vfio(vfio));
+    }
+    let (gpu, part) = inventory.device(name)?;
+    Some(match part {
+        Part::Whole => of_whole(gpu),
+        Part::Admin => of_admin(gpu),
+        Part::Shared | Part::Slot(_) | Part::Vfio => of(gpu, "share"),
+    })
 }
 
 /// All capacities of a whole GPU.
@@ -98,7 +128,7 @@ fn amount(memory: Memory) -> DeviceCapacity {
     DeviceCapacity { value: Quantity(memory.to_string()), request_policy: None }
 }
 
-fn text(value: &str) -> Option<DeviceAttribute> {
+pub(crate) fn text(value: &str) -> Option<DeviceAttribute> {
     let end = value.floor_char_boundary(LONGEST_STRING);
     let value = value.get(..end).filter(|value| !value.is_empty())?;
     Some(DeviceAttribute { string: Some(value.to_owned()), ..DeviceAttribute::default() })

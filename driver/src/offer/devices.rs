@@ -45,12 +45,14 @@ pub(super) fn admin(gpu: &Gpu) -> Device {
     }
 }
 
-/// The GPUs of an IOMMU group for a virtual machine.
-pub(super) fn vfio(vfio: &Vfio) -> Device {
+/// The GPUs of an IOMMU group for a virtual machine, beside other forms of these GPUs.
+pub(super) fn vfio(vfio: &Vfio, beside: &[&Gpu]) -> Device {
+    let consumption: Vec<DeviceCounterConsumption> = beside.iter().flat_map(|gpu| consumption(gpu)).collect();
     Device {
         name: vfio.name().to_string(),
         attributes: Some(attributes::of_vfio(vfio)),
         capacity: Some(attributes::capacity_of_vfio(vfio)),
+        consumes_counters: (!consumption.is_empty()).then_some(consumption),
         ..Device::default()
     }
 }

@@ -36,7 +36,9 @@ pub fn health(
         devices.into_iter().map(|device| health(device, trouble)).collect::<Vec<_>>()
     };
     let passed = inventory.vfio().iter().filter(|vfio| known.contains(&vfio.name()));
-    let passed: Vec<DeviceHealth> = passed.map(|vfio| health(vfio.name(), trouble_of(vfio))).collect();
+    let lost = |vfio: &Vfio| ill.get(&GpuUuid::of_place(vfio.gpu.pci)).map(String::as_str);
+    let trouble = |vfio| trouble_of(vfio, inventory).or_else(|| lost(vfio));
+    let passed: Vec<DeviceHealth> = passed.map(|vfio| health(vfio.name(), trouble(vfio))).collect();
     let here = inventory.gpus().iter().flat_map(|gpu| of(gpu.pci, ill.get(&gpu.uuid).map(String::as_str)));
     let broken = inventory.broken().iter().filter_map(|gpu| Some(of(gpu.pci?, Some(&gpu.reason)))).flatten();
     let mut all: Vec<DeviceHealth> = here.chain(broken).chain(passed).collect();
@@ -50,9 +52,11 @@ pub fn health(
 }
 
 /// Why a virtual machine can't use what it has.
-fn trouble_of(vfio: &Vfio) -> Option<&str> {
+pub(super) fn trouble_of<'a>(vfio: &'a Vfio, inventory: &Inventory) -> Option<&'a str> {
     match &vfio.binding {
         Binding::Bound => None,
+        // It is taken from NVIDIA's driver when a claim is prepared.
+        Binding::Switchable if inventory.of_group(vfio).is_some() => None,
         Binding::Switchable => Some("no vfio driver of the kernel has the GPU any more"),
         Binding::Unusable(reason) => Some(reason),
     }

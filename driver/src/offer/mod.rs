@@ -4,14 +4,17 @@
 //! Gpu + Policy ─> Whole ───┐ draw on one counter set (KEP-4815), so a scheduler takes either
 //!              ├> Shared ──┘ (several allocations with a part of the capacity each, KEP-5075)
 //!              └> Admin: for claims with admin access (KEP-5018), draws on nothing
-//! Vfio + Policy ─> Vfio: the GPUs of an IOMMU group for a virtual machine
+//! Vfio + Policy ─> Vfio: the GPUs of an IOMMU group for a virtual machine, which draws on the counter sets of those that
+//!                        NVIDIA's driver has, or will have again
 //! ```
 //! What excludes what is in the slice, and not in code. Where an API server doesn't store that ([`Layout::Fixed`]), the
 //! policy says whether a GPU is whole or a fixed number of shares.
-mod attributes;
+pub(crate) mod attributes;
+pub mod described;
 mod devices;
 pub(crate) mod evicted;
 mod health;
+pub(crate) mod lost;
 pub(crate) mod taints;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -85,24 +88,36 @@ pub fn offered(inventory: &Inventory, policy: &Policy, holdings: &[Holding], lay
     let mut shared: Vec<(u32, Device)> = Vec::new();
     let mut others: Vec<Device> = Vec::new();
     let mut admins: Vec<Device> = Vec::new();
+    let all: BTreeMap<&GpuUuid, Wanted> = inventory
+        .gpus()
+        .iter()
+        .map(|gpu| {
+            let wanted = match policy.for_gpu(gpu) {
+                Ok(offer) => wanted(&offer, layout),
+                Err(fault) => {
+                    offered.faults.push(fault);
+                    Wanted::default()
+                }
+            };
+            (&gpu.uuid, wanted)
+        })
+        .collect();
+    let taken = taken(inventory, policy, &all, holdings, layout);
     for gpu in inventory.gpus() {
         let held = held(holdings, gpu);
-        let wanted = match policy.for_gpu(gpu) {
-            Ok(offer) => wanted(&offer, layout),
-            Err(fault) => {
-                offered.faults.push(fault);
-                Wanted::default()
-            }
-        };
+        let Some(wanted) = all.get(&gpu.uuid) else { continue };
+        let by_machine = taken.iter().find(|(vfio, _)| vfio.has(gpu.pci)).map(|(_, machine)| *machine);
         if wanted.is_offered() || !held.is_empty() {
             admins.push(devices::admin(gpu));
         }
         let leaving = held.iter().any(|(part, room)| !wanted.has(*part, room.memory));
-        if leaving {
+        if leaving || by_machine == Some(Machine::Leaving) {
             offered.waiting.push(gpu.uuid.clone());
             continue;
         }
-        let both = wanted.whole && wanted.shared.is_some();
+        // Those of one group go together, and draw on the sets of all.
+        let is_beside = by_machine == Some(Machine::Beside);
+        let both = wanted.whole && wanted.shared.is_some() || is_beside;
         if both {
             offered.counters.push(devices::counter_set(gpu));
         }
@@ -118,8 +133,13 @@ pub fn offered(inventory: &Inventory, policy: &Policy, holdings: &[Holding], lay
             others.extend(numbers.map(|number| devices::slot(gpu, number, shares)));
         }
     }
-    let passed = inventory.vfio().iter().filter(|vfio| is_passed(vfio, policy, holdings));
-    others.extend(passed.map(devices::vfio));
+    let passed = inventory.vfio().iter().filter(|vfio| is_passed(vfio, inventory, policy, holdings));
+    others.extend(passed.map(|vfio| devices::vfio(vfio, &[])));
+    others.extend(taken.iter().filter_map(|(vfio, machine)| match machine {
+        Machine::Beside => Some(devices::vfio(vfio, &inventory.of_group(vfio)?)),
+        Machine::Alone | Machine::Leaving => Some(devices::vfio(vfio, &[])),
+        Machine::Waiting => None,
+    }));
     // Schedulers take the first that fits: shares from one end and whole GPUs from the other, so that they meet last.
     shared.sort_by(|(used, a), (more, b)| (used, &a.name).cmp(&(more, &b.name)));
     others.sort_by(by_kind_and_place);
@@ -167,11 +187,61 @@ fn wanted(offer: &policy::Offer, layout: Layout) -> Wanted {
     }
 }
 
-/// Whether virtual machines may have it as it is; what one holds is there as long as it is held.
-fn is_passed(vfio: &Vfio, policy: &Policy, holdings: &[Holding]) -> bool {
-    let is_held = || holdings.iter().any(|holding| holding.device == vfio.name());
+/// Whether virtual machines may have it as it is, by the administrator's doing; what one holds is there as long as it is
+/// held.
+fn is_passed(vfio: &Vfio, inventory: &Inventory, policy: &Policy, holdings: &[Holding]) -> bool {
     let is_meant = || vfio.gpus().all(|gpu| policy.passes(gpu));
-    vfio.binding == Binding::Bound && (is_meant() || is_held())
+    let is_static = || inventory.of_group(vfio).is_none();
+    vfio.binding == Binding::Bound && is_static() && (is_meant() || is_held(vfio, holdings))
+}
+
+fn is_held(vfio: &Vfio, holdings: &[Holding]) -> bool {
+    holdings.iter().any(|holding| holding.device == vfio.name())
+}
+
+/// How a group is offered to virtual machines whose GPUs NVIDIA's driver has, or has lent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Machine {
+    /// Beside other forms of its GPUs.
+    Beside,
+    /// In no other form.
+    Alone,
+    /// A virtual machine has it, and it is not to be offered any more.
+    Leaving,
+    /// Claims have something of it that is not to be offered any more.
+    Waiting,
+}
+
+/// The groups that are taken from NVIDIA's driver when a claim is prepared.
+fn taken<'a>(
+    inventory: &'a Inventory,
+    policy: &Policy,
+    wanted: &BTreeMap<&GpuUuid, Wanted>,
+    holdings: &[Holding],
+    layout: Layout,
+) -> Vec<(&'a Vfio, Machine)> {
+    let judged = inventory.vfio().iter().filter_map(|vfio| {
+        let gpus = inventory.of_group(vfio)?;
+        let wanted: Vec<&Wanted> = gpus.iter().filter_map(|gpu| wanted.get(&gpu.uuid)).collect();
+        let is_alone = wanted.iter().all(|wanted| !wanted.is_offered());
+        // Without counters the scheduler would give the GPU away in both forms.
+        let can_be = layout == Layout::Counters || is_alone;
+        let is_meant = can_be && gpus.iter().all(|gpu| policy.takes(gpu).is_some());
+        let is_there = matches!(vfio.binding, Binding::Bound | Binding::Switchable);
+        let holds_other = gpus.iter().any(|gpu| {
+            let held = held(holdings, gpu);
+            held.iter().any(|(part, room)| wanted.iter().any(|wanted| !wanted.has(*part, room.memory)))
+        });
+        let machine = match (is_held(vfio, holdings), is_meant && is_there) {
+            (true, false) => Machine::Leaving,
+            (false, false) => return None,
+            (false, true) if holds_other => Machine::Waiting,
+            (_, true) if is_alone => Machine::Alone,
+            (_, true) => Machine::Beside,
+        };
+        Some((vfio, machine))
+    });
+    judged.collect()
 }
 
 /// The parts of a GPU that claims hold.

@@ -36,7 +36,7 @@ impl Mark {
         Self { key: key.to_owned(), value, effect }
     }
 
-    fn taint(&self) -> DeviceTaint {
+    pub(super) fn taint(&self) -> DeviceTaint {
         let effect = match self.effect {
             Effect::NoSchedule => "NoSchedule",
             Effect::NoExecute => "NoExecute",
@@ -117,12 +117,15 @@ pub(crate) fn put(offered: &mut Offered, inventory: &Inventory, marks: &Marks, s
         }
         Storage::Dropped => {
             offered.devices.retain(|device| marks.of(device, inventory).is_empty());
-            let draws_on = |device: &Device, set: &str| {
-                device.consumes_counters.iter().flatten().any(|consumed| consumed.counter_set == set)
-            };
-            offered.counters.retain(|set| offered.devices.iter().any(|device| draws_on(device, &set.name)));
+            offered.counters.retain(|set| drawn_on(&offered.devices, &set.name));
         }
     }
+}
+
+/// Whether any of these devices draws on a counter set; one that nobody draws on is refused.
+pub(super) fn drawn_on(devices: &[Device], set: &str) -> bool {
+    let mut consumed = devices.iter().flat_map(|device| device.consumes_counters.iter().flatten());
+    consumed.any(|consumed| consumed.counter_set == set)
 }
 
 #[cfg(test)]

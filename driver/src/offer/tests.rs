@@ -249,6 +249,96 @@ fn a_rule_that_says_how_offers_it_for_virtual_machines_only_if_it_says_so() {
     }
 }
 
+const DYNAMIC: &str = "- offer: [whole, shares, vfio]\n  vfio: {binding: dynamic}\n";
+
+/// Two GPUs that NVIDIA's driver has, in IOMMU groups of their own.
+fn switchable() -> Inventory {
+    inventory(2).with_vfio(vec![testing::switchable(0), testing::switchable(1)])
+}
+
+fn draws(offered: &Offered, device: &str) -> Vec<String> {
+    let device = offered.devices.iter().find(|offered| offered.name == device).unwrap();
+    let sets = device.consumes_counters.iter().flatten();
+    sets.map(|consumed| consumed.counter_set.clone()).collect()
+}
+
+fn machine(bus: u8) -> Holding {
+    let place = testing::gpu(bus).pci;
+    let device = DeviceName::of(place, Part::Vfio);
+    Holding { gpu: GpuUuid::of_place(place), device, shares: 0, memory: Memory::from_bytes(0) }
+}
+
+#[test]
+fn a_gpu_that_may_be_taken_is_offered_in_every_form_on_one_counter() {
+    let offered = offered(&switchable(), &policy(DYNAMIC), &[], Layout::Counters);
+    for device in ["gpu-0000-01-00", "gpu-0000-01-00-shared", "gpu-0000-01-00-vfio"] {
+        assert_eq!(draws(&offered, device), ["gpu-0000-01-00"], "{device}");
+    }
+    assert_eq!(offered.counters.len(), 2);
+    let whole = super::offered(&switchable(), &policy(&DYNAMIC.replace("shares, ", "")), &[], Layout::Counters);
+    assert_eq!(draws(&whole, "gpu-0000-00-00"), draws(&whole, "gpu-0000-00-00-vfio"));
+    let without = super::offered(&switchable(), &policy("- offer: [whole, shares, vfio]\n"), &[], Layout::Counters);
+    assert!(!device_names(&without).iter().any(|name| name.ends_with("-vfio")));
+}
+
+#[test]
+fn a_group_of_two_gpus_draws_on_both() {
+    let mut both = testing::switchable(0);
+    both.more.push(testing::vfio_gpu(1, "nvidia"));
+    let inventory = inventory(2).with_vfio(vec![both]);
+    let offered = offered(&inventory, &policy(DYNAMIC), &[], Layout::Counters);
+    assert_eq!(draws(&offered, "gpu-0000-00-00-vfio"), ["gpu-0000-00-00", "gpu-0000-01-00"]);
+    assert_eq!(draws(&offered, "gpu-0000-01-00"), ["gpu-0000-01-00"]);
+    let one = "- match: {pciAddress: '0000:00:00.0'}\n  vfio: {binding: dynamic}\n";
+    let offered = super::offered(&inventory, &policy(one), &[], Layout::Counters);
+    assert!(!device_names(&offered).iter().any(|name| name.ends_with("-vfio")), "the other one is not to be taken");
+}
+
+#[test]
+fn what_is_offered_stays_while_a_virtual_machine_has_a_gpu() {
+    let before = offered(&switchable(), &policy(DYNAMIC), &[], Layout::Counters);
+    let Vfio { functions, .. } = testing::switchable(1);
+    let bound = Vfio { functions, ..testing::vfio(1) };
+    for binding in [Binding::Bound, Binding::Switchable] {
+        let away = inventory(2).with_vfio(vec![testing::switchable(0), Vfio { binding, ..bound.clone() }]);
+        assert_eq!(offered(&away, &policy(DYNAMIC), &[machine(1)], Layout::Counters), before);
+    }
+}
+
+#[test]
+fn a_policy_that_takes_it_back_waits_for_the_virtual_machine_and_the_other_way_round() {
+    let whole = policy("- offer: [whole]\n");
+    let offered_to = |policy: &Policy, held: &[Holding]| {
+        let offered = offered(&switchable(), policy, held, Layout::Counters);
+        let names = device_names(&offered).into_iter().filter(|name| name.starts_with("gpu-0000-01-00"));
+        (names.collect::<Vec<_>>(), offered.waiting.len())
+    };
+    let names = |names: &[&str]| names.iter().map(|name| format!("gpu-0000-01-00{name}")).collect::<Vec<_>>();
+    assert_eq!(offered_to(&whole, &[machine(1)]), (names(&["-vfio"]), 1));
+    let machines = policy("- offer: [vfio]\n  vfio: {binding: dynamic}\n");
+    assert_eq!(offered_to(&machines, &[holding(1, Part::Whole, 1)]), (names(&[]), 1));
+    assert_eq!(offered_to(&machines, &[]), (names(&["-vfio"]), 0));
+}
+
+#[test]
+fn without_counters_a_gpu_is_for_virtual_machines_only_or_not_at_all() {
+    let names = |rules: &str| {
+        let offered = offered(&switchable(), &policy(rules), &[], Layout::Fixed);
+        assert!(!offered.needs_counters());
+        device_names(&offered)
+    };
+    assert!(!names(DYNAMIC).iter().any(|name| name.ends_with("-vfio")));
+    assert_eq!(names("- offer: [vfio]\n  vfio: {binding: dynamic}\n"), ["gpu-0000-00-00-vfio", "gpu-0000-01-00-vfio"]);
+}
+
+#[test]
+fn a_gpu_that_is_still_to_be_taken_is_well() {
+    let offered = offered(&switchable(), &policy(DYNAMIC), &[], Layout::Counters);
+    let health = health_of(&switchable(), &offered, &[], &[]);
+    assert!(health.iter().any(|health| health.device.ends_with("-vfio")));
+    assert!(health.iter().all(|health| health.status == HealthStatus::Healthy), "{health:?}");
+}
+
 #[test]
 fn a_virtual_machines_gpu_is_ill_once_it_can_not_be_had_any_more() {
     let place = "0000:41:00.0".parse().unwrap();

@@ -1,9 +1,9 @@
 //! Keeps what is published at what inventory, policy, holdings, others and the API server together allow.
 mod server;
 
-use std::{sync::Arc, time::SystemTime};
+use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
-use aliquot_model::{Gpu, Inventory};
+use aliquot_model::{Gpu, GpuUuid, Inventory};
 use aliquot_params::policy::Policy;
 use dra_plugin::{
     Backoff, DeviceHealth, DriverName,
@@ -17,13 +17,14 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    claim::Claims,
+    claim::{Claims, Failures},
     discovery::View,
     health::{self, Health, Ward},
     notices::Notices,
     offer::{
         self, Holding, Layout, Offered, evicted,
-        taints::{self, Marks, Storage},
+        lost::Lost,
+        taints::{self, Effect, Mark, Marks, Storage},
     },
     others::{self, Elsewhere, Latest},
     policy::InForce,
@@ -59,10 +60,25 @@ pub(crate) struct Sources {
     pub(crate) claims: Arc<Claims>,
 }
 
+/// What a GPU has that can't be taken from the host's kernel drivers, or given back.
+const NOT_MOVED: &str = "not-moved";
+
 /// Which GPUs are not for new claims.
 struct Kept<'a> {
     elsewhere: &'a Elsewhere,
     ward: &'a Ward,
+    stuck: &'a BTreeMap<GpuUuid, Failures>,
+    /// And what virtual machines have lost.
+    lost: Lost,
+}
+
+impl Kept<'_> {
+    /// The GPUs that don't change their kernel drivers, and until when that is to matter.
+    fn stuck(&self, now: Instant) -> impl Iterator<Item = (&GpuUuid, Instant)> {
+        let kept =
+            self.stuck.iter().filter_map(|(gpu, failures)| Some((gpu, Instant::from_std(failures.kept_until()?))));
+        kept.filter(move |(_, until)| *until > now)
+    }
 }
 
 /// What has come of it so far.
@@ -73,6 +89,8 @@ struct State {
     seen: Vec<Gpu>,
     /// What was told of GPUs that the policy doesn't fit.
     faults: Vec<String>,
+    /// What was told of what virtual machines have lost.
+    lost: Lost,
     /// What was told of records that can't be read.
     unread: Option<String>,
     pauses: Backoff,
@@ -85,6 +103,7 @@ impl State {
             taints: Storage::default(),
             seen: Vec::new(),
             faults: Vec::new(),
+            lost: Lost::default(),
             unread: None,
             pauses: fresh(),
         }
@@ -108,6 +127,7 @@ impl Offering {
     pub(crate) async fn run(self, sources: Sources, stop: CancellationToken) {
         let Sources { mut view, mut policy, mut others, mut health, claims } = sources;
         let mut holders = claims.changes();
+        let mut stuck = claims.stuck();
         let (mut status, mut contested) = (self.publishing.status(), self.publishing.contested());
         let mut state = State::new();
         loop {
@@ -115,6 +135,7 @@ impl Offering {
             let in_force = policy.borrow_and_update().policy();
             let known = others.borrow_and_update().clone();
             let ward = health.borrow_and_update().ward.clone();
+            let failures = stuck.borrow_and_update().clone();
             holders.borrow_and_update();
             contested.borrow_and_update();
             let publishing = async {
@@ -124,21 +145,24 @@ impl Offering {
                         self.healths.send_replace(Vec::new());
                         None
                     }
-                    (View::Ready(found), Some((policy, known))) => match claims.holdings() {
-                        Ok(holdings) => {
-                            (state.unread, state.pauses) = (None, fresh());
-                            let kept = Kept { elsewhere: &known.elsewhere, ward: &ward };
-                            self.offer(&found.inventory, &policy, &holdings, kept, &mut state).await
-                        }
-                        Err(error) => {
-                            let error = crate::report(&error);
-                            if state.unread.as_ref() != Some(&error) {
-                                tracing::warn!(error, "what is published stays until it is known what claims hold");
+                    (View::Ready(found), Some((policy, known))) => {
+                        match claims.holdings().and_then(|held| Ok((held, claims.passed()?))) {
+                            Ok((holdings, passed)) => {
+                                (state.unread, state.pauses) = (None, fresh());
+                                let lost = Lost::of(passed, &found.inventory);
+                                let kept = Kept { elsewhere: &known.elsewhere, ward: &ward, stuck: &failures, lost };
+                                self.offer(&found.inventory, &policy, &holdings, kept, &mut state).await
                             }
-                            state.unread = Some(error);
-                            Some(Instant::now() + state.pauses.pause())
+                            Err(error) => {
+                                let error = crate::report(&error);
+                                if state.unread.as_ref() != Some(&error) {
+                                    tracing::warn!(error, "what is published stays until it is known what claims hold");
+                                }
+                                state.unread = Some(error);
+                                Some(Instant::now() + state.pauses.pause())
+                            }
                         }
-                    },
+                    }
                     (View::Searching, _) | (_, None) => None,
                 }
             };
@@ -149,6 +173,7 @@ impl Offering {
                 Ok(()) = policy.changed() => state.server.doubt(Instant::now()),
                 Ok(()) = others.changed() => {}
                 Ok(()) = health::changed(&mut health, &ward) => {}
+                Ok(()) = stuck.changed() => {}
                 Ok(()) = holders.changed() => tokio::time::sleep(SETTLE).await,
                 // Another instance of the driver may know of claims of which nobody told this one.
                 Ok(()) = contested.changed() => {}
@@ -187,27 +212,53 @@ impl Offering {
             };
         }
         let ill = health::ill(kept.ward, inventory);
-        let marks: Marks = self.elsewhere.marks(kept.elsewhere).chain(self.illness.marks(&ill)).collect();
-        if marks.is_empty() {
+        let now = Instant::now();
+        let stuck = kept.stuck(now).map(|(gpu, _)| (gpu.clone(), self.not_moved()));
+        let marks: Marks = self.elsewhere.marks(kept.elsewhere).chain(self.illness.marks(&ill)).chain(stuck).collect();
+        again = again.into_iter().chain(kept.stuck(now).map(|(_, until)| until)).min();
+        if marks.is_empty() && kept.lost.is_empty() {
             state.taints = Storage::default();
         }
         let with_evicted = state.with_evicted(inventory, &marks, holdings);
         let mut offered = offer::offered(&with_evicted, policy, holdings, layout);
         taints::put(&mut offered, &with_evicted, &marks, state.taints);
         offered.devices.retain(|device| device.taints.is_some() || evicted::is_of(inventory, device));
+        kept.lost.put(&mut offered, inventory, &self.illness.lost(), state.taints);
         let faults: Vec<String> = offered.faults.iter().map(ToString::to_string).collect();
         for fault in faults.iter().filter(|fault| !state.faults.contains(fault)) {
             tracing::error!(fault, "the policy doesn't fit a GPU, which is not offered");
             self.notices.warn_node("PolicyDoesNotFit", format!("a GPU is not offered: {fault}"));
         }
         state.faults = faults;
-        let told = ill.iter().map(|(gpu, cause)| (gpu.clone(), cause.explained())).collect();
+        let told = ill.iter().map(|(gpu, cause)| (gpu.clone(), cause.explained()));
+        let told = told.chain(kept.lost.reasons()).collect();
         #[allow(clippy::disallowed_methods, reason = "the kubelet is told the time, and nothing is decided by it")]
         let now = SystemTime::now();
+        self.tell_lost(kept.lost, state);
         self.healths.send_replace(offer::health(inventory, &offered, holdings, &told, &self.pool, now));
         let look = (!offered.waiting.is_empty()).then(|| Instant::now() + LOOK);
         self.publish(offered);
         again.into_iter().chain(look).min()
+    }
+
+    fn not_moved(&self) -> Mark {
+        Mark::new(&format!("{}/{NOT_MOVED}", self.driver), "kernel-driver", Effect::NoSchedule)
+    }
+
+    /// Tells those whose virtual machines have lost a GPU, and the log when it is theirs again.
+    fn tell_lost(&self, lost: Lost, state: &mut State) {
+        for (passed, why) in lost.iter().filter(|(passed, why)| !state.lost.has(&passed.device, why)) {
+            let note = format!(
+                "device {}, which this claim holds for a virtual machine, is lost: {why}. When that is mended on the node,                  delete the pod, so that its virtual machine begins anew",
+                passed.device
+            );
+            tracing::error!(claim = %passed.claim, device = %passed.device, why, "a virtual machine has lost its GPU");
+            self.notices.warn_users(&passed.claim, &passed.pods, "VfioGPULost", note);
+        }
+        for (passed, _) in state.lost.iter().filter(|(passed, _)| !lost.holds(&passed.device)) {
+            tracing::info!(claim = %passed.claim, device = %passed.device, "a GPU that a virtual machine had lost is there                 again, or held no longer");
+        }
+        state.lost = lost;
     }
 
     fn publish(&self, offered: Offered) {

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use aliquot_model::{Gpu, Inventory};
+use aliquot_model::{Binding, Gpu, Inventory};
 use aliquot_params::policy::{GpuFault, GpuWarning, LARGEST, Policy};
 use owned_dir::{Access, Dir};
 use tokio::sync::watch;
@@ -160,13 +160,15 @@ pub(crate) fn doubts(policy: &Policy, inventory: &Inventory) -> Vec<String> {
     let warnings = inventory.gpus().iter().filter_map(|gpu| policy.warning_for(gpu));
     let mut doubts = told(warnings, |one: &GpuWarning, other| one.rule == other.rule && one.reason == other.reason);
     doubts.extend(inventory.gpus().iter().filter_map(|gpu| unbound(policy, gpu)));
+    doubts.extend(inventory.gpus().iter().filter_map(|gpu| untakable(policy, gpu, inventory)));
     doubts
 }
 
 /// Nothing is offered of a GPU that is for virtual machines only, as long as NVIDIA's driver has it.
 fn unbound(policy: &Policy, gpu: &Gpu) -> Option<String> {
     let offer = policy.for_gpu(gpu).ok()?;
-    let (rule, is_waiting) = (offer.rule?, offer.vfio && !offer.whole && offer.shares.is_none());
+    let is_only = offer.vfio && !offer.whole && offer.shares.is_none();
+    let (rule, is_waiting) = (offer.rule?, is_only && policy.takes(gpu).is_none());
     is_waiting.then(|| {
         format!(
             "rules[{rule}] offers GPU {} at {} ({}) to virtual machines only, but NVIDIA's driver has it: nothing is \
@@ -174,6 +176,24 @@ fn unbound(policy: &Policy, gpu: &Gpu) -> Option<String> {
             gpu.uuid, gpu.pci, gpu.product_name
         )
     })
+}
+
+/// A GPU that is to be taken from NVIDIA's driver, and can't be.
+fn untakable(policy: &Policy, gpu: &Gpu, inventory: &Inventory) -> Option<String> {
+    policy.takes(gpu)?;
+    let group = inventory.vfio().iter().find(|vfio| vfio.has(gpu.pci));
+    let reason = match group {
+        None => "it has no IOMMU group: is the IOMMU on (firmware; kernel parameters intel_iommu=on, amd_iommu=on)?",
+        Some(vfio) => match &vfio.binding {
+            Binding::Unusable(reason) => reason,
+            Binding::Bound | Binding::Switchable => return None,
+        },
+    };
+    let rule = policy.for_gpu(gpu).ok()?.rule?;
+    Some(format!(
+        "rules[{rule}] lets GPU {} at {} ({}) be taken for virtual machines, but that can't be done: {reason}",
+        gpu.uuid, gpu.pci, gpu.product_name
+    ))
 }
 
 /// What is the same for several GPUs is told once: a node's GPUs are mostly of one kind.
@@ -287,10 +307,7 @@ mod tests {
     }
 
     fn ready(gpus: Vec<Gpu>) -> View {
-        View::Ready(Arc::new(Found {
-            inventory: Inventory::new(gpus, vec![]),
-            installation: crate::discovery::installation::Installation::default(),
-        }))
+        View::Ready(Arc::new(Found { inventory: Inventory::new(gpus, vec![]), ..Found::default() }))
     }
 
     fn gpu(bus: u8, gibibytes: u64) -> Gpu {

@@ -74,7 +74,7 @@ impl Eyes {
 
     /// Everything as it is now.
     pub(super) async fn look(&mut self) -> NodeSeen {
-        let found = match discovery::read(&mut self.library, Session::Keep, &self.settings).await {
+        let found = match discovery::read(&mut self.library, Session::Keep, &self.settings, Vec::new).await {
             Ok(found) => found.inventory,
             Err(error) => return NodeSeen { gpus: Vec::new(), trouble: Some(crate::report(&error)) },
         };

@@ -137,7 +137,7 @@ fn a_virtual_machines_gpus_stand_by_their_place_with_their_claim_below_each() {
     let device = &mut claim.devices[0];
     device.name = vfio(0x41).name();
     device.gpu = Some(GpuUuid::of_place(places[0]));
-    device.vfio = Some(Passed { group, gpus: places.to_vec(), iommu: Iommu::default() });
+    device.vfio = Some(Passed { group, gpus: places.to_vec(), iommu: Iommu::default(), taken: None });
     expect![[r#"
         aliquot VERSION  |  gpu.example.com  |  2 GPUs  |  1 claim  |  no driver answers
 

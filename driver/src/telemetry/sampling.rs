@@ -55,7 +55,7 @@ impl Sampler {
         let (View::Ready(found), Some(questions)) = (self.view.borrow().clone(), questions) else {
             return Samples::default();
         };
-        let gpus = found.inventory.gpus().iter().map(|gpu| gpu.uuid.clone()).collect();
+        let gpus = found.listed().map(|gpu| gpu.uuid.clone()).collect();
         match questions.samples(gpus, Patience { each: EACH.min(all), all }).await {
             Ok(samples) => {
                 let samples = samples.into_iter().map(|sampled| sampled.sample).collect();
@@ -70,6 +70,6 @@ impl Sampler {
 impl Samples {
     /// Each GPU with its sample.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&Gpu, &Result<Sample, NoSample>)> {
-        self.found.iter().flat_map(|found| found.inventory.gpus()).zip(&self.samples)
+        self.found.iter().flat_map(|found| found.listed()).zip(&self.samples)
     }
 }

@@ -5,6 +5,7 @@
 
 mod events;
 mod limits;
+mod persistence;
 mod processes;
 mod readings;
 mod samples;

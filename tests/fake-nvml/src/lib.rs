@@ -2,7 +2,7 @@
 //!
 //! The driver and `nvidia-smi` load it as they load the real one, so that their own NVML code is what runs. As with the
 //! real library, a GPU is there for a process only if its device node can be opened: in a container it shows what the
-//! container was given.
+//! container was given. While a session lasts, it holds the nodes of all GPUs open, as far as they can be.
 //!
 //! | variable | |
 //! |---|---|
@@ -17,6 +17,7 @@ mod abi;
 mod built;
 mod control;
 mod limits;
+mod marks;
 mod profile;
 mod readings;
 mod settings;
@@ -25,6 +26,7 @@ mod state;
 pub use built::built_library;
 pub use control::{Control, Happening, Process};
 pub use limits::{Limit, Limits};
+pub use marks::{Away, Persistence};
 pub use profile::{GpuProfile, Profile};
 pub use readings::Readings;
 pub use settings::SETTINGS;

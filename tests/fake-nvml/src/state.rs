@@ -2,8 +2,8 @@
 use std::{
     borrow::Cow,
     ffi::{CStr, OsString},
-    fs::OpenOptions,
-    os::unix::fs::FileTypeExt,
+    fs::{File, OpenOptions},
+    os::unix::fs::{FileTypeExt, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -11,16 +11,18 @@ use std::{
 
 use nvml_wrapper_sys::bindings as nvml;
 
-use crate::{Control, GpuProfile, Happening, Process, Profile, Readings, settings};
+use crate::{Away, Control, GpuProfile, Happening, Process, Profile, Readings, settings};
 
 pub(crate) type Code = nvml::nvmlReturn_t;
 
-static STATE: Mutex<State> = Mutex::new(State { users: 0, profile: None });
+static STATE: Mutex<State> = Mutex::new(State { users: 0, profile: None, held: Vec::new() });
 
 struct State {
     /// Calls of init without their shutdown.
     users: usize,
     profile: Option<&'static Profile>,
+    /// The nodes of its GPUs.
+    held: Vec<File>,
 }
 
 /// One call's view.
@@ -50,6 +52,11 @@ pub(crate) fn init() -> Result<(), Code> {
             .ok_or(nvml::nvmlReturn_enum_NVML_ERROR_DRIVER_NOT_LOADED)?;
         state.profile = Some(Box::leak(Box::new(profile)));
     }
+    if state.users == 0 {
+        let gpus = state.profile.iter().flat_map(|profile| &profile.gpus);
+        let names = gpus.filter(|gpu| !is_away(&control, gpu)).map(|gpu| format!("nvidia{}", gpu.minor));
+        state.held = names.filter_map(|name| hold(&name)).collect();
+    }
     state.users += 1;
     Ok(())
 }
@@ -60,6 +67,9 @@ pub(crate) fn shutdown() -> Result<(), Code> {
         return Err(nvml::nvmlReturn_enum_NVML_ERROR_UNINITIALIZED);
     }
     state.users -= 1;
+    if state.users == 0 {
+        state.held.clear();
+    }
     Ok(())
 }
 
@@ -81,7 +91,7 @@ impl View {
     }
 
     pub(crate) fn is_removed(&self, gpu: &GpuProfile) -> bool {
-        self.control.removed.contains(&gpu.uuid)
+        is_away(&self.control, gpu)
     }
 
     /// The processes on a GPU that still live.
@@ -120,6 +130,11 @@ impl View {
     }
 }
 
+fn is_away(control: &Control, gpu: &GpuProfile) -> bool {
+    let elsewhere = || control_file().is_some_and(|control| Away::beside(&control).0.contains(&gpu.uuid));
+    control.removed.contains(&gpu.uuid) || elsewhere()
+}
+
 /// Where trouble is ordered, if anywhere.
 pub(crate) fn control_file() -> Option<PathBuf> {
     setting("FAKE_NVML_CONTROL").map(PathBuf::from)
@@ -144,14 +159,24 @@ fn lives(pid: u32) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
+fn node(name: &str) -> PathBuf {
+    setting("FAKE_NVML_DEV").map_or_else(|| PathBuf::from("/dev"), PathBuf::from).join(name)
+}
+
+/// A descriptor of a node: of one behind which there is no driver, one by which it is only named.
+fn hold(name: &str) -> Option<File> {
+    let mut options = OpenOptions::new();
+    options.read(true);
+    options.open(node(name)).or_else(|_| options.custom_flags(libc::O_PATH).open(node(name))).ok()
+}
+
 /// Whether a device node can be opened, as far as the container's device rules go: behind the node there is no driver.
 fn opens(name: &str) -> bool {
-    let dir = setting("FAKE_NVML_DEV").map_or_else(|| PathBuf::from("/dev"), PathBuf::from);
-    let path = dir.join(name);
+    let path = node(name);
     let Ok(meta) = path.metadata() else { return false };
     if !meta.file_type().is_char_device() {
         // A device directory that was made without root has no real nodes.
-        return dir != Path::new("/dev");
+        return path.parent() != Some(Path::new("/dev"));
     }
     match OpenOptions::new().read(true).write(true).open(&path) {
         Ok(_) => true,

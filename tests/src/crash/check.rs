@@ -48,6 +48,7 @@ impl Kept {
     pub(super) fn of(stage: &Stage, claim: Claim, ids: Vec<String>) -> Result<Self> {
         let all = files(&stage.records())?.into_iter().chain(files(&stage.testbed.node.path("cdi"))?);
         let ours = all.filter(|path| name(path).contains(&claim.uid));
+        let ours = ours.chain(files(&stage.metadata().join(&claim.uid))?);
         let files = ours.map(|path| Ok((path.clone(), std::fs::read(path)?))).collect::<Result<_>>()?;
         Ok(Self { claim, ids, files })
     }
@@ -73,7 +74,18 @@ pub(super) fn is_given(stage: &Stage, ids: &[String]) -> Verdict {
     if !files(&stage.testbed.node.path("cdi"))?.iter().any(|path| name(path).ends_with("-driver_node.json")) {
         return lost("the node's spec is not there");
     }
+    for request in ["share", "whole"] {
+        let told = own.iter().find_map(|id| id.split_once('=')?.1.strip_suffix(&format!("_{request}")));
+        let file = stage.metadata().join(told.unwrap_or_default()).join(format!("{request}.json"));
+        if told.is_none() || !is_json(&file) {
+            return lost(format!("{} of {own:?} is not there", file.display()));
+        }
+    }
     Ok(())
+}
+
+fn is_json(file: &Path) -> bool {
+    std::fs::read(file).is_ok_and(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).is_ok())
 }
 
 /// No GPU is held by more than may hold it.
@@ -110,6 +122,14 @@ pub(super) fn nothing_left(stage: &Stage, but: &[&Claim]) -> Verdict {
     };
     left.extend(files(&stage.plugin())?.into_iter().filter(unfinished));
     left.extend(files(&stage.debts())?);
+    for path in files(&stage.metadata())? {
+        let unfinished = |path: &std::path::PathBuf| name(path).starts_with('.');
+        if is_theirs(&name(&path)) {
+            left.extend(files(&path)?.into_iter().filter(unfinished));
+        } else {
+            left.push(path);
+        }
+    }
     if !left.is_empty() {
         return leaked(format!("{left:?}"));
     }
@@ -141,7 +161,8 @@ pub(super) async fn rival_is_kept_out(stage: &mut Stage) -> Verdict {
 pub(super) fn has_specs(stage: &Stage, claim: &Claim) -> Result<bool> {
     let specs = files(&stage.testbed.node.path("cdi"))?;
     let has = |end: &str| specs.iter().any(|path| !name(path).starts_with('.') && name(path).ends_with(end));
-    Ok(has("-driver_node.json") && has(&format!("-claim_{}.json", claim.uid)))
+    let told = files(&stage.metadata().join(&claim.uid))?.iter().filter(|path| is_json(path)).count();
+    Ok(has("-driver_node.json") && has(&format!("-claim_{}.json", claim.uid)) && told == 2)
 }
 
 fn name(path: &Path) -> String {

@@ -127,6 +127,7 @@ async fn contain(stage: &mut Stage, claim: &Claim, lives: &mut Lives<'_>) -> Ver
 fn litter(stage: &Stage, scene: Scene, claim: &Claim) -> Verdict {
     if scene == Scene::Recovery {
         std::fs::write(stage.records().join(format!(".{}.json.tmp", claim.uid)), "{")?;
+        std::fs::write(stage.metadata().join(&claim.uid).join(".share.json.tmp"), "{")?;
         let spec = format!(".{DRIVER}-claim_{}.json.tmp", claim.uid);
         std::fs::write(stage.testbed.node.path("cdi").join(spec), "{")?;
     }

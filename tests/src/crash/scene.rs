@@ -56,12 +56,16 @@ pub(super) async fn set_scene(stage: &mut Stage, scene: Scene) -> Verdict<Set> {
             stage.kill()?;
             without_node_spec(stage)?;
             std::fs::remove_file(cdi.join(format!("{DRIVER}-claim_{}.json", claim.uid)))?;
+            std::fs::remove_file(stage.metadata().join(&claim.uid).join("share.json"))?;
             let (ended, gone) = (uuid::Uuid::new_v4(), uuid::Uuid::new_v4());
             of_another_boot(stage, &claim, &ended.to_string())?;
             for name in [format!("{DRIVER}-claim_{ended}.json"), format!(".{DRIVER}-claim_{ended}.json.tmp")] {
                 std::fs::write(cdi.join(name), "{}")?;
             }
             std::fs::write(stage.records().join(format!(".{gone}.json.tmp")), "{")?;
+            let metadata = stage.metadata().join(ended.to_string());
+            std::fs::create_dir(&metadata)?;
+            std::fs::write(metadata.join(".share.json.tmp"), "{")?;
         }
     }
     std::fs::write(&stage.trace, "")?;

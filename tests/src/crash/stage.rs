@@ -284,6 +284,11 @@ impl Stage {
         self.testbed.node.path("run").join(DRIVER).join("time-slices")
     }
 
+    /// The directory of what a claim's containers may read of their devices.
+    pub(super) fn metadata(&self) -> PathBuf {
+        self.testbed.node.path("run").join(DRIVER).join("metadata")
+    }
+
     /// The directory of records.
     pub(super) fn records(&self) -> PathBuf {
         self.testbed.node.path("run").join(DRIVER).join("claims")
@@ -293,6 +298,7 @@ impl Stage {
 fn spawner(testbed: &Testbed, trace: Option<&Path>) -> Spawner {
     let mut command = testbed.driver_command("run");
     command.env("ALIQUOT_PREPARE_BUDGET", BUDGET).env("ALIQUOT_NVML_DEADLINE", NVML_DEADLINE);
+    command.env("ALIQUOT_DEVICE_METADATA", "all");
     // The API server is asked by prepares alone, and counted on for that.
     command.env("ALIQUOT_SWEEP", "off");
     if let Some(trace) = trace {

@@ -153,6 +153,7 @@ fn build_with(more: &[&str]) -> Result<(), Error> {
         "fake-nvml",
         "fake-nvidia-smi",
         "isolation-probe",
+        "kernel-files",
     ] {
         arguments.extend(["-p", package]);
     }

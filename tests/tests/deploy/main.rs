@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 mod kustomize;
 mod network;
+mod uninstall;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,7 +10,7 @@ use std::{
     process::Command,
 };
 
-use aliquot_tests::testbed::Result;
+use aliquot_tests::testbed::{DRIVER, Result};
 use kustomize::{build, deploy};
 use serde_json::{Value, json};
 
@@ -103,9 +104,10 @@ fn the_kubelets_directories_are_the_same_inside_and_outside_and_sockets_fit_into
         let environment = environment(container);
         let root = environment.get("ALIQUOT_KUBELET_ROOT").copied().unwrap_or("/var/lib/kubelet");
         let hook_root = environment.get("ALIQUOT_HOOK_ROOT").copied().unwrap_or("/var/lib/aliquot");
+        let driver = environment.get("ALIQUOT_DRIVER_NAME").copied().unwrap_or(DRIVER);
         let (volumes, mounts) = (by(&pod["volumes"], "name"), by(&container["volumeMounts"], "name"));
         for (volume, path) in [
-            ("plugin", format!("{root}/plugins/gpu.aliquot.dev")),
+            ("plugin", format!("{root}/plugins/{driver}")),
             ("registry", format!("{root}/plugins_registry")),
             ("pod-resources", format!("{root}/pod-resources")),
             ("cdi", "/var/run/cdi".to_owned()),
@@ -122,7 +124,7 @@ fn the_kubelets_directories_are_the_same_inside_and_outside_and_sockets_fit_into
         let inside = mounts.get("device-plugins").map(|one| &one["mountPath"]);
         assert_eq!(inside, Some(&json!(format!("{root}/device-plugins"))), "{name}");
         // By eight digits of its UID, of the 107 bytes that a socket's path can have.
-        let socket = format!("{root}/plugins_registry/gpu.aliquot.dev-00000000@reg.sock");
+        let socket = format!("{root}/plugins_registry/{driver}-00000000@reg.sock");
         assert!(socket.len() <= 107, "{name}: {socket}");
         // Two pods at once can serve only by sockets of their own.
         assert!(environment.contains_key("POD_UID"), "{name}");
@@ -165,13 +167,15 @@ fn what_the_pod_may_do_is_what_is_said() {
         let expected = json!({"privileged": true, "readOnlyRootFilesystem": true, "runAsUser": 0, "runAsGroup": 0});
         assert_eq!(*security, expected, "{name}");
         assert!(["hostNetwork", "hostIPC"].iter().all(|field| pod.get(field).is_none()), "{name}");
-        let guards = name == "guard";
-        assert_eq!(pod.get("hostPID").is_some(), guards, "{name}");
+        let (guards, moves) = (name == "guard", name == "vfio-dynamic");
+        assert_eq!(pod.get("hostPID").is_some(), guards || moves, "{name}");
         let kept = environment(container)["ALIQUOT_KEEP_CAPABILITIES"];
         assert_eq!(kept, if guards { "sys_admin,kill" } else { "sys_admin" }, "{name}");
         let mounts = by(&container["volumeMounts"], "name");
         let writable = mounts.iter().filter(|(_, mount)| mount["readOnly"] != true).map(|(name, _)| *name);
-        assert_eq!(writable.collect::<Vec<_>>(), ["cdi", "hook", "plugin", "records", "registry"], "{name}");
+        let plain = ["cdi", "hook", "plugin", "records", "registry"];
+        let expected: Vec<&str> = plain.into_iter().chain(moves.then_some("sys")).collect();
+        assert_eq!(writable.collect::<Vec<_>>(), expected, "{name}");
         let whole_hosts = |volume: &&Value| volume["hostPath"]["path"] == "/" || volume["hostPath"]["path"] == "/run";
         assert_eq!(pod["volumes"].as_array().unwrap().iter().filter(whole_hosts).count(), 0, "{name}");
         let resources = &container["resources"];

@@ -1,5 +1,7 @@
 //! GPUs for virtual machines: what is offered of a node's IOMMU groups, and what a claim brings its runtime.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+mod dynamic;
+mod lost;
 mod offer;
 mod prepare;
 

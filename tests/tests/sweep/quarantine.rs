@@ -93,16 +93,16 @@ async fn an_administrator_who_removes_the_file_frees_the_device() -> Result<()> 
     swept(&testbed).await.map(drop)
 }
 
-fn of_schema_2(path: &std::path::Path) {
+fn of_a_later_schema(path: &std::path::Path) {
     let text = std::fs::read_to_string(path).unwrap();
-    let json = text.lines().next().unwrap().replacen("\"schema\":1", "\"schema\":2", 1);
+    let json = text.lines().next().unwrap().replacen("\"schema\":1", "\"schema\":3", 1);
     std::fs::write(path, format!("{json}\n{:08x}\n", crc32fast::hash(json.as_bytes()))).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_of_a_later_schema_is_kept_and_swept_once_its_claim_is_gone() -> Result<()> {
-    let (testbed, _) = with_record(of_schema_2).await?;
-    is_kept_back(&testbed, "schema 2").await?;
+    let (testbed, _) = with_record(of_a_later_schema).await?;
+    is_kept_back(&testbed, "schema 3").await?;
     rounds(&testbed, ENOUGH).await?;
     assert_eq!(testbed.records()?.len(), 1, "its claim lives");
     delete(&testbed, "hurt").await?;

@@ -10,7 +10,7 @@ use serde::{
 };
 use serde_saphyr::Spanned;
 
-use super::{Form, GuardMode, MOST_RULES, Order};
+use super::{Form, GuardMode, MOST_RULES, Order, VfioBinding};
 use crate::TimeSlice;
 
 /// Which of a node's GPUs aliquot offers, and how.
@@ -57,6 +57,9 @@ pub(super) struct Rule {
     /// How they are shared.
     #[serde(default)]
     pub(super) shares: SharesRule,
+    /// How virtual machines get them.
+    #[serde(default)]
+    pub(super) vfio: VfioRule,
     /// What is offered where the API server can't tell shares from whole GPUs (before Kubernetes 1.36, or with
     /// DRAConsumableCapacity or DRAPartitionableDevices off): each GPU whole, or a fixed number of shares.
     #[serde(default)]
@@ -99,6 +102,20 @@ pub(super) struct SharesRule {
     /// What happens to a claim that uses more memory than its share.
     #[serde(default)]
     pub(super) guard: GuardRule,
+}
+
+/// How virtual machines get a GPU.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(inline)]
+pub(super) struct VfioRule {
+    /// static: those that a vfio driver of the kernel has, by the administrator's doing. dynamic: also those that NVIDIA's
+    /// driver has, which are taken from it when a claim is prepared and given back afterwards.
+    #[serde(default)]
+    pub(super) binding: VfioBinding,
+    /// The kernel driver that is to have a GPU which is taken from NVIDIA's; vfio-pci if not given, or a variant of it.
+    #[schemars(with = "Option<String>", regex(pattern = r"^([a-z0-9_-]+[_-])?vfio[_-]pci$"))]
+    pub(super) driver: Option<Spanned<String>>,
 }
 
 /// How much memory a share has.

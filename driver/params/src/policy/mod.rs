@@ -75,6 +75,20 @@ pub enum Order {
     Spread,
 }
 
+/// Who gives a GPU to a vfio driver of the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum VfioBinding {
+    /// The administrator.
+    #[default]
+    Static,
+    /// Whoever prepares a claim.
+    Dynamic,
+}
+
+/// The kernel driver that virtual machines' GPUs are with, unless a policy names a variant.
+pub const VFIO_PCI: &str = "vfio-pci";
+
 /// What is done about a claim that uses more memory than its share, the gentlest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

@@ -1,7 +1,7 @@
 //! Reads a policy file: bytes to a checked [`Policy`], or everything that is wrong with them.
 use serde_saphyr::Spanned;
 
-use super::{LARGEST, MOST_SHARES, Place, Policy, file, shadow};
+use super::{Form, LARGEST, MOST_SHARES, Place, Policy, VfioBinding, file, shadow};
 use crate::duration;
 
 /// Why bytes are no policy. The texts name line and column.
@@ -89,6 +89,13 @@ fn check(at: usize, rule: &file::Rule, faults: &mut Vec<String>) {
     if forms.iter().enumerate().any(|(at, form)| forms.iter().take(at).any(|earlier| earlier == form)) {
         tell(faults, &rule.offer, at, "offer", "names one form twice");
     }
+    if let Some(driver) = rule.vfio.driver.as_ref().filter(|driver| !is_vfio_driver(&driver.value)) {
+        let reason = format!("is {:?}, but must be vfio-pci or a variant, such as nvgrace_gpu_vfio_pci", driver.value);
+        tell(faults, driver, at, "vfio.driver", &reason);
+    }
+    if rule.vfio.binding == VfioBinding::Dynamic && rule.says_forms() && !forms.contains(&Form::Vfio) {
+        tell(faults, &rule.offer, at, "offer", "has no vfio, though vfio.binding is dynamic");
+    }
     let shares = &rule.shares;
     if let Some(count) = shares.count.as_ref().filter(|count| !(1..=MOST_SHARES).contains(&count.value)) {
         let reason = format!("is {}, but must be 1 to {MOST_SHARES}", count.value);
@@ -116,6 +123,12 @@ fn check(at: usize, rule: &file::Rule, faults: &mut Vec<String>) {
     {
         tell(faults, grace, at, "shares.guard.grace", &format!("is {:?}: {error}", grace.value));
     }
+}
+
+/// Whether a name is that of a kernel driver for virtual machines' devices, of which it becomes a path.
+fn is_vfio_driver(name: &str) -> bool {
+    let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c);
+    name.replace('_', "-").ends_with("vfio-pci") && name.len() <= 64 && name.chars().all(is_plain)
 }
 
 fn tell<T>(faults: &mut Vec<String>, place: &Spanned<T>, rule: usize, field: &str, reason: &str) {

@@ -2,7 +2,7 @@
 use aliquot_model::{Gpu, Memory, VfioGpu};
 
 use super::{
-    DEFAULT_SHARES, Form, Guard, GuardMode, Place, Policy, Shares,
+    DEFAULT_SHARES, Form, Guard, GuardMode, Place, Policy, Shares, VFIO_PCI, VfioBinding,
     file::{Fallback, Match, Rule},
     shadow::glob,
 };
@@ -81,6 +81,14 @@ impl Policy {
         };
         let rule = self.rules.iter().find(|rule| is_meant(&rule.r#match));
         rule.is_none_or(|rule| !rule.says_forms() || rule.offer.value.contains(&Form::Vfio))
+    }
+
+    /// The kernel driver to which a GPU that NVIDIA's has may be given for a virtual machine, if it may.
+    pub fn takes(&self, gpu: &Gpu) -> Option<&str> {
+        let rule = self.rules.iter().find(|rule| matches(&rule.r#match, gpu))?;
+        let is_meant =
+            rule.vfio.binding == VfioBinding::Dynamic && (!rule.says_forms() || rule.offer.value.contains(&Form::Vfio));
+        is_meant.then(|| rule.vfio.driver.as_ref().map_or(VFIO_PCI, |driver| &driver.value))
     }
 
     /// How many rules there are.

@@ -66,6 +66,23 @@ fn every_setting_arrives() {
 }
 
 #[test]
+fn a_gpu_is_taken_for_virtual_machines_only_by_a_rule_that_says_so() {
+    let takes = |rules: &str| parse(rules).unwrap().takes(&gpu("NVIDIA H100", 80)).map(str::to_owned);
+    assert_eq!(takes("- vfio: {binding: dynamic}\n").as_deref(), Some("vfio-pci"));
+    assert_eq!(
+        takes("- offer: [vfio]\n  vfio: {binding: dynamic, driver: nvgrace_gpu_vfio_pci}\n").as_deref(),
+        Some("nvgrace_gpu_vfio_pci")
+    );
+    for rules in
+        ["- offer: [vfio]\n", "- vfio: {binding: static}\n", "- match: {uuid: GPU-1}\n  vfio: {binding: dynamic}\n"]
+    {
+        assert_eq!(takes(rules), None, "{rules}");
+    }
+    let error = told("- offer: [whole]\n  vfio: {binding: dynamic, driver: ../nvidia}\n");
+    assert!(error.contains("rules[0].vfio.driver is \"../nvidia\"") && error.contains("offer has no vfio"), "{error}");
+}
+
+#[test]
 fn faults_of_form_name_line_and_column() {
     for (rules, parts) in [
         ("- offr: [whole]\n", &["line 4", "column 3", "offr"][..]),

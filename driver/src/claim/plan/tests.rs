@@ -33,7 +33,7 @@ fn result(request: &str, device: &str) -> DeviceResult {
 
 fn claim(results: Vec<DeviceResult>) -> AllocatedClaim {
     let claim = ClaimRef::new("default", "claim", "u1").unwrap();
-    AllocatedClaim { claim, results, configs: vec![], reserved_for: vec![] }
+    AllocatedClaim { claim, results, configs: vec![], reserved_for: vec![], pod_claim: None }
 }
 
 fn planned(results: Vec<DeviceResult>) -> Result<Vec<Held>, Fault> {
@@ -95,6 +95,25 @@ fn what_can_not_be_given_to_a_virtual_machine_says_why() {
     assert!(matches!(machine(admin, vec![testing::vfio(0x41)]), Err(Fault::NoAdmin { .. })));
     let other = result("gpu", "gpu-0000-42-00-vfio");
     assert!(matches!(machine(other, vec![testing::vfio(0x41)]), Err(Fault::NoSuchDevice { .. })));
+}
+
+#[test]
+fn what_nvidias_driver_has_is_taken_where_the_policy_says_so() {
+    let inventory = inventory().with_vfio(vec![testing::switchable(1)]);
+    let planned =
+        |policy: &Policy| plan(&claim(vec![result("vm", "gpu-0000-01-00-vfio")]), &inventory, policy, &site());
+    let policy = |driver: &str| {
+        let rules = format!("rules:\n- vfio: {{binding: dynamic{driver}}}\n");
+        Policy::parse(format!("apiVersion: gpu.aliquot.dev/v1alpha1\nkind: Policy\n{rules}").as_bytes()).unwrap()
+    };
+    let plan = planned(&policy("")).unwrap();
+    let taken = plan[0].vfio.as_ref().unwrap().taken.as_ref().unwrap();
+    assert_eq!((taken.by.as_str(), &taken.functions), ("vfio-pci", &testing::switchable(1).functions));
+    assert_eq!((taken.gpus.len(), &taken.gpus[0].uuid), (1, &testing::gpu(1).uuid));
+    let plan = planned(&policy(", driver: nvgrace_gpu_vfio_pci")).unwrap();
+    assert_eq!(plan[0].vfio.as_ref().unwrap().taken.as_ref().unwrap().by, "nvgrace_gpu_vfio_pci");
+    let error = planned(&Policy::default()).unwrap_err().to_string();
+    assert!(error.contains("vfio.binding: dynamic"), "{error}");
 }
 
 #[test]
@@ -220,6 +239,16 @@ fn parameters_of_the_other_kind_are_passed_over_unless_they_name_the_request() {
     let config = configured(vec![share()], &[(Claim, &["gpu/part"], "GpuConfig", "Short")]);
     let error = plan(&config, &inventory(), &Policy::default(), &site()).unwrap_err().to_string();
     assert!(error.contains("a GpuConfig, but request gpu/part") && error.contains("takes a ShareConfig"), "{error}");
+}
+
+#[test]
+fn nvidias_parameters_of_a_gpu_count_for_all_of_it_and_for_a_share() {
+    let share = share("part", "gpu-0000-01-00-shared", "s1", "1", "8Gi");
+    let mut config =
+        configured(vec![share, result("whole", "gpu-0000-02-00")], &[(ConfigSource::Claim, &[], "GpuConfig", "Short")]);
+    assert_eq!(intervals(&config), [None, Some(TimeSlice::Short)]);
+    config.configs[0].parameters["apiVersion"] = "resource.nvidia.com/v1beta1".into();
+    assert_eq!(intervals(&config), [Some(TimeSlice::Short); 2]);
 }
 
 #[test]

@@ -1,4 +1,5 @@
 //! Records as they are written and read, and those that other suites of this crate begin with.
+use aliquot_model::Vfio;
 use proptest::prelude::*;
 
 use super::*;
@@ -21,7 +22,7 @@ pub(crate) fn passed(uid: &str, gpus: &[&str]) -> Record {
     let mut record = record(uid, &[device.as_str()]);
     let held = &mut record.devices[0];
     (held.gpu, held.minor) = (GpuUuid::of_place(gpus[0]), None);
-    held.vfio = Some(Passed { group: IommuGroup(12), gpus, iommu: Iommu::default() });
+    held.vfio = Some(Passed { group: IommuGroup(12), gpus, iommu: Iommu::default(), taken: None });
     record
 }
 
@@ -41,13 +42,40 @@ pub(crate) fn record(uid: &str, devices: &[&str]) -> Record {
         cdi_id: format!("gpu.example.com/claim={uid}-{device}"),
     };
     Record {
-        schema: SCHEMA,
+        schema: 1,
         boot_id: "boot-1".into(),
         claim: ClaimRef::new("default", "claim", uid).unwrap(),
         state: State::Preparing,
         devices: devices.iter().map(held).collect(),
         pods: vec![],
+        metadata: None,
     }
+}
+
+/// The same, taken from NVIDIA's driver.
+pub(crate) fn taken(uid: &str, bus: u8) -> Record {
+    let Vfio { gpu, functions, .. } = aliquot_model::testing::switchable(bus);
+    let mut record = passed(uid, &[&gpu.pci.to_string()]);
+    let gpus = vec![aliquot_model::testing::gpu(bus)];
+    record.devices[0].vfio.as_mut().unwrap().taken = Some(Taken { by: "vfio-pci".into(), functions, gpus });
+    record.schema = schema(&record.devices);
+    record
+}
+
+#[test]
+fn a_version_that_would_not_give_a_gpu_back_takes_the_record_for_none_of_its_own() {
+    assert_eq!((taken("u1", 0x41).schema, passed("u2", &["0000:42:00.0"]).schema), (2, 1));
+    assert_eq!(schema(&record("u3", &["gpu-0000-41-00"]).devices), 1);
+}
+
+#[test]
+fn what_is_taken_is_away_for_good_once_the_claim_is_prepared() {
+    let mut record = taken("u1", 0x41);
+    let away = |record: &Record| record.away().map(|away| (away.group, away.is_settled)).collect::<Vec<_>>();
+    assert_eq!(away(&record), [(IommuGroup(12), false)]);
+    record.state = State::Prepared;
+    assert_eq!(away(&record), [(IommuGroup(12), true)]);
+    assert_eq!(away(&passed("u2", &["0000:41:00.0"])), []);
 }
 
 #[test]
@@ -57,7 +85,7 @@ fn what_is_written_is_read_back() {
     shared.devices[0].share.as_mut().unwrap().hard = true;
     shared.pods = vec![PodRef { name: "a".into(), uid: "b".into() }];
     let passed = passed("u3", &["0000:41:00.0", "0000:42:00.0"]);
-    for record in [record("u1", &["gpu-0000-41-00", "gpu-0000-42-00"]), shared, passed] {
+    for record in [record("u1", &["gpu-0000-41-00", "gpu-0000-42-00"]), shared, passed, taken("u4", 0x43)] {
         assert_eq!(Record::decode(&record.encode().unwrap()).unwrap(), record);
     }
 }
@@ -76,7 +104,7 @@ pub(crate) fn of_schema(schema: u64) -> Vec<u8> {
 #[test]
 fn a_field_of_a_later_version_is_no_damage_and_another_schema_is_not_guessed_at() {
     assert_eq!(Record::decode(&of_schema(1)).unwrap(), record("u1", &["gpu-0000-41-00"]));
-    for schema in [0, 2, u64::MAX] {
+    for schema in [0, 3, u64::MAX] {
         let error = Record::decode(&of_schema(schema)).unwrap_err();
         assert!(matches!(error, Unreadable::Schema { found } if found == schema), "{error}");
     }
@@ -84,7 +112,7 @@ fn a_field_of_a_later_version_is_no_damage_and_another_schema_is_not_guessed_at(
 
 #[test]
 fn what_can_not_be_used_still_shows_whose_it_is() {
-    let later = Glimpse::of(&of_schema(2));
+    let later = Glimpse::of(&of_schema(3));
     assert_eq!(later.whose, Some(ClaimRef::new("default", "claim", "u1").unwrap()));
     assert_eq!((later.is_intact, later.devices.len()), (true, 1));
     let mut changed = of_schema(1);

@@ -50,12 +50,10 @@ pub(crate) struct Function {
     /// The kernel driver that has it.
     pub(crate) driver: Option<String>,
     pub(crate) group: Option<IommuGroup>,
-    /// The only driver that may have it, where somebody has said so.
-    pub(crate) driver_override: Option<String>,
     /// Whether it is a part of another one (SR-IOV).
     pub(crate) is_virtual: bool,
     /// How many such parts it has.
-    pub(crate) parts: u32,
+    pub(crate) parts: usize,
     /// `vfioN`.
     pub(crate) cdev: Option<String>,
     /// The size of its largest region.
@@ -64,6 +62,9 @@ pub(crate) struct Function {
 
 impl Function {
     /// Of an address; none where there is no such function.
+    ///
+    /// Nothing is read that waits for the function's lock in the kernel, as `sriov_numvfs` and `driver_override` do: where a
+    /// driver hangs that is to let go of the function, this process would hang as well.
     pub(crate) fn read(sys: &Path, pci: PciAddress) -> Option<Self> {
         let dir = dir(sys, pci);
         let text = |name: &str| fs::read_to_string(dir.join(name)).ok().map(|text| text.trim().to_owned());
@@ -76,9 +77,8 @@ impl Function {
             class: Class(u16::try_from(number("class")? >> 8).ok()?),
             driver: link("driver"),
             group: link("iommu_group").and_then(|number| number.parse().ok()).map(IommuGroup),
-            driver_override: text("driver_override").filter(|driver| !driver.is_empty() && driver != "(null)"),
             is_virtual: dir.join("physfn").exists(),
-            parts: text("sriov_numvfs").and_then(|count| count.parse().ok()).unwrap_or_default(),
+            parts: names(&dir).filter(|name| name.starts_with("virtfn")).count(),
             cdev: names(&dir.join("vfio-dev")).find(|name| name.starts_with("vfio")),
             largest: Memory::from_bytes(largest(&text("resource").unwrap_or_default())),
         })

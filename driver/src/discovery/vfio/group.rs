@@ -3,7 +3,7 @@
 //! All of a group reaches the same memory, so that a virtual machine gets all of it or nothing. The kernel refuses one of
 //! which another driver has a device, when it is opened (drivers/iommu, `iommu_group_claim_dma_owner`); here it is known
 //! before it is offered.
-use aliquot_model::{Binding, PciAddress};
+use aliquot_model::{Binding, Origin, PciAddress};
 
 use super::function::Function;
 
@@ -47,6 +47,14 @@ pub(super) fn judge(members: &[Function]) -> Option<Binding> {
             with(member)
         ))
     }))
+}
+
+/// What of a group changes its driver with the GPUs, these first.
+pub(super) fn changing(members: &[Function]) -> Vec<Origin> {
+    let origin = |member: &Function| Origin { pci: member.pci, driver: member.driver.clone() };
+    let gpus = members.iter().filter(|member| member.is_gpu() && !member.is_vfio());
+    let used = members.iter().filter(|member| !member.is_gpu() && !is_idle(member));
+    gpus.chain(used).map(origin).collect()
 }
 
 /// Whether nobody on the host uses it.
@@ -95,7 +103,6 @@ mod tests {
             class: Class(class),
             driver: Some(driver.to_owned()).filter(|driver| !driver.is_empty()),
             group: None,
-            driver_override: None,
             is_virtual: false,
             parts: 0,
             cdev: None,
@@ -137,6 +144,23 @@ mod tests {
         // Another card's audio is somebody's.
         let other = function("0000:42:00.1", 0x0403, "snd_hda_intel");
         assert!(unusable(&[gpu("nvidia"), other]).contains("0000:42:00.1"));
+    }
+
+    #[test]
+    fn what_the_host_uses_of_a_card_changes_its_driver_after_the_gpu() {
+        let audio = |driver| function("0000:41:00.1", 0x0403, driver);
+        let switch = function("0000:43:00.0", 0x0680, "");
+        let places = |members: &[Function]| {
+            changing(members)
+                .into_iter()
+                .map(|one| (one.pci.to_string(), one.driver.unwrap_or_default()))
+                .collect::<Vec<_>>()
+        };
+        let place = |pci: &str, driver: &str| (pci.to_owned(), driver.to_owned());
+        let both = [place("0000:41:00.0", "nvidia"), place("0000:41:00.1", "snd_hda_intel")];
+        assert_eq!(places(&[audio("snd_hda_intel"), gpu("nvidia"), switch]), both);
+        assert_eq!(places(&[gpu("nvidia"), audio("")]), both[..1]);
+        assert!(places(&[gpu("vfio-pci"), audio("vfio-pci")]).is_empty());
     }
 
     #[test]

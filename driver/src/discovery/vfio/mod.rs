@@ -3,6 +3,7 @@
 //! ```text
 //! /sys/bus/pci/devices ─> NVIDIA's GPUs ─> their groups ─> all members (function) ─> judge (group, pure) ─> Vfio
 //! ```
+pub(super) mod away;
 pub(crate) mod function;
 mod group;
 mod names;
@@ -11,7 +12,7 @@ mod tests;
 
 use std::collections::BTreeSet;
 
-use aliquot_model::{Binding, DeviceId, IommuGroup, Vfio, VfioGpu};
+use aliquot_model::{Away, Binding, DeviceId, IommuGroup, Vfio, VfioGpu};
 use function::Function;
 
 use super::sysfs;
@@ -39,13 +40,12 @@ pub(super) fn find(roots: &Roots) -> Vec<Vfio> {
             Some((number, members, binding))
         })
         .collect();
-    // NVIDIA's driver names its own.
-    let unnamed = |member: &&Function| member.is_gpu() && member.is_vfio();
-    let members = judged.iter().flat_map(|(_, members, _)| members);
-    let wanted: Vec<DeviceId> = members.filter(unnamed).map(|gpu| gpu.device).collect();
+    let gpus = judged.iter().flat_map(|(_, members, _)| members).filter(|member| member.is_gpu());
+    let wanted: BTreeSet<DeviceId> = gpus.map(|gpu| gpu.device).collect();
     let names = names::of(&roots.driver, &wanted);
     let iommufd = roots.dev.join("iommu").exists();
     let found = judged.into_iter().filter_map(|(group, members, binding)| {
+        let functions = group::changing(&members);
         let mut gpus = members.into_iter().filter(Function::is_gpu).map(|gpu| {
             let place = sysfs::place(sys, gpu.pci);
             let Function { pci, vendor, device, driver, cdev, largest, .. } = gpu;
@@ -53,7 +53,7 @@ pub(super) fn find(roots: &Roots) -> Vec<Vfio> {
             let (pcie_root, numa_node) = (place.pcie_root, place.numa_node);
             VfioGpu { pci, vendor, device, product_name, driver, cdev, pcie_root, numa_node, addressable: largest }
         });
-        Some(Vfio { group, gpu: gpus.next()?, more: gpus.collect(), binding, iommufd })
+        Some(Vfio { group, gpu: gpus.next()?, more: gpus.collect(), binding, iommufd, functions })
     });
     let mut found: Vec<Vfio> = found.collect();
     found.sort_by_key(|vfio| vfio.gpu.pci);
@@ -77,8 +77,13 @@ pub(crate) fn members(roots: &Roots, group: IommuGroup) -> Vec<Function> {
     function::addresses(&dir).into_iter().filter_map(|pci| Function::read(&roots.sys, pci)).collect()
 }
 
-/// Whether vfio drivers have GPUs here, and NVIDIA's has none: its library has nothing to tell then.
-pub(super) fn is_all(found: &[Vfio]) -> bool {
-    let drivers: BTreeSet<&str> = found.iter().flat_map(Vfio::gpus).filter_map(|gpu| gpu.driver.as_deref()).collect();
-    drivers.iter().any(|driver| function::is_vfio_driver(driver)) && !drivers.contains(group::NVIDIA)
+/// Whether virtual machines have the GPUs here, or are about to, and NVIDIA's driver has none: its library has nothing to
+/// tell then.
+pub(super) fn is_all(found: &[Vfio], away: &[Away]) -> bool {
+    let is_away = |vfio: &&Vfio| away.iter().any(|away| away.group == vfio.group);
+    let (taken, others): (Vec<&Vfio>, Vec<&Vfio>) = found.iter().partition(is_away);
+    let drivers: BTreeSet<&str> =
+        others.into_iter().flat_map(Vfio::gpus).filter_map(|gpu| gpu.driver.as_deref()).collect();
+    let is_passed = !taken.is_empty() || drivers.iter().any(|driver| function::is_vfio_driver(driver));
+    is_passed && !drivers.contains(group::NVIDIA)
 }

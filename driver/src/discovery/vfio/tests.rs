@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aliquot_model::Memory;
+use aliquot_model::{Memory, Origin};
 
 use super::*;
 use crate::roots::tests::roots;
@@ -106,7 +106,8 @@ fn each_group_is_judged_by_itself_and_those_without_a_gpu_are_none() {
         panic!("{bindings:?}")
     };
     assert!(reason.contains("0000:45:00.0 with driver nvme"), "{reason}");
-    assert!(!is_all(&found) && is_all(&found[1..]) && !is_all(&[]));
+    assert_eq!(found[0].functions, [Origin { pci: "0000:41:00.0".parse().unwrap(), driver: Some("nvidia".into()) }]);
+    assert!(!is_all(&found, &[]) && is_all(&found[1..], &[]) && !is_all(&[], &[]));
 }
 
 #[test]

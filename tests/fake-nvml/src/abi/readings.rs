@@ -65,11 +65,3 @@ pub extern "C" fn nvmlDeviceGetComputeMode(device: nvmlDevice_t, mode: *mut nvml
             .and_then(|_| give(mode, nvml::nvmlComputeMode_enum_NVML_COMPUTEMODE_DEFAULT)),
     )
 }
-
-#[unsafe(no_mangle)]
-pub extern "C" fn nvmlDeviceGetPersistenceMode(
-    device: nvmlDevice_t,
-    mode: *mut nvml::nvmlEnableState_t,
-) -> nvmlReturn_t {
-    code(ask(device, "nvmlDeviceGetPersistenceMode").and_then(|_| give(mode, ON)))
-}
