@@ -268,8 +268,11 @@ impl Node {
     }
 
     /// A real node where that is allowed and nodes can be opened here, else a plain file.
-    fn make_node(&self, name: &str, major: u32, minor: u32) -> io::Result<()> {
+    pub(crate) fn make_node(&self, name: &str, major: u32, minor: u32) -> io::Result<()> {
         let path = self.path("dev").join(name);
+        if path.exists() {
+            return Ok(());
+        }
         let made = mknodat(CWD, &path, FileType::CharacterDevice, Mode::from_raw_mode(0o666), makedev(major, minor));
         if made.is_ok() {
             fs::set_permissions(&path, fs::Permissions::from_mode(0o666))?;

@@ -11,6 +11,7 @@ mod picture;
 mod playground;
 mod reference;
 mod rollout;
+mod symptoms;
 mod test;
 
 use std::{ffi::OsString, process::ExitCode};
@@ -42,6 +43,8 @@ enum Task {
     Rollout(rollout::Rollout),
     /// Takes the API server or the kubelet of the cluster of KUBECONFIG away for a while, under pods that start and end.
     Outage(outage::Outage),
+    /// Provokes each symptom of docs/troubleshooting.md on the cluster of KUBECONFIG, with simulated GPUs, and waits for its Event.
+    Symptoms(symptoms::Symptoms),
     /// Shows the main job on simulated GPUs, in real containers where root allows.
     Playground(playground::Play),
     /// Writes the container image, with its bill of materials; needs Debian's packages, no daemon and no root.
@@ -109,6 +112,7 @@ pub fn run() -> ExitCode {
         Task::CrashMatrix(matrix) => matrix.run(),
         Task::Rollout(rollout) => rollout.run(),
         Task::Outage(outage) => outage.run(),
+        Task::Symptoms(symptoms) => symptoms.run(),
         Task::Playground(play) => play.run(),
         Task::Image(image) => image.run(),
         Task::Fuzz(fuzz) => fuzz.run(),
