@@ -26,8 +26,15 @@ const CONTROL: &str = "nvml-control.json";
 const CGROUPS: &str = "sys/fs/cgroup";
 
 /// What cargo builds for a node.
-const NAMES: [&str; 6] =
-    ["aliquot-controller", "aliquot-driver", "aliquot-hook", "isolation-probe", "libfake_nvml.so", "nvidia-smi"];
+const NAMES: [&str; 7] = [
+    "aliquot-controller",
+    "aliquot-driver",
+    "aliquot-hook",
+    "isolation-probe",
+    "libfake_nvml.so",
+    "nvidia-smi",
+    "vm-runtime",
+];
 
 /// What cargo built and a node is made from.
 #[derive(Debug, Clone)]
@@ -69,6 +76,11 @@ impl Artifacts {
     /// The program that tries in a container to reach devices.
     pub fn probe(&self) -> PathBuf {
         self.dir.join("isolation-probe")
+    }
+
+    /// The container runtime that stands in for one with virtual machines.
+    pub fn vm_runtime(&self) -> PathBuf {
+        self.dir.join("vm-runtime")
     }
 
     fn library(&self) -> PathBuf {

@@ -7,6 +7,7 @@ mod claims;
 mod gpus;
 mod install;
 mod left;
+mod machine;
 mod nothing;
 mod objects;
 mod offering;
@@ -55,6 +56,9 @@ pub struct Plan {
     pub controllers: Option<(Shell, Shell)>,
     /// Start the API server without DRAConsumableCapacity and DRAPartitionableDevices, and with them again.
     pub gates: Option<(Shell, Shell)>,
+    /// The container runtime's handler for virtual machines, and the real runtime behind the stand-in: then this is all that is
+    /// tried.
+    pub machines: Option<(String, PathBuf)>,
     /// The driver's image, which the node has.
     pub image: String,
     /// The image of the pods: anything with `sh` and `sleep`.
@@ -101,10 +105,14 @@ pub async fn run(
     mut tell: impl FnMut(&Outcome),
 ) -> Result<Report, Error> {
     let profile = Profile::named("h100x8").ok_or_else(|| Error::Otherwise("there is no profile".to_owned()))?;
-    let node = Node::lay_out(&plan.dir, profile, &Artifacts::find()?)?;
+    let artifacts = Artifacts::find()?;
+    let node = Node::lay_out(&plan.dir, profile, &artifacts)?;
     let root = std::fs::canonicalize(&plan.dir)?;
     let installation = Installation::new(client.clone(), plan, &node, &root)?;
     let stage = Stage::open(client.clone(), plan, node).await?;
+    if let Some((_, runtime)) = &plan.machines {
+        machine::install(&stage, &artifacts, &runtime.to_string_lossy())?;
+    }
     let mut report = Report::default();
     let mut done = |outcome: Outcome| {
         tell(&outcome);
@@ -134,7 +142,7 @@ async fn steps(stage: &Stage<'_>, installation: &Installation<'_>, done: &mut im
         Ok(how) => done(Outcome::Seen(how)),
         Err(error) => return done(Outcome::Missed(format!("install: {}", aliquot_daemon::report(&error)))),
     }
-    for one in Try::ALL.into_iter().filter(|one| one.is_of(&stage.plan.only)) {
+    for one in Try::ALL.into_iter().filter(|one| one.is_of(stage.plan)) {
         if let Some(why) = one.lacks(stage.plan) {
             one.shows().iter().for_each(|symptom| done(Outcome::Out(format!("{symptom}: {why}"))));
             continue;
@@ -157,7 +165,7 @@ async fn steps(stage: &Stage<'_>, installation: &Installation<'_>, done: &mut im
             return done(Outcome::Missed(format!("after {}: {}", one.name(), aliquot_daemon::report(&error))));
         }
     }
-    for (symptom, why) in tries::OUT.iter().filter(|_| stage.plan.only.is_empty()) {
+    for (symptom, why) in tries::OUT.iter().filter(|_| stage.plan.only.is_empty() && stage.plan.machines.is_none()) {
         done(Outcome::Out(format!("{symptom}: {why}")));
     }
 }

@@ -14,10 +14,14 @@ pub(super) async fn policy(stage: &Stage<'_>) -> Result<(), Error> {
     let since = stage.now().await?;
     stage.policy("[{offer: [whole, chairs]}]").await?;
     stage.sees(&since, "PolicyRefused", stage.on_node()).await?;
+    // A policy that doesn't fit a GPU that is there is refused; this one comes later.
+    stage.node.control(&Control { removed: vec![gpu.uuid.clone()], ..Control::default() })?;
+    stage.published(&gpu.device, false).await?;
     let since = stage.now().await?;
     let rule = "{match: {uuid: UUID}, offer: [shares], shares: {count: 2, memory: {minimum: 100Gi}}}";
     stage.policy(&format!("[{}]", rule.replace("UUID", &gpu.uuid))).await?;
     stage.sees(&since, "PolicyInForce", stage.on_node()).await?;
+    stage.node.control(&Control::default())?;
     stage.sees(&since, "PolicyDoesNotFit", stage.on_node()).await?;
     stage.published(&gpu.device, false).await?;
     stage.policy("[]").await?;

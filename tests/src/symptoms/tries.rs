@@ -1,5 +1,5 @@
 //! What is provoked, in which order, and what can't be.
-use super::{Error, Plan, claims, gpus, install::Installation, left, offering, others, shares, stage::Stage};
+use super::{Error, Plan, claims, gpus, install::Installation, left, machine, offering, others, shares, stage::Stage};
 
 /// Symptoms that no cause can be made for here, and why.
 pub(super) const OUT: [(&str, &str); 1] = [(
@@ -38,10 +38,11 @@ pub(super) enum Try {
     Reserved,
     Released,
     Fixed,
+    Machine,
 }
 
 impl Try {
-    pub(super) const ALL: [Self; 28] = [
+    pub(super) const ALL: [Self; 29] = [
         Self::Written,
         Self::Pending,
         Self::Refused,
@@ -70,6 +71,7 @@ impl Try {
         Self::Reserved,
         Self::Released,
         Self::Fixed,
+        Self::Machine,
     ];
 
     /// As `--only` has it.
@@ -77,8 +79,10 @@ impl Try {
         format!("{self:?}").to_lowercase()
     }
 
-    pub(super) fn is_of(self, only: &[String]) -> bool {
-        only.is_empty() || only.iter().any(|begins| self.name().starts_with(begins.as_str()))
+    /// Whether it is asked for.
+    pub(super) fn is_of(self, plan: &Plan) -> bool {
+        let is_named = plan.only.is_empty() || plan.only.iter().any(|begins| self.name().starts_with(begins.as_str()));
+        is_named && (self == Self::Machine) == plan.machines.is_some()
     }
 
     /// Reasons of Events, the kubelet's texts as the page has them, and what else the page speaks of.
@@ -119,6 +123,7 @@ impl Try {
             Self::Reserved => &["ClaimReservedForGonePods"],
             Self::Released => &["ClaimReleased"],
             Self::Fixed => &["SharesFixed", "SharesOffered"],
+            Self::Machine => &["passthrough"],
         }
     }
 
@@ -179,6 +184,10 @@ impl Try {
             Self::Fixed => {
                 let (off, on) = plan.gates.as_ref().ok_or_else(missing)?;
                 offering::fixed(stage, off, on).await
+            }
+            Self::Machine => {
+                let (handler, _) = plan.machines.as_ref().ok_or_else(missing)?;
+                machine::machine(stage, installation, handler).await
             }
         }
     }

@@ -7,6 +7,7 @@ mod image;
 mod isolation;
 mod node;
 mod outage;
+mod passthrough;
 mod picture;
 mod playground;
 mod reference;
@@ -45,6 +46,8 @@ enum Task {
     Outage(outage::Outage),
     /// Provokes each symptom of docs/troubleshooting.md on the cluster of KUBECONFIG, with simulated GPUs, and waits for its Event.
     Symptoms(symptoms::Symptoms),
+    /// Gives simulated GPUs to virtual machines on the cluster of KUBECONFIG, by a stand-in for Kata Containers' runtime.
+    Passthrough(passthrough::Passthrough),
     /// Shows the main job on simulated GPUs, in real containers where root allows.
     Playground(playground::Play),
     /// Writes the container image, with its bill of materials; needs Debian's packages, no daemon and no root.
@@ -113,6 +116,7 @@ pub fn run() -> ExitCode {
         Task::Rollout(rollout) => rollout.run(),
         Task::Outage(outage) => outage.run(),
         Task::Symptoms(symptoms) => symptoms.run(),
+        Task::Passthrough(passthrough) => passthrough.run(),
         Task::Playground(play) => play.run(),
         Task::Image(image) => image.run(),
         Task::Fuzz(fuzz) => fuzz.run(),
@@ -149,6 +153,7 @@ fn build_with(more: &[&str]) -> Result<(), Error> {
         "fake-nvml",
         "fake-nvidia-smi",
         "isolation-probe",
+        "vm-runtime",
     ] {
         arguments.extend(["-p", package]);
     }

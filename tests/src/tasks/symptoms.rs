@@ -77,6 +77,7 @@ impl Symptoms {
             kubelet: self.stop_kubelet.zip(self.start_kubelet),
             controllers: self.stop_controllers.zip(self.start_controllers),
             gates: self.gates_off.zip(self.gates_on),
+            machines: None,
             image: self.image,
             pods: self.pods,
             namespace: self.namespace,
