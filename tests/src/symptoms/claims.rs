@@ -29,7 +29,9 @@ pub(super) async fn held(stage: &Stage<'_>) -> Result<(), Error> {
     stage.started("first", &Ask { gpu: Some(&gpu), ..WHOLE }).await?;
     let since = stage.now().await?;
     stage.start_with("second", &WHOLE, vec![stage.result(&gpu.device)]).await?;
-    stage.sees_unprepared(&since, "device … is still held by …, whose pod has not ended on this node", "second").await?;
+    stage
+        .sees_unprepared(&since, "device … is still held by …, whose pod has not ended on this node", "second")
+        .await?;
     stage.end("first").await?;
     stage.runs("second").await?;
     Ok(())
@@ -94,7 +96,11 @@ pub(super) async fn written(stage: &Stage<'_>) -> Result<(), Error> {
         ("unknown kind", parameters("GpuConfg", json!({})), "kind"),
         ("unknown field", parameters("ShareConfig", json!({"sharng": {}})), "sharng"),
         ("unknown interval", parameters("ShareConfig", sharing(json!({"interval": "Tiny"}))), "interval"),
-        ("no IOMMU of this name", parameters("VfioConfig", json!({"iommu": {"backendPolicy": "Any"}})), "backendPolicy"),
+        (
+            "no IOMMU of this name",
+            parameters("VfioConfig", json!({"iommu": {"backendPolicy": "Any"}})),
+            "backendPolicy",
+        ),
         ("another version", json!({"apiVersion": format!("{DRIVER}/v9"), "kind": "ShareConfig"}), "apiVersion"),
     ];
     let since = stage.now().await?;

@@ -193,6 +193,10 @@ fn serve_of(status: &k8s_openapi::api::apps::v1::DaemonSetStatus) -> Serve {
 
 fn is_everywhere(generation: Option<i64>, status: Option<Serve>) -> bool {
     status.is_some_and(|(observed, desired, available, updated, current)| {
-        observed >= generation && desired > 0 && available == Some(desired) && updated == Some(desired) && current == desired
+        observed >= generation
+            && desired > 0
+            && available == Some(desired)
+            && updated == Some(desired)
+            && current == desired
     })
 }

@@ -30,6 +30,8 @@ pub(super) async fn quarantined(stage: &Stage<'_>) -> Result<(), Error> {
     let uid = uid(stage, "first").await?;
     let since = stage.now().await?;
     stage.script(&format!("f={RECORDS}/{uid}.json; head -c 40 $f > $f.cut && mv $f.cut $f")).await?;
+    // A driver that runs knows what it wrote; the next one reads it.
+    stage.restart_driver().await?;
     stage.sees(&since, "RecordQuarantined", stage.on_node()).await?;
     stage.start_with("second", &WHOLE, vec![stage.result(&gpu.device)]).await?;
     stage.sees_unprepared(&since, UNREADABLE, "second").await?;
@@ -39,7 +41,11 @@ pub(super) async fn quarantined(stage: &Stage<'_>) -> Result<(), Error> {
 }
 
 /// The kubelet loses what it knows of claims while the pod and its claim are deleted.
-pub(super) async fn stale(stage: &Stage<'_>, installation: &Installation<'_>, kubelet: Switch<'_>) -> Result<(), Error> {
+pub(super) async fn stale(
+    stage: &Stage<'_>,
+    installation: &Installation<'_>,
+    kubelet: Switch<'_>,
+) -> Result<(), Error> {
     let patience = stage.plan.patience;
     let report = Variant { driver: &[("ALIQUOT_SWEEP", "report")], ..Variant::default() };
     installation.apply(&report).await?;

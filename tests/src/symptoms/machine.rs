@@ -1,11 +1,7 @@
 //! GPUs for virtual machines through the real kubelet and container runtime, with a stand-in for Kata Containers.
 use std::{fs, path::PathBuf};
 
-use k8s_openapi::api::{
-    core::v1::Pod,
-    node::v1::RuntimeClass,
-    resource::v1::ResourceClaim,
-};
+use k8s_openapi::api::{core::v1::Pod, node::v1::RuntimeClass, resource::v1::ResourceClaim};
 use kube::{Api, ResourceExt as _, api::DeleteParams};
 use serde::Deserialize;
 use serde_json::{Value, json};

@@ -1,9 +1,6 @@
 //! Another DRA driver on the node that hands out the same GPUs: this one, once more, under another name.
 use k8s_openapi::api::{
-    apps::v1::DaemonSet,
-    core::v1::ServiceAccount,
-    rbac::v1::ClusterRoleBinding,
-    resource::v1::ResourceSlice,
+    apps::v1::DaemonSet, core::v1::ServiceAccount, rbac::v1::ClusterRoleBinding, resource::v1::ResourceSlice,
 };
 use kube::{
     Api,

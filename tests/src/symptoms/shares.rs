@@ -85,10 +85,9 @@ pub(super) async fn memory(stage: &Stage<'_>) -> Result<(), Error> {
         let pid = uses(stage, &pod, &gpu, true).await?;
         stage.sees(&since, reason, About("Pod", mode)).await?;
         if mode == "kill" {
-            stage.until("for the process to end", async || {
-                Ok(!stage.processes(&pod, "sleep").await?.contains(&pid))
-            })
-            .await?;
+            stage
+                .until("for the process to end", async || Ok(!stage.processes(&pod, "sleep").await?.contains(&pid)))
+                .await?;
         }
         stage.node.control(&Control::default())?;
         stage.end(mode).await?;

@@ -197,9 +197,8 @@ impl<'a> Stage<'a> {
         About(kind, name): About<'_>,
         texts: &[&str],
     ) -> Result<String, Error> {
-        let is_new = |event: &Event| {
-            event.uid().is_some_and(|uid| since.events.get(&uid) != event.resource_version().as_ref())
-        };
+        let is_new =
+            |event: &Event| event.uid().is_some_and(|uid| since.events.get(&uid) != event.resource_version().as_ref());
         let mut unlike = None;
         loop {
             for event in self.events().await?.iter().filter(|event| event.reason.as_deref() == Some(reason)) {

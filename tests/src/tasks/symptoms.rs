@@ -50,7 +50,12 @@ pub(super) struct Symptoms {
     #[arg(long, default_value_t = format!("localhost/aliquot:{}", env!("CARGO_PKG_VERSION")), value_name = "NAME:TAG")]
     image: String,
     /// What the pods run: an image with sh and sleep.
-    #[arg(long, env = "ALIQUOT_SYMPTOMS_IMAGE", default_value = "docker.io/library/busybox:stable", value_name = "IMAGE")]
+    #[arg(
+        long,
+        env = "ALIQUOT_SYMPTOMS_IMAGE",
+        default_value = "docker.io/library/busybox:stable",
+        value_name = "IMAGE"
+    )]
     pods: String,
     /// The namespace that is made for them, and deleted afterwards.
     #[arg(long, default_value = "symptoms")]

@@ -23,16 +23,10 @@ use seen::{Container, Seen};
 enum Error {
     /// A file or program.
     #[error("can't {what}: {source}")]
-    Io {
-        what: String,
-        source: std::io::Error,
-    },
+    Io { what: String, source: std::io::Error },
     /// A file isn't what it should be.
     #[error("{} can't be understood: {source}", path.display())]
-    Json {
-        path: PathBuf,
-        source: serde_json::Error,
-    },
+    Json { path: PathBuf, source: serde_json::Error },
     /// The kubelet.
     #[error("the kubelet doesn't tell what pod {pod} has: {why}")]
     Kubelet { pod: String, why: String },

@@ -91,12 +91,8 @@ impl Container {
 impl Seen {
     /// Writes it for whoever asks: `<namespace>.<pod>.<container>.json`, without a container for the sandbox.
     pub(crate) fn write(&self, dir: &Path, container: &Container) -> Result<(), Error> {
-        let path = dir.join(format!(
-            "{}.{}.{}.json",
-            container.namespace(),
-            container.pod(),
-            container.annotation(NAME)
-        ));
+        let path =
+            dir.join(format!("{}.{}.{}.json", container.namespace(), container.pod(), container.annotation(NAME)));
         let told = || Error::io(format!("write {}", path.display()));
         let fresh = path.with_extension("new");
         let text = serde_json::to_vec(self).map_err(|source| Error::Json { path: path.clone(), source })?;

@@ -60,7 +60,11 @@ pub(crate) fn nodes(settings: &Settings, device: &str) -> Result<Vec<PathBuf>, E
     on_host
         .map(|(path, host)| {
             let host = host.map_or_else(|| path.clone(), PathBuf::from);
-            if is_vfio(&path) && is_node(&host) { Ok(path) } else { Err(Error::Node { device: device.into(), node: host }) }
+            if is_vfio(&path) && is_node(&host) {
+                Ok(path)
+            } else {
+                Err(Error::Node { device: device.into(), node: host })
+            }
         })
         .collect()
 }
