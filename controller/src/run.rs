@@ -131,7 +131,7 @@ async fn tasks(
 
     let unread = || "the cluster's objects are not all read yet".to_owned();
     let missing = move || (!*ready.borrow()).then(unread).into_iter().collect();
-    let pages = Pages { metrics: metrics.registry(reviews), missing };
+    let pages = Pages { metrics: metrics.registry(reviews), missing, service: "aliquot-controller".to_owned() };
     tasks.spawn(pages::serve(http::bind(http_address).await?, pages, stop.clone()));
 
     for watch in watch::all(&client, &driver_name, page_size, &shared, &metrics) {

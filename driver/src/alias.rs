@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// The id in the file's name: `nvidia.com-pgpu_aliquot.json`.
-const FILE: &str = "aliquot";
+pub(crate) const FILE: &str = "aliquot";
 
 /// Why there is no such file.
 #[derive(Debug, thiserror::Error)]

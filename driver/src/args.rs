@@ -90,6 +90,12 @@ pub enum Command {
     /// Each name comes once, verdict is "failed", "warning", "skipped" or "ok", and fix is there for the first two only.
     /// Names and fields stay; new ones may come.
     Doctor(Box<DoctorArgs>),
+    /// Remove what the driver leaves on this node; no cluster needed.
+    ///
+    /// For the time after the last driver: its CDI specs, its directories below the kubelet's root, --run-root and
+    /// --hook-root, and its registration sockets. Refuses, and removes nothing, while a claim is prepared on this node or
+    /// a driver serves. Says what it removes. deploy/uninstall runs it on every node.
+    Uninstall(Box<UninstallArgs>),
 }
 
 /// What can be done with a policy.
@@ -362,6 +368,26 @@ pub struct StatusArgs {
     /// Whether the table has colours: auto is on a terminal, unless NO_COLOR is set.
     #[arg(long, value_enum, default_value_t = Color::Auto)]
     pub color: Color,
+}
+
+/// `aliquot-driver uninstall`.
+#[derive(Debug, Clone, Args)]
+pub struct UninstallArgs {
+    /// The DRA driver's name; what is another one's stays.
+    #[arg(long, env = "ALIQUOT_DRIVER_NAME", default_value = "gpu.aliquot.dev", value_name = "NAME")]
+    pub driver_name: String,
+    /// Where things are.
+    #[command(flatten)]
+    pub places: Places,
+    /// Where the driver installed the hook for pods with user namespaces (hostUsers: false).
+    #[arg(long, env = "ALIQUOT_HOOK_ROOT", default_value = "/var/lib/aliquot", value_parser = absolute, value_name = "DIR")]
+    pub hook_root: PathBuf,
+    /// Say what would be removed, and remove nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Don't end when all is done, but at SIGTERM: for a DaemonSet, whose pods start again when they end.
+    #[arg(long)]
+    pub stay: bool,
 }
 
 /// Whether there are colours.

@@ -49,6 +49,7 @@ mod status;
 mod streams;
 mod sweep;
 mod telemetry;
+mod uninstall;
 
 use std::process::ExitCode;
 
@@ -67,6 +68,7 @@ pub fn main(cli: Cli) -> ExitCode {
         Command::Inspect(args) => inspect::inspect(&args).map_err(|error| report(&error)),
         Command::Policy(PolicyCommand::Schema) => policy::check::schema().map_err(|error| report(&error)),
         Command::Policy(PolicyCommand::Check(args)) => policy::check::check(&args).map_err(|error| report(&error)),
+        Command::Uninstall(args) => uninstall::run(&args).map_err(|error| report(&error)),
         Command::Convert(args) => convert::run(&args).map_err(|error| report(&error)),
     };
     match result {

@@ -271,7 +271,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
         questions: asked,
         procfs: procfs.clone(),
     };
-    let metrics = metrics::serve(metrics_address, sources, readiness, stop.clone()).await?;
+    let metrics = metrics::serve(metrics_address, identity.driver_name, sources, readiness, stop.clone()).await?;
     let aliasing = tokio::spawn(alias::follow(alias, edits, aliases, stop.clone()));
     let restoring = tokio::spawn(restore(Arc::clone(&claims), stop.clone()));
     let settling = tokio::spawn(settle(Arc::clone(&claims), stop.clone()));

@@ -1,11 +1,18 @@
-//! The references of flags and of the policy file, made from the programs' own definitions.
+//! The references in docs/reference, made from the programs' own definitions.
 use std::fmt::Write as _;
 
+use aliquot_driver::offer::described::{ATTRIBUTES, CAPACITIES, Described};
+use aliquot_params::{FORMS, Field, Form, Takes};
 use clap::{Arg, Command, CommandFactory as _};
 use serde_json::Value;
 
+/// Every page by its name.
+pub fn pages() -> [(&'static str, String); 4] {
+    [("flags.md", flags()), ("policy.md", policy()), ("parameters.md", parameters()), ("attributes.md", attributes())]
+}
+
 /// `docs/reference/flags.md`.
-pub fn flags() -> String {
+fn flags() -> String {
     let mut page = "# Flags\n\nMade from the programs by `cargo xtask reference`. Each flag has an environment variable, where one \
                     is named; the flag counts for more. `--help` says the same.\n"
         .to_owned();
@@ -15,12 +22,83 @@ pub fn flags() -> String {
 }
 
 /// `docs/reference/policy.md`.
-pub fn policy() -> String {
+fn policy() -> String {
     let mut page = "# The policy file\n\nMade from its JSON schema (`aliquot-driver policy schema`) by `cargo xtask reference`. \
                     [sharing.md](../sharing.md#the-policy-file) says what it is for.\n\n| field | value | default | |\n|---|---|---|---|\n"
         .to_owned();
     let schema = aliquot_params::policy::schema();
     put_fields(&mut page, &schema, &schema, "");
+    page
+}
+
+/// `docs/reference/parameters.md`.
+fn parameters() -> String {
+    let mut page = "# Parameters\n\nMade by `cargo xtask reference` from the table that the driver and the webhook decode by. They stand in \
+                    `config[].opaque.parameters` of ResourceClaims, ResourceClaimTemplates and DeviceClasses, beside `driver: \
+                    gpu.aliquot.dev`, or whatever the driver's name is. Every other field or value is refused. Those of a claim come \
+                    before those of its class, and those for a request before those for all; one counts as a whole. Kinds of \
+                    `resource.nvidia.com/v1beta1` are for claims that were written for NVIDIA's DRA driver: \
+                    [migrate-from-nvidia-dra.md](../migrate-from-nvidia-dra.md).\n"
+        .to_owned();
+    for Form { api_version, kind, about, fields } in &FORMS {
+        let _ =
+            write!(page, "\n## {kind}, {api_version}\n\n{about}\n\n```yaml\napiVersion: {api_version}\nkind: {kind}\n");
+        put_example(&mut page, fields, "");
+        page.push_str("```\n\n| field | value | default | |\n|---|---|---|---|\n");
+        put_parameters(&mut page, fields, "");
+    }
+    page
+}
+
+/// The fields of a kind of parameters, and those below.
+fn put_parameters(page: &mut String, fields: &[Field], path: &str) {
+    for field in fields {
+        let path = format!("{path}{}", field.name);
+        let value = match &field.takes {
+            Takes::Flag => "`true`, `false`".to_owned(),
+            Takes::OneOf(texts) => texts.iter().map(|text| code(text)).collect::<Vec<_>>().join(", "),
+            Takes::Object(..) => "object".to_owned(),
+            Takes::Nothing(_) => "none".to_owned(),
+        };
+        let default = if field.needed { "required".to_owned() } else { code(field.default) };
+        let _ = writeln!(page, "| {} |", [code(&path), value, default, cell(field.about)].join(" | "));
+        if let Takes::Object(_, below) = &field.takes {
+            put_parameters(page, below, &format!("{path}."));
+        }
+    }
+}
+
+/// All fields with the last of their values.
+fn put_example(page: &mut String, fields: &[Field], indent: &str) {
+    for Field { name, takes, .. } in fields {
+        let value = match takes {
+            Takes::Flag => " true",
+            Takes::OneOf(texts) => &format!(" {}", texts.last().unwrap_or(&"")),
+            Takes::Object(..) => "",
+            Takes::Nothing(_) => continue,
+        };
+        let _ = writeln!(page, "{indent}{name}:{value}");
+        if let Takes::Object(_, below) = takes {
+            put_example(page, below, &format!("{indent}  "));
+        }
+    }
+}
+
+/// `docs/reference/attributes.md`.
+fn attributes() -> String {
+    let mut page = "# Attributes and capacities\n\nWhat ResourceSlices say of each device, written by `cargo xtask reference` from the driver's \
+                    own description, which a test compares with what is published. Names without a domain have the driver's name as \
+                    theirs: `device.attributes[\"gpu.aliquot.dev\"].productName`. What isn't known of a GPU is left out, so a claim \
+                    that must not fail for that asks `has(…)` first. `admin` devices are for claims with `adminAccess`; \
+                    [operators.md](../operators.md#what-it-publishes) says what each kind is for.\n"
+        .to_owned();
+    for (title, described) in [("Attributes", ATTRIBUTES), ("Capacities", CAPACITIES)] {
+        let _ = write!(page, "\n## {title}\n\n| name | type | of | what it says | from |\n|---|---|---|---|---|\n");
+        for Described { devices, name, kind, about, from } in described {
+            let devices: Vec<String> = devices.iter().map(|device| code(device)).collect();
+            let _ = writeln!(page, "| {} |", [&code(name), *kind, &devices.join(", "), about, from].join(" | "));
+        }
+    }
     page
 }
 

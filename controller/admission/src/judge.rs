@@ -80,7 +80,7 @@ pub fn judge(carrier: Carrier, driver: &str, object: &Value, old: Option<&Value>
     let configs = carrier.list(object, "config");
     let alternatives = with_alternatives(carrier.list(object, "requests"));
     let mut findings = Vec::new();
-    let mut kinds: BTreeMap<&str, (usize, &'static str)> = BTreeMap::new();
+    let mut kinds: BTreeMap<&str, (usize, Config)> = BTreeMap::new();
     let path = carrier.parents().join(".");
     let ours = |config: &Value| config.pointer("/opaque/driver").and_then(Value::as_str) == Some(driver);
     for (at, config) in configs.iter().enumerate().filter(|(_, config)| ours(config)) {
@@ -111,18 +111,19 @@ fn clash<'a>(
     config: &'a Value,
     (at, field): (usize, &str),
     alternatives: &[String],
-    kinds: &mut BTreeMap<&'a str, (usize, &'static str)>,
+    kinds: &mut BTreeMap<&'a str, (usize, Config)>,
     findings: &mut Vec<Finding>,
 ) {
     let requests = config.get("requests").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
     for request in requests.filter(|request| !alternatives.iter().any(|name| name == request)) {
-        let (first, kind) = *kinds.entry(request).or_insert((at, decoded.kind()));
-        if kind != decoded.kind() {
+        let (first, other) = *kinds.entry(request).or_insert((at, decoded));
+        if !other.fits(decoded) {
             findings.push(Finding {
                 field: format!("{field}.kind"),
                 reason: format!(
-                    "is {:?}, but config[{first}] gives request {request:?} a {kind}: a device takes only one of the two",
-                    decoded.kind()
+                    "is {:?}, but config[{first}] gives request {request:?} a {}: a device takes only one of the two",
+                    decoded.kind(),
+                    other.kind()
                 ),
             });
         }
@@ -175,9 +176,13 @@ mod tests {
                 told,
                 [
                     format!(
-                        "{parameters}.apiVersion: is \"gpu.aliquot.dev/v1\", but must be \"gpu.aliquot.dev/v1alpha1\""
+                        "{parameters}.apiVersion: is \"gpu.aliquot.dev/v1\", but must be one of \
+                         gpu.aliquot.dev/v1alpha1, resource.nvidia.com/v1beta1"
                     ),
-                    format!("{parameters}.sharing.strategy: is \"MPS\", but must be \"TimeSlicing\""),
+                    format!(
+                        "{parameters}.sharing.strategy: is \"MPS\", but must be \"TimeSlicing\": there is no MPS here, and \
+                         shares of GPUs take its place"
+                    ),
                 ]
             );
         }
@@ -200,6 +205,21 @@ mod tests {
     fn other_drivers_parameters_are_no_business_of_ours() {
         let other = json!({"opaque": {"driver": "gpu.example.com", "parameters": bad()}});
         assert!(told(Carrier::Claim, &claim(&[other]), None).is_empty());
+    }
+
+    #[test]
+    fn under_the_name_of_nvidias_driver_its_claims_are_judged_by_its_own_parameters() {
+        let config = |sharing: Value| {
+            let parameters =
+                json!({"apiVersion": "resource.nvidia.com/v1beta1", "kind": "GpuConfig", "sharing": sharing});
+            json!({"opaque": {"driver": "gpu.nvidia.com", "parameters": parameters}})
+        };
+        let sliced = json!({"strategy": "TimeSlicing", "timeSlicingConfig": {"interval": "Long"}});
+        let mps = json!({"strategy": "MPS", "mpsConfig": {"defaultActiveThreadPercentage": 50}});
+        let findings = judge(Carrier::Claim, "gpu.nvidia.com", &claim(&[config(sliced), config(mps)]), None);
+        let fields: Vec<&str> = findings.iter().map(|finding| finding.field.as_str()).collect();
+        let at = |field: &str| format!("spec.devices.config[1].opaque.parameters.sharing.{field}");
+        assert_eq!(fields, [at("mpsConfig"), at("strategy")]);
     }
 
     #[test]
@@ -234,11 +254,13 @@ mod tests {
               GpuConfig: a device takes only one of the two"
             ]
         );
+        let nvidias = json!({"apiVersion": "resource.nvidia.com/v1beta1", "kind": "GpuConfig"});
         for fine in [
             [config(&[], &good("GpuConfig")), config(&[], &good("ShareConfig"))],
             [config(&["any"], &good("GpuConfig")), config(&["any"], &good("ShareConfig"))],
             [config(&["any/whole"], &good("GpuConfig")), config(&["any/part"], &good("ShareConfig"))],
             [config(&["gpu"], &good("GpuConfig")), config(&[], &good("ShareConfig"))],
+            [config(&["gpu"], &good("ShareConfig")), config(&["gpu"], &nvidias)],
         ] {
             assert!(told(Carrier::Claim, &claim(&fine), None).is_empty());
         }

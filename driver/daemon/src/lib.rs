@@ -5,6 +5,7 @@
 
 mod errors;
 mod format;
+mod grpc;
 pub mod logs;
 pub mod pages;
 mod signals;

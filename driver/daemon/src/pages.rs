@@ -1,4 +1,4 @@
-//! `/metrics` in both text formats, and `/healthz` and `/readyz` for the kubelet's probes.
+//! `/metrics` in both text formats, and `/healthz` and `/readyz` for the kubelet's probes; the same in gRPC for `grpc` ones.
 use std::{convert::Infallible, fmt, sync::Arc, time::Duration};
 
 use http_body_util::Full;
@@ -11,10 +11,13 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::{encoding::text::encode, registry::Registry};
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+};
 use tokio_util::sync::CancellationToken;
 
-use crate::format::Format;
+use crate::{format::Format, grpc};
 
 /// A client that doesn't send its request within this is let go: sooner than the kubelet gives up a probe, which may wait for
 /// the place.
@@ -33,6 +36,8 @@ pub struct Pages<S, F> {
     pub metrics: S,
     /// What keeps the program from being of use by now, each in a line; nothing if it is ready.
     pub missing: F,
+    /// What the program is called where somebody asks for its health by gRPC.
+    pub service: String,
 }
 
 /// Where metrics come from.
@@ -78,18 +83,30 @@ where
         let pages = Arc::clone(pages);
         tokio::spawn(async move {
             let _place = place;
-            let service = service_fn(|request| {
-                let pages = Arc::clone(&pages);
-                async move { Ok::<_, Infallible>(answer(&request, &pages).await) }
-            });
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(SLOWEST)
-                .serve_connection(TokioIo::new(stream), service);
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a client of metrics or probes went away");
+            if grpc::is_next(&stream, SLOWEST).await {
+                grpc::serve(stream, pages, SLOWEST).await;
+            } else {
+                serve_http1(stream, pages).await;
             }
         });
+    }
+}
+
+async fn serve_http1<S, F>(stream: TcpStream, pages: Arc<Pages<S, F>>)
+where
+    S: Source,
+    F: Fn() -> Vec<String> + Send + Sync + 'static,
+{
+    let service = service_fn(|request| {
+        let pages = Arc::clone(&pages);
+        async move { Ok::<_, Infallible>(answer(&request, &pages).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(SLOWEST)
+        .serve_connection(TokioIo::new(stream), service);
+    if let Err(error) = connection.await {
+        tracing::debug!(%error, "a client of metrics or probes went away");
     }
 }
 

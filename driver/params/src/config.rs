@@ -2,9 +2,11 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{API_VERSION, Fault, Faults, TimeSlice, fields::Fields};
-
-const KINDS: [&str; 3] = ["GpuConfig", "ShareConfig", "VfioConfig"];
+use crate::{
+    API_VERSION, Fault, Faults, NVIDIA_API_VERSION, TimeSlice,
+    fields::Fields,
+    form::{FORMS, Form},
+};
 
 /// Decoded parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,6 +15,8 @@ pub enum Config {
     Gpu(Option<Sharing>),
     /// `ShareConfig`: of a share.
     Share(Option<Sharing>),
+    /// `GpuConfig` of NVIDIA's DRA driver, which has one kind for a GPU and for parts of one.
+    Either(Option<Sharing>),
     /// `VfioConfig`: of a GPU for a virtual machine.
     Vfio(Iommu),
 }
@@ -38,7 +42,8 @@ pub enum IommuBackend {
 }
 
 impl IommuBackend {
-    const NAMES: [(&str, Self); 2] = [("LegacyOnly", Self::LegacyOnly), ("PreferIommuFD", Self::PreferIommuFD)];
+    /// As they are written, the default first.
+    pub(crate) const NAMES: [&str; 2] = ["LegacyOnly", "PreferIommuFD"];
 }
 
 /// How those that use one GPU share it.
@@ -63,16 +68,25 @@ impl Config {
     /// The `kind`.
     pub fn kind(self) -> &'static str {
         match self {
-            Self::Gpu(_) => "GpuConfig",
+            Self::Gpu(_) | Self::Either(_) => "GpuConfig",
             Self::Share(_) => "ShareConfig",
             Self::Vfio(_) => "VfioConfig",
+        }
+    }
+
+    /// Whether both can be meant for one device.
+    pub fn fits(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::Vfio(_), Self::Either(_)) | (Self::Either(_), Self::Vfio(_)) => false,
+            (Self::Either(_), _) | (_, Self::Either(_)) => true,
+            _ => self.kind() == other.kind(),
         }
     }
 
     /// How the GPU is shared, if it says so.
     pub fn sharing(self) -> Option<Sharing> {
         match self {
-            Self::Gpu(sharing) | Self::Share(sharing) => sharing,
+            Self::Gpu(sharing) | Self::Share(sharing) | Self::Either(sharing) => sharing,
             Self::Vfio(_) => None,
         }
     }
@@ -89,46 +103,50 @@ pub fn decode(parameters: &Value) -> Result<Config, Faults> {
 }
 
 fn config(parameters: &Value, faults: &mut Vec<Fault>) -> Option<Config> {
-    let mut fields = Fields::of(parameters, "", " with apiVersion and kind", faults)?;
-    fields.one_of("apiVersion", &[API_VERSION], true, faults);
-    let kind = fields.one_of("kind", &KINDS, true, faults);
-    if kind == Some("VfioConfig") {
-        let path = fields.path("iommu");
-        let iommu = fields.get("iommu").map_or(Some(Iommu::default()), |value| iommu(value, &path, faults));
-        fields.end("VfioConfig", faults);
-        return iommu.map(Config::Vfio);
-    }
-    let path = fields.path("sharing");
-    let sharing = fields.get("sharing").and_then(|value| sharing(value, &path, faults));
-    fields.end(kind.unwrap_or("GpuConfig or ShareConfig"), faults);
-    Some(if kind? == "GpuConfig" { Config::Gpu(sharing) } else { Config::Share(sharing) })
+    let fields = Fields::of(parameters, "", "apiVersion and kind", faults)?;
+    let version = fields.one_of("apiVersion", &[API_VERSION, NVIDIA_API_VERSION], true, faults);
+    let forms = || FORMS.iter().filter(|form| form.api_version == version.unwrap_or(API_VERSION));
+    let kinds: Vec<&str> = forms().map(|form| form.kind).collect();
+    let kind = fields.one_of("kind", &kinds, true, faults);
+    let form = forms().find(|form| Some(form.kind) == kind);
+    // Where the kind isn't known, most of the rest can still be judged.
+    let (table, what) = form.or_else(|| forms().next()).map_or((&[][..], ""), |form| (form.fields, form.kind));
+    let what = if form.is_some() { what.to_owned() } else { kinds.join(" or ") };
+    let fields = fields.by(table, &["apiVersion", "kind"], &what, faults);
+    let sharing = sharing(&fields, version == Some(NVIDIA_API_VERSION), faults);
+    let iommu = iommu(&fields, faults);
+    Some(match form? {
+        Form { kind: "VfioConfig" | "VfioDeviceConfig", .. } => Config::Vfio(iommu),
+        Form { kind: "ShareConfig", .. } => Config::Share(sharing),
+        Form { api_version: NVIDIA_API_VERSION, .. } => Config::Either(sharing),
+        Form { .. } => Config::Gpu(sharing),
+    })
 }
 
-fn iommu(value: &Value, path: &str, faults: &mut Vec<Fault>) -> Option<Iommu> {
-    let mut fields = Fields::of(value, path, " with a backendPolicy", faults)?;
-    let names = IommuBackend::NAMES.map(|(name, _)| name);
-    let name = fields.one_of("backendPolicy", &names, false, faults);
-    let api_device = fields.flag("enableAPIDevice", faults);
-    fields.end("iommu", faults);
-    let backend = IommuBackend::NAMES.into_iter().find(|(known, _)| Some(*known) == name);
-    Some(Iommu { backend: backend.map_or_else(IommuBackend::default, |(_, backend)| backend), api_device })
+fn iommu(fields: &Fields<'_>, faults: &mut Vec<Fault>) -> Iommu {
+    let Some(fields) = fields.object("iommu", faults) else { return Iommu::default() };
+    let backend = match fields.text("backendPolicy", faults) {
+        Some("PreferIommuFD") => IommuBackend::PreferIommuFD,
+        _ => IommuBackend::LegacyOnly,
+    };
+    Iommu { backend, api_device: fields.flag("enableAPIDevice", faults) }
 }
 
-fn sharing(value: &Value, path: &str, faults: &mut Vec<Fault>) -> Option<Sharing> {
-    let mut fields = Fields::of(value, path, " with a strategy", faults)?;
-    fields.one_of("strategy", &["TimeSlicing"], true, faults);
-    let path = fields.path("timeSlicingConfig");
-    let slicing = fields.get("timeSlicingConfig").and_then(|value| {
-        let mut fields = Fields::of(value, &path, " with an interval", faults)?;
-        let names = TimeSlice::ALL.map(TimeSlice::as_str);
-        let name = fields.one_of("interval", &names, true, faults);
-        let required = fields.flag("required", faults);
-        fields.end("timeSlicingConfig", faults);
-        let interval = TimeSlice::ALL.into_iter().find(|slice| Some(slice.as_str()) == name)?;
-        Some(Sharing::TimeSlicing(TimeSlicing { interval, required }))
-    });
-    fields.end("sharing", faults);
-    slicing
+/// NVIDIA's driver takes a missing time slice for the default one; here that is nobody's wish.
+fn sharing(fields: &Fields<'_>, defaults: bool, faults: &mut Vec<Fault>) -> Option<Sharing> {
+    let fields = fields.object("sharing", faults)?;
+    fields.text("strategy", faults);
+    let unsaid = defaults.then_some(TimeSlicing { interval: TimeSlice::Default, required: false });
+    let slicing = match fields.object("timeSlicingConfig", faults) {
+        None => unsaid,
+        Some(fields) => {
+            let name = fields.text("interval", faults);
+            let interval = TimeSlice::ALL.into_iter().find(|slice| Some(slice.as_str()) == name);
+            let required = fields.flag("required", faults);
+            interval.map(|interval| TimeSlicing { interval, required }).or(unsaid)
+        }
+    };
+    slicing.map(Sharing::TimeSlicing)
 }
 
 #[cfg(test)]
@@ -137,6 +155,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::form::{Field, Takes};
 
     fn told(config: &Value) -> String {
         decode(config).unwrap_err().to_string()
@@ -193,12 +212,103 @@ mod tests {
             "kind is a number",
             "sharring is no field",
             "mode is no field",
-            "sharing.strategy is \"MPS\", but must be \"TimeSlicing\"",
+            "sharing.strategy is \"MPS\", but must be \"TimeSlicing\": there is no MPS here",
             "sharing.timeSlicingConfig.interval is \"short\", but must be one of Default, Short, Medium, Long",
             "sharing.timeSlicingConfig.required is a number",
             "sharing.timeSlicingConfig.more is no field of timeSlicingConfig; it has interval, required",
         ] {
             assert!(faults.contains(part), "{part}: {faults}");
+        }
+    }
+
+    fn nvidias(kind: &str, field: &str, value: &Value) -> Value {
+        json!({"apiVersion": "resource.nvidia.com/v1beta1", "kind": kind, field: value})
+    }
+
+    #[test]
+    fn what_was_written_for_nvidias_driver_is_taken_as_it_means_it() {
+        let slicing = |interval| Some(Sharing::TimeSlicing(TimeSlicing { interval, required: false }));
+        let gpu = |sharing: Value| decode(&nvidias("GpuConfig", "sharing", &sharing));
+        let short = json!({"strategy": "TimeSlicing", "timeSlicingConfig": {"interval": "Short"}});
+        assert_eq!(gpu(short), Ok(Config::Either(slicing(TimeSlice::Short))));
+        for unsaid in [json!({"strategy": "TimeSlicing"}), json!({"strategy": "TimeSlicing", "timeSlicingConfig": {}})]
+        {
+            assert_eq!(gpu(unsaid), Ok(Config::Either(slicing(TimeSlice::Default))));
+        }
+        let plain = json!({"apiVersion": "resource.nvidia.com/v1beta1", "kind": "GpuConfig"});
+        assert_eq!(decode(&plain), Ok(Config::Either(None)));
+        let iommu = json!({"backendPolicy": "PreferIommuFD", "enableAPIDevice": true});
+        let by_device = Iommu { backend: IommuBackend::PreferIommuFD, api_device: true };
+        assert_eq!(decode(&nvidias("VfioDeviceConfig", "iommu", &iommu)), Ok(Config::Vfio(by_device)));
+    }
+
+    #[test]
+    fn what_nvidias_driver_has_and_this_one_has_not_is_refused_with_what_there_is() {
+        let mps = json!({"strategy": "MPS", "mpsConfig": {"defaultActiveThreadPercentage": 50}});
+        let faults = told(&nvidias("GpuConfig", "sharing", &mps));
+        for part in ["sharing.strategy is \"MPS\"", "there is no MPS here", "sharing.mpsConfig is for MPS"] {
+            assert!(faults.contains(part), "{part}: {faults}");
+        }
+        let faults = told(&nvidias("MigDeviceConfig", "sharing", &json!({"strategy": "MPS"})));
+        assert!(faults.contains("must be one of GpuConfig, VfioDeviceConfig: there are no MIG devices"), "{faults}");
+        let required = json!({"strategy": "TimeSlicing", "timeSlicingConfig": {"interval": "Long", "required": true}});
+        let faults = told(&nvidias("GpuConfig", "sharing", &required));
+        assert!(faults.contains("required is no field of timeSlicingConfig; it has interval"), "{faults}");
+    }
+
+    #[test]
+    fn nvidias_one_kind_goes_with_whole_gpus_and_with_shares_only() {
+        let (either, vfio) = (Config::Either(None), Config::Vfio(Iommu::default()));
+        for (a, b, fits) in [
+            (either, Config::Gpu(None), true),
+            (Config::Share(None), either, true),
+            (either, vfio, false),
+            (Config::Gpu(None), Config::Share(None), false),
+            (vfio, vfio, true),
+        ] {
+            assert_eq!(a.fits(b), fits, "{a:?} {b:?}");
+        }
+    }
+
+    /// A value that the field takes, if `wrong` isn't it or below it.
+    fn filled(fields: &[Field], path: &str, wrong: &str) -> Value {
+        let mut object = serde_json::Map::new();
+        for field in fields {
+            let path = format!("{path}{}", field.name);
+            let value = match &field.takes {
+                _ if path == wrong => json!(7),
+                Takes::Flag => json!(true),
+                Takes::OneOf(names) => json!(names[0]),
+                Takes::Object(_, fields) => filled(fields, &format!("{path}."), wrong),
+                Takes::Nothing(_) => continue,
+            };
+            object.insert(field.name.to_owned(), value);
+        }
+        object.into()
+    }
+
+    fn paths(fields: &[Field], path: &str) -> Vec<String> {
+        let below = |field: &Field| match &field.takes {
+            Takes::Object(_, fields) => paths(fields, &format!("{path}{}.", field.name)),
+            _ => Vec::new(),
+        };
+        fields.iter().flat_map(|field| [vec![format!("{path}{}", field.name)], below(field)].concat()).collect()
+    }
+
+    #[test]
+    fn every_field_of_every_form_is_read_and_no_other() {
+        for form in &FORMS {
+            let written = |wrong: &str| {
+                let mut value = filled(form.fields, "", wrong);
+                value["apiVersion"] = json!(form.api_version);
+                value["kind"] = json!(form.kind);
+                value
+            };
+            decode(&written("")).unwrap();
+            for path in paths(form.fields, "") {
+                let faults = told(&written(&path));
+                assert!(faults.starts_with(&format!("{path} is ")), "{} {}: {faults}", form.kind, path);
+            }
         }
     }
 

@@ -14,13 +14,18 @@
 mod config;
 mod fault;
 mod fields;
+mod form;
 pub mod policy;
 mod time;
 
 pub use config::{Config, Iommu, IommuBackend, Sharing, TimeSlicing, decode};
 pub use fault::{Fault, Faults};
 pub use fields::type_of;
+pub use form::{FORMS, Field, Form, Takes};
 pub use time::{InvalidDuration, TimeSlice, duration};
 
-/// The one version of the parameters and of the policy.
+/// The version of the policy, and of our own parameters.
 pub const API_VERSION: &str = "gpu.aliquot.dev/v1alpha1";
+
+/// The version of the parameters of NVIDIA's DRA driver, which are taken as far as they have a meaning here.
+pub const NVIDIA_API_VERSION: &str = "resource.nvidia.com/v1beta1";

@@ -25,8 +25,12 @@ impl TimeSlice {
     /// All, in the order of their numbers.
     pub const ALL: [Self; 4] = [Self::Default, Self::Short, Self::Medium, Self::Long];
 
+    /// Their names, in the same order.
+    pub(crate) const NAMES: [&str; 4] =
+        [Self::Default.as_str(), Self::Short.as_str(), Self::Medium.as_str(), Self::Long.as_str()];
+
     /// The name, as it is written in parameters.
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Default => "Default",
             Self::Short => "Short",

@@ -49,9 +49,9 @@ fn chosen(
     site: &Site,
 ) -> Result<Option<Config>, Fault> {
     let needed = match part {
-        Part::Whole | Part::Admin => Config::Gpu(None).kind(),
-        Part::Shared | Part::Slot(_) => Config::Share(None).kind(),
-        Part::Vfio => Config::Vfio(Iommu::default()).kind(),
+        Part::Whole | Part::Admin => Config::Gpu(None),
+        Part::Shared | Part::Slot(_) => Config::Share(None),
+        Part::Vfio => Config::Vfio(Iommu::default()),
     };
     let driver = || site.cdi_kind.vendor().to_owned();
     let mut best: Option<(_, Config)> = None;
@@ -62,7 +62,7 @@ fn chosen(
             source_of: config.source,
             faults,
         })?;
-        if decoded.kind() == needed {
+        if decoded.fits(needed) {
             let rank = (config.source, !config.requests.is_empty());
             if best.as_ref().is_none_or(|(best, _)| *best <= rank) {
                 best = Some((rank, decoded));
@@ -74,7 +74,7 @@ fn chosen(
                 kind: decoded.kind(),
                 request: result.request.to_string(),
                 device: device.clone(),
-                needed,
+                needed: needed.kind(),
             });
         }
     }

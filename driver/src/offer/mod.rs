@@ -9,6 +9,7 @@
 //! What excludes what is in the slice, and not in code. Where an API server doesn't store that ([`Layout::Fixed`]), the
 //! policy says whether a GPU is whole or a fixed number of shares.
 mod attributes;
+pub mod described;
 mod devices;
 pub(crate) mod evicted;
 mod health;

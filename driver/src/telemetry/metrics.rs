@@ -77,6 +77,7 @@ pub(crate) struct BindError {
 /// Serves until `stop`; nothing without an address.
 pub(crate) async fn serve(
     address: Address,
+    driver: String,
     sources: Sources,
     readiness: Readiness,
     stop: CancellationToken,
@@ -88,7 +89,7 @@ pub(crate) async fn serve(
     tracing::info!(address = %bound, "serving metrics");
     let sampler = Sampler::new(sources.view.clone(), sources.questions.clone());
     let metrics = Metrics { sources: Arc::new(sources), sampler, readiness: readiness.clone() };
-    let pages = Pages { metrics, missing: move || readiness.missing() };
+    let pages = Pages { metrics, missing: move || readiness.missing(), service: driver };
     Ok(tokio::spawn(pages::serve(listener, pages, stop)))
 }
 

@@ -67,10 +67,16 @@ fn apply(objects: &mut Vec<Value>, dir: &Path, kind: &str) -> Result<()> {
     }
     for image in list(&own["images"]) {
         for object in objects.iter_mut() {
-            let containers = object.pointer_mut("/spec/template/spec/containers").and_then(Value::as_array_mut);
-            for container in containers.into_iter().flatten().filter(|container| container["image"] == image["name"]) {
-                let text = |field: &str| image[field].as_str().unwrap_or_default().to_owned();
-                container["image"] = format!("{}:{}", text("newName"), text("newTag")).into();
+            let Some(pod) = object.pointer_mut("/spec/template/spec").and_then(Value::as_object_mut) else { continue };
+            let lists = ["containers", "initContainers"].map(|name| pod.get(name).cloned().map(|list| (name, list)));
+            for (name, mut list) in lists.into_iter().flatten() {
+                for container in list.as_array_mut().into_iter().flatten() {
+                    if container["image"] == image["name"] {
+                        let text = |field: &str| image[field].as_str().unwrap_or_default().to_owned();
+                        container["image"] = format!("{}:{}", text("newName"), text("newTag")).into();
+                    }
+                }
+                pod.insert(name.to_owned(), list);
             }
         }
     }
@@ -98,7 +104,7 @@ fn list(value: &Value) -> impl Iterator<Item = &Value> {
 /// By which field elements of a list are the same (the API's patchMergeKey).
 fn key(list: &str) -> Option<&'static str> {
     match list {
-        "containers" | "env" | "volumes" => Some("name"),
+        "containers" | "initContainers" | "env" | "volumes" => Some("name"),
         "volumeMounts" => Some("mountPath"),
         _ => None,
     }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 mod kustomize;
 mod network;
+mod uninstall;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,7 +10,7 @@ use std::{
     process::Command,
 };
 
-use aliquot_tests::testbed::Result;
+use aliquot_tests::testbed::{DRIVER, Result};
 use kustomize::{build, deploy};
 use serde_json::{Value, json};
 
@@ -103,9 +104,10 @@ fn the_kubelets_directories_are_the_same_inside_and_outside_and_sockets_fit_into
         let environment = environment(container);
         let root = environment.get("ALIQUOT_KUBELET_ROOT").copied().unwrap_or("/var/lib/kubelet");
         let hook_root = environment.get("ALIQUOT_HOOK_ROOT").copied().unwrap_or("/var/lib/aliquot");
+        let driver = environment.get("ALIQUOT_DRIVER_NAME").copied().unwrap_or(DRIVER);
         let (volumes, mounts) = (by(&pod["volumes"], "name"), by(&container["volumeMounts"], "name"));
         for (volume, path) in [
-            ("plugin", format!("{root}/plugins/gpu.aliquot.dev")),
+            ("plugin", format!("{root}/plugins/{driver}")),
             ("registry", format!("{root}/plugins_registry")),
             ("pod-resources", format!("{root}/pod-resources")),
             ("cdi", "/var/run/cdi".to_owned()),
@@ -122,7 +124,7 @@ fn the_kubelets_directories_are_the_same_inside_and_outside_and_sockets_fit_into
         let inside = mounts.get("device-plugins").map(|one| &one["mountPath"]);
         assert_eq!(inside, Some(&json!(format!("{root}/device-plugins"))), "{name}");
         // By eight digits of its UID, of the 107 bytes that a socket's path can have.
-        let socket = format!("{root}/plugins_registry/gpu.aliquot.dev-00000000@reg.sock");
+        let socket = format!("{root}/plugins_registry/{driver}-00000000@reg.sock");
         assert!(socket.len() <= 107, "{name}: {socket}");
         // Two pods at once can serve only by sockets of their own.
         assert!(environment.contains_key("POD_UID"), "{name}");

@@ -1,5 +1,5 @@
 //! What is made from the code is as the code has it; `UPDATE_EXPECT=1` writes it anew.
-use std::{fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use aliquot_tests::{picture, reference, testbed::Result};
 
@@ -14,13 +14,18 @@ fn check(path: &Path, now: &str) {
 }
 
 #[test]
-fn the_reference_of_flags_is_that_of_the_programs() {
-    check(&root().join("docs/reference/flags.md"), &reference::flags());
+fn the_references_are_those_of_the_programs() {
+    for (name, page) in reference::pages() {
+        check(&root().join("docs/reference").join(name), &page);
+    }
 }
 
 #[test]
-fn the_reference_of_the_policy_file_is_that_of_its_schema() {
-    check(&root().join("docs/reference/policy.md"), &reference::policy());
+fn every_page_of_the_references_is_made() {
+    let made: BTreeSet<String> = reference::pages().into_iter().map(|(name, _)| name.to_owned()).collect();
+    let entries = fs::read_dir(root().join("docs/reference")).unwrap();
+    let there = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    assert_eq!(made, there);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -223,6 +223,16 @@ fn parameters_of_the_other_kind_are_passed_over_unless_they_name_the_request() {
 }
 
 #[test]
+fn nvidias_parameters_of_a_gpu_count_for_all_of_it_and_for_a_share() {
+    let share = share("part", "gpu-0000-01-00-shared", "s1", "1", "8Gi");
+    let mut config =
+        configured(vec![share, result("whole", "gpu-0000-02-00")], &[(ConfigSource::Claim, &[], "GpuConfig", "Short")]);
+    assert_eq!(intervals(&config), [None, Some(TimeSlice::Short)]);
+    config.configs[0].parameters["apiVersion"] = "resource.nvidia.com/v1beta1".into();
+    assert_eq!(intervals(&config), [Some(TimeSlice::Short); 2]);
+}
+
+#[test]
 fn one_claim_cannot_want_two_time_slices_of_one_gpu() {
     use ConfigSource::Claim;
     let device = "gpu-0000-01-00-shared";
