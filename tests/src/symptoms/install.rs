@@ -16,6 +16,8 @@ use crate::{cluster::until, node::Node, shell::Shell};
 
 /// Where the manifests put everything.
 pub(super) const NAMESPACE: &str = "aliquot";
+/// The same for what clears the node, which has this name too.
+const UNINSTALL: &str = "aliquot-uninstall";
 /// What they are.
 const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy");
 /// The components that symptoms need, and what else they are shown with.
@@ -105,6 +107,24 @@ impl<'a> Installation<'a> {
         Ok(begun.elapsed())
     }
 
+    /// Takes what is left away from the node, and itself again.
+    pub(super) async fn clear(&self) -> Result<Duration, Error> {
+        let begun = Instant::now();
+        let dir = self.root.join("uninstall");
+        fs::create_dir_all(&dir)?;
+        let kustomization = json!({"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization",
+            "resources": [self.relative("uninstall/base")?], "images": [self.image()]});
+        fs::write(dir.join("kustomization.yaml"), kustomization.to_string())?;
+        self.kubectl_at("apply", &dir).await?;
+        let sets: Api<DaemonSet> = Api::namespaced(self.client.clone(), UNINSTALL);
+        self.served(&sets, UNINSTALL, |set: Option<&DaemonSet>| {
+            set.is_some_and(|set| is_everywhere(set.metadata.generation, set.status.as_ref().map(serve_of)))
+        })
+        .await?;
+        self.kubectl_at("delete", &dir).await?;
+        Ok(begun.elapsed())
+    }
+
     fn all<K>(&self) -> Api<K>
     where
         K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>,
@@ -121,25 +141,35 @@ impl<'a> Installation<'a> {
     }
 
     async fn kubectl(&self, verb: &str) -> Result<(), Error> {
-        let line = format!("kubectl {verb} -k '{}'", self.dir.display());
+        self.kubectl_at(verb, &self.dir).await
+    }
+
+    async fn kubectl_at(&self, verb: &str, dir: &Path) -> Result<(), Error> {
+        let line = format!("kubectl {verb} -k '{}'", dir.display());
         let shell: Shell = line.parse().map_err(Error::Otherwise)?;
         shell.run(self.plan.patience).await?;
         Ok(())
     }
 
-    fn write(&self, variant: &Variant<'_>) -> Result<(), Error> {
-        let deploy = fs::canonicalize(DEPLOY)?;
-        let from = fs::canonicalize(&self.dir)?;
-        // kustomize takes no absolute paths.
+    /// A directory of the manifests, from one below the simulated node's: kustomize takes no absolute paths.
+    fn relative(&self, below: &str) -> Result<PathBuf, Error> {
+        let (deploy, from) = (fs::canonicalize(DEPLOY)?, fs::canonicalize(&self.dir)?);
         let up: PathBuf = from.components().skip(1).map(|_| "..").collect();
-        let relative = |below: &str| up.join(deploy.strip_prefix("/").unwrap_or(&deploy)).join(below);
-        let components = COMPONENTS.iter().chain(variant.components);
-        let components: Vec<_> = components.map(|name| relative(&format!("components/{name}"))).collect();
+        Ok(up.join(deploy.strip_prefix("/").unwrap_or(&deploy)).join(below))
+    }
+
+    fn image(&self) -> Value {
         let (image, tag) = self.plan.image.rsplit_once(':').unwrap_or((&self.plan.image, "latest"));
+        json!({"name": "localhost/aliquot", "newName": image, "newTag": tag})
+    }
+
+    fn write(&self, variant: &Variant<'_>) -> Result<(), Error> {
+        let components = COMPONENTS.iter().chain(variant.components);
+        let components: Result<Vec<_>, _> =
+            components.map(|name| self.relative(&format!("components/{name}"))).collect();
         let kustomization = json!({
             "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization",
-            "resources": [relative("base"), "policy.yaml"], "components": components,
-            "images": [{"name": "localhost/aliquot", "newName": image, "newTag": tag}],
+            "resources": [self.relative("base")?, "policy.yaml"], "components": components?, "images": [self.image()],
             "patches": [patch("DaemonSet", "aliquot-driver", &self.driver(variant)),
                 patch("Deployment", "aliquot-controller", &controller())]});
         fs::write(self.dir.join("kustomization.yaml"), kustomization.to_string())?;

@@ -194,14 +194,17 @@ async fn uninstalled(
     installation: &Installation<'_>,
     root: &Path,
 ) -> Result<String, Error> {
-    let took = installation.delete().await?;
+    let took = installation.delete().await? + installation.clear().await?;
     let begun = Instant::now();
     let but = root.to_string_lossy();
     loop {
         let left = [nothing::objects(client).await?, nothing::on_node(plan, &but).await?].concat();
         if left.is_empty() {
             let (took, after) = (took.as_secs_f64(), begun.elapsed().as_secs_f64());
-            return Ok(format!("uninstall | kubectl delete -k | {took:.1} s, and nothing is left {after:.1} s later"));
+            return Ok(format!(
+                "uninstall | deploy/base deleted, then the node cleared by deploy/uninstall | {took:.1} s, and nothing is left \
+                 {after:.1} s later"
+            ));
         }
         if begun.elapsed() > plan.patience {
             return Err(Error::Otherwise(format!("it leaves {}", left.join(", "))));

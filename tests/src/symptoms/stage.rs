@@ -199,7 +199,7 @@ impl<'a> Stage<'a> {
     ) -> Result<String, Error> {
         let is_new =
             |event: &Event| event.uid().is_some_and(|uid| since.events.get(&uid) != event.resource_version().as_ref());
-        let mut unlike = None;
+        let (mut unlike, begun) = (None, Instant::now());
         loop {
             for event in self.events().await?.iter().filter(|event| event.reason.as_deref() == Some(reason)) {
                 let Some(regarding) = event.regarding.as_ref().filter(|_| is_new(event)) else { continue };
@@ -215,7 +215,7 @@ impl<'a> Stage<'a> {
                 }
                 unlike = Some(note);
             }
-            if since.at.elapsed() > self.plan.patience {
+            if begun.elapsed() > self.plan.patience {
                 let but = unlike.map_or_else(String::new, |note| format!("; there was {note:?}"));
                 return Err(Error::Otherwise(format!("no Event {reason} on {kind} {name} with its text{but}")));
             }
