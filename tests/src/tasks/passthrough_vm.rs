@@ -16,7 +16,7 @@ pub(super) struct PassthroughVm {
     #[arg(long, value_enum, default_value_t = Accelerator::Tcg)]
     accelerator: Accelerator,
     /// How many seconds the machine may take.
-    #[arg(long, default_value_t = 300)]
+    #[arg(long, default_value_t = 900)]
     timeout: u64,
 }
 

@@ -35,7 +35,7 @@ pub(super) async fn groups(_: &mut Scene, step: &mut Step) -> Result<()> {
 /// Is the node there when the write returns, and what does the kernel answer to what can't be.
 pub(super) async fn takes_a_gpu(scene: &mut Scene, step: &mut Step) -> Result<()> {
     let pci = LONE.pci;
-    step.tell(format_args!("driver_override of a GPU that nobody wants: {:?}", text(pci, "driver_override")?));
+    step.tell(format_args!("driver_override of a GPU that nobody wants: {:?}", kernel::reserved(pci)?));
     let refusal = kernel::refusal(kernel::bind(pci, "vfio-pci"));
     step.tell(format_args!("bind to vfio-pci without driver_override: {refusal}"));
     let took = kernel::give(pci, "vfio-pci")?;
@@ -55,9 +55,4 @@ pub(super) async fn takes_a_gpu(scene: &mut Scene, step: &mut Step) -> Result<()
         step.tell(format_args!("{what}: {}", kernel::refusal(result)));
     }
     Ok(())
-}
-
-/// A file of a function.
-fn text(pci: &str, name: &str) -> Result<String> {
-    Ok(std::fs::read_to_string(kernel::dir(pci).join(name))?.trim().to_owned())
 }

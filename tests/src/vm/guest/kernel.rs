@@ -65,6 +65,11 @@ pub(super) fn reserve(pci: &str, driver: Option<&str>) -> io::Result<()> {
     fs::write(dir(pci).join("driver_override"), format!("{}\n", driver.unwrap_or_default()))
 }
 
+/// The driver that alone may have a function, as the kernel writes it.
+pub(super) fn reserved(pci: &str) -> io::Result<String> {
+    Ok(fs::read_to_string(dir(pci).join("driver_override"))?.trim().to_owned())
+}
+
 /// Asks the drivers for one that takes a function.
 pub(super) fn probe(pci: &str) -> io::Result<()> {
     fs::write(Path::new(BUS).join("drivers_probe"), pci)

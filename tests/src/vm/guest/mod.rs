@@ -5,6 +5,7 @@ mod monitor;
 mod nvidia;
 mod scene;
 mod still;
+mod switched;
 
 use crate::{
     steps::{Report, Step},
@@ -26,6 +27,9 @@ pub async fn run(tell: impl FnMut(&str)) -> Result<()> {
     course.take("unbindLock", nvidia::is_locked).await;
     course.take("A GPU that is taken from NVIDIA's stand-in", nvidia::lets_go).await;
     course.take("The driver beside it", nvidia::is_offered).await;
+    course.take("A claim takes a GPU from NVIDIA's stand-in, and gives it back", switched::goes_and_comes).await;
+    course.take("A GPU that somebody uses is left to him", switched::stays_in_use).await;
+    course.take("A driver that is killed at any step on the way, and started anew", switched::is_gone_on_with).await;
     let sum = format!("{}{}", course.report.sum(), course.scene.figures());
     (course.tell)(&sum);
     Ok(())

@@ -20,9 +20,18 @@ use crate::{
 };
 
 /// How often the driver looks by itself.
-const LOOKS: Duration = Duration::from_secs(10);
+const LOOKS: (&str, Duration) = ("10s", Duration::from_secs(10));
 /// How long it may take to see what it is told of: less than until then.
 const TOLD: Duration = Duration::from_secs(5);
+
+/// What the driver is told, so that it is the machine that it sees.
+const MACHINE: [(&str, &str); 5] = [
+    ("ALIQUOT_RESCAN_INTERVAL", LOOKS.0),
+    ("ALIQUOT_SYS_ROOT", "/sys"),
+    ("ALIQUOT_DEV_ROOT", "/dev"),
+    ("ALIQUOT_PROC_ROOT", "/proc"),
+    ("FAKE_NVML_DEV", "/dev"),
+];
 
 /// All of it.
 pub(super) struct Scene {
@@ -52,16 +61,14 @@ impl Scene {
 
     /// Starts the driver on the machine itself: the kubelet's and its own directories alone are the testbed's.
     pub(super) async fn start_driver(&mut self, more: &[(&str, &str)]) -> Result<()> {
-        let looks = format!("{}s", LOOKS.as_secs());
-        let machine = [
-            ("ALIQUOT_RESCAN_INTERVAL", looks.as_str()),
-            ("ALIQUOT_SYS_ROOT", "/sys"),
-            ("ALIQUOT_DEV_ROOT", "/dev"),
-            ("ALIQUOT_PROC_ROOT", "/proc"),
-            ("FAKE_NVML_DEV", "/dev"),
-        ];
-        self.testbed.start_driver(&[&machine[..], more].concat())?;
+        self.testbed.start_driver(&[&MACHINE[..], more].concat())?;
         self.testbed.ready().await
+    }
+
+    /// Kills the driver if it runs, and starts it anew.
+    pub(super) async fn restart_driver(&mut self, more: &[(&str, &str)]) -> Result<()> {
+        let environment = [&MACHINE[..], more].concat();
+        self.testbed.restart_driver(&environment).await
     }
 
     /// Waits until exactly these devices are published, of which the kernel tells the driver; how long that took.
@@ -71,7 +78,7 @@ impl Scene {
 
     /// The same for what the driver sees when it looks.
     pub(super) async fn published_at_last(&self, devices: &[&str], since: Instant) -> Result<Duration> {
-        self.published_within(LOOKS + TOLD, devices, since).await
+        self.published_within(LOOKS.1 + TOLD, devices, since).await
     }
 
     async fn published_within(&self, patience: Duration, devices: &[&str], since: Instant) -> Result<Duration> {
