@@ -114,10 +114,12 @@ async fn without<T>(
     controllers: Switch<'_>,
     act: impl AsyncFnOnce() -> Result<T, Error>,
 ) -> Result<T, Error> {
-    controllers.0.run(stage.plan.patience).await?;
-    let done = act().await;
+    let stopped = controllers.0.run(stage.plan.patience).await;
+    // It may be gone although the command failed.
+    let done = if stopped.is_ok() { Some(act().await) } else { None };
     controllers.1.run(stage.plan.patience).await?;
-    done
+    stopped?;
+    done.unwrap_or_else(|| Err(Error::Otherwise("it was not tried".to_owned())))
 }
 
 /// A claim that is allocated and reserved for a pod that never was.

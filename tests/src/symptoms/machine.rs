@@ -158,7 +158,7 @@ fn judge(expected: &Expected<'_>, uid: &str, sandbox: &Seen, container: &Seen) -
     let paths = |all: &[&str]| all.iter().map(PathBuf::from).collect::<Vec<_>>();
     let told = format!("{DRIVER}/claim={uid}-{}", expected.device);
     // The claim's own device, which has the nodes that the whole claim shares, has none for a monitor.
-    let is_told = sandbox.told.iter().any(|one| *one == told) && sandbox.told.iter().all(|one| one.contains(uid));
+    let is_told = sandbox.told.contains(&told) && sandbox.told.iter().all(|one| one.contains(uid));
     let mut with_more = [paths(expected.nodes), paths(expected.more)].concat();
     with_more.sort();
     let mut had = container.nodes.clone();
@@ -172,7 +172,7 @@ fn judge(expected: &Expected<'_>, uid: &str, sandbox: &Seen, container: &Seen) -
     if sandbox.nodes != paths(expected.nodes) {
         return Err(format!("the virtual machine would have {}", nodes(&sandbox.nodes)));
     }
-    if had != with_more { Err(format!("the container has {}", nodes(&had))) } else { Ok(()) }
+    if had == with_more { Ok(()) } else { Err(format!("the container has {}", nodes(&had))) }
 }
 
 #[cfg(test)]

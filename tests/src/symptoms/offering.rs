@@ -65,8 +65,8 @@ pub(super) async fn unknown(stage: &Stage<'_>) -> Result<(), Error> {
 pub(super) async fn fixed(stage: &Stage<'_>, off: &Shell, on: &Shell) -> Result<(), Error> {
     let shared = format!("{}-shared", stage.gpu(7)?.device);
     let patience = stage.plan.patience;
-    off.run(patience).await?;
     let seen = async {
+        off.run(patience).await?;
         reachable(stage).await?;
         let since = stage.now().await?;
         stage.restart_driver().await?;

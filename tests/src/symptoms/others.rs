@@ -40,13 +40,13 @@ pub(super) async fn contested(stage: &Stage<'_>, installation: &Installation<'_>
         installation.apply(&warned).await?;
         stage.sees_form(&since, ("GPUContested", 1), About("Pod", "late")).await?;
         stage.runs("late").await?;
-        installation.apply(&Variant::default()).await?;
-        for pod in ["theirs", "holder", "late"] {
-            stage.end(pod).await?;
-        }
-        Ok::<_, Error>(())
+        installation.apply(&Variant::default()).await
     };
     let seen = seen.await;
+    // Without the other its pods couldn't end.
+    for pod in ["theirs", "holder", "late"] {
+        stage.end(pod).await?;
+    }
     uninstall(stage).await?;
     seen?;
     stage.sees(&since, "GPUUncontested", stage.on_node()).await?;

@@ -91,7 +91,8 @@ fn a_real_api_server_takes_every_overlay_and_component() -> Result<()> {
         left.extend(objects.iter().filter(is_unknown).map(|object| format!("{name}: {}", object["kind"])));
         let items: Vec<&Value> = objects.iter().filter(|object| !is_unknown(object)).collect();
         let list = json!({"apiVersion": "v1", "kind": "List", "items": items});
-        let output = cluster.kubectl(&["apply", "--server-side", "--dry-run=server", "-f", "-"], Some(&list))?;
+        let output = cluster
+            .kubectl(&["apply", "--server-side", "--force-conflicts", "--dry-run=server", "-f", "-"], Some(&list))?;
         let told = String::from_utf8_lossy(&output.stdout);
         let refused = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{name}: {refused}");
