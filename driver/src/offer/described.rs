@@ -131,7 +131,7 @@ mod tests {
         (vfio.gpu.pcie_root, vfio.gpu.numa_node) = (Some("pci0000:80".into()), Some(1));
         let policy = Policy::default().for_gpu(&gpu).unwrap();
         let part = devices::shared(&gpu, &policy.shares.unwrap(), true);
-        vec![devices::whole(&gpu, true), part, devices::admin(&gpu), devices::vfio(&vfio)]
+        vec![devices::whole(&gpu, true), part, devices::admin(&gpu), devices::vfio(&vfio, &[])]
     }
 
     fn kind_of(device: &Device) -> String {
