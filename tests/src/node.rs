@@ -26,7 +26,7 @@ const CONTROL: &str = "nvml-control.json";
 const CGROUPS: &str = "sys/fs/cgroup";
 
 /// What cargo builds for a node.
-const NAMES: [&str; 7] = [
+const NAMES: [&str; 8] = [
     "aliquot-controller",
     "aliquot-driver",
     "aliquot-hook",
@@ -34,6 +34,7 @@ const NAMES: [&str; 7] = [
     "libfake_nvml.so",
     "libkernel_files.so",
     "nvidia-smi",
+    "vm-runtime",
 ];
 
 /// What cargo built and a node is made from.
@@ -86,6 +87,11 @@ impl Artifacts {
     /// The program that tries in a container to reach devices.
     pub fn probe(&self) -> PathBuf {
         self.dir.join("isolation-probe")
+    }
+
+    /// The container runtime that stands in for one with virtual machines.
+    pub fn vm_runtime(&self) -> PathBuf {
+        self.dir.join("vm-runtime")
     }
 
     fn library(&self) -> PathBuf {
@@ -320,8 +326,11 @@ impl Node {
     }
 
     /// A real node where that is allowed and nodes can be opened here, else a plain file.
-    fn make_node(&self, name: &str, major: u32, minor: u32) -> io::Result<()> {
+    pub(crate) fn make_node(&self, name: &str, major: u32, minor: u32) -> io::Result<()> {
         let path = self.path("dev").join(name);
+        if path.exists() {
+            return Ok(());
+        }
         let made = mknodat(CWD, &path, FileType::CharacterDevice, Mode::from_raw_mode(0o666), makedev(major, minor));
         if made.is_ok() {
             fs::set_permissions(&path, fs::Permissions::from_mode(0o666))?;

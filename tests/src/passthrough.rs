@@ -7,6 +7,12 @@ use std::{
 
 use crate::node::Node;
 
+/// Of miscellaneous devices.
+const MISC: u32 = 10;
+/// Those of IOMMU groups and of single devices, which the kernel gives out dynamically.
+const VFIO: u32 = 510;
+const CDEV: u32 = 509;
+
 /// A PCI function.
 #[derive(Debug, Clone, Copy)]
 pub struct Function<'a> {
@@ -71,8 +77,8 @@ impl Node {
     pub fn open_group(&self, group: u32) -> io::Result<()> {
         let dir = self.path("dev/vfio");
         fs::create_dir_all(&dir)?;
-        fs::write(dir.join("vfio"), "")?;
-        fs::write(dir.join(group.to_string()), "")
+        self.make_node("vfio/vfio", MISC, 196)?;
+        self.make_node(&format!("vfio/{group}"), VFIO, group)
     }
 
     /// Takes it away again.
@@ -86,8 +92,8 @@ impl Node {
         fs::create_dir_all(self.function(pci).join("vfio-dev").join(&name))?;
         let dir = self.path("dev/vfio/devices");
         fs::create_dir_all(&dir)?;
-        fs::write(dir.join(name), "")?;
-        fs::write(self.path("dev/iommu"), "")
+        self.make_node(&format!("vfio/devices/{name}"), CDEV, number)?;
+        self.make_node("iommu", MISC, 127)
     }
 
     /// Takes NVIDIA's driver for user space away.

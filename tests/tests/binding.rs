@@ -150,11 +150,11 @@ async fn the_way_back_begins_where_the_way_there_ends() -> Result<()> {
     scene.kernel.order("nvidia/unbind", Disorder::Hang);
     let there = binder.take(&taken);
     let back = async {
-        hangs(&scene.kernel).await;
+        hangs(&scene.kernel);
         binder.give_back(&taken).await
     };
     let freed = async {
-        hangs(&scene.kernel).await;
+        hangs(&scene.kernel);
         tokio::time::sleep(Duration::from_millis(300)).await;
         scene.kernel.release();
     };
@@ -166,7 +166,7 @@ async fn the_way_back_begins_where_the_way_there_ends() -> Result<()> {
 }
 
 /// Without keeping the test's other tasks waiting.
-async fn hangs(kernel: &Kernel) {
+fn hangs(kernel: &Kernel) {
     tokio::task::block_in_place(|| kernel.until_it_hangs());
 }
 

@@ -44,12 +44,11 @@ where
         .max_concurrent_streams(MOST_STREAMS)
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
-    let ended = match timeout(patience, connection.as_mut()).await {
-        Ok(ended) => ended,
-        Err(_) => {
-            connection.as_mut().graceful_shutdown();
-            timeout(patience, connection).await.unwrap_or(Ok(()))
-        }
+    let ended = if let Ok(ended) = timeout(patience, connection.as_mut()).await {
+        ended
+    } else {
+        connection.as_mut().graceful_shutdown();
+        timeout(patience, connection).await.unwrap_or(Ok(()))
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "a client of the health service went away");

@@ -129,9 +129,9 @@ mod tests {
         let gpu = Gpu { pcie_root: Some("pci0000:40".into()), numa_node: Some(0), ..testing::gpu(0x41) };
         let mut vfio = testing::vfio(0x81);
         (vfio.gpu.pcie_root, vfio.gpu.numa_node) = (Some("pci0000:80".into()), Some(1));
-        let shares = Policy::default().for_gpu(&gpu).unwrap().shares.unwrap();
-        let shared = devices::shared(&gpu, &shares, true);
-        vec![devices::whole(&gpu, true), shared, devices::admin(&gpu), devices::vfio(&vfio)]
+        let policy = Policy::default().for_gpu(&gpu).unwrap();
+        let part = devices::shared(&gpu, &policy.shares.unwrap(), true);
+        vec![devices::whole(&gpu, true), part, devices::admin(&gpu), devices::vfio(&vfio, &[])]
     }
 
     fn kind_of(device: &Device) -> String {

@@ -98,11 +98,11 @@ pub(crate) fn run(args: &UninstallArgs) -> Result<(), Error> {
     gone.extend(clear.tree_and_parent(&roots.run)?);
 
     let verb = if args.dry_run { "would remove" } else { "removed" };
-    let mut text: String = gone.iter().map(|path| format!("{verb} {}\n", path.display())).collect();
+    let mut lines: Vec<String> = gone.iter().map(|path| format!("{verb} {}\n", path.display())).collect();
     if !args.dry_run {
-        text.push_str(&format!("nothing of {driver} is left on this node\n"));
+        lines.push(format!("nothing of {driver} is left on this node\n"));
     }
-    streams::print(&text).map_err(Error::Stdout)?;
+    streams::print(&lines.concat()).map_err(Error::Stdout)?;
     for owed in owed {
         streams::tell(format_args!(
             "{} keeps the time slice of a claim that is gone ({}): nvidia-smi compute-policy -i {} --set-timeslice 0",
@@ -134,9 +134,8 @@ fn refuse_if_prepared(roots: &Roots, driver: &str) -> Result<(), Error> {
 
 /// Whoever is killed leaves its sockets, and nobody listens on them.
 fn refuse_if_served(roots: &Roots, registry: &Path, driver: &str) -> Result<(), Error> {
-    let is_socket = |name: &str| name.ends_with(".sock");
-    let ours = clear::names(&roots.plugin)?.into_iter().filter(|name| is_socket(name));
-    let ours = ours.map(|name| roots.plugin.join(name));
+    let ours = clear::names(&roots.plugin)?.into_iter().map(|name| roots.plugin.join(name));
+    let ours = ours.filter(|path| path.extension().is_some_and(|end| end == "sock"));
     let registered = clear::names(registry)?.into_iter().filter(|name| is_registration(name, driver));
     let registered = registered.map(|name| registry.join(name));
     match ours.chain(registered).find(|socket| UnixStream::connect(socket).is_ok()) {

@@ -14,9 +14,8 @@ use tokio::time::{Instant, sleep};
 
 pub use crate::load::Error as StageError;
 pub use crate::steps::{Report, Step};
-pub use node::Shell;
 
-use crate::{cluster, load::Stage};
+use crate::{cluster, load::Stage, shell::Shell};
 use node::Node;
 use pods::{Around, Who};
 

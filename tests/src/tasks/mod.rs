@@ -7,11 +7,13 @@ mod image;
 mod isolation;
 mod node;
 mod outage;
+mod passthrough;
 mod passthrough_vm;
 mod picture;
 mod playground;
 mod reference;
 mod rollout;
+mod symptoms;
 mod test;
 
 use std::{ffi::OsString, process::ExitCode};
@@ -48,6 +50,10 @@ enum Task {
     /// What runs in that machine.
     #[command(hide = true)]
     PassthroughGuest,
+    /// Provokes each symptom of docs/troubleshooting.md on the cluster of KUBECONFIG, with simulated GPUs, and waits for its Event.
+    Symptoms(symptoms::Symptoms),
+    /// Gives simulated GPUs to virtual machines on the cluster of KUBECONFIG, by a stand-in for Kata Containers' runtime.
+    Passthrough(passthrough::Passthrough),
     /// Shows the main job on simulated GPUs, in real containers where root allows.
     Playground(playground::Play),
     /// Writes the container image, with its bill of materials; needs Debian's packages, no daemon and no root.
@@ -117,6 +123,8 @@ pub fn run() -> ExitCode {
         Task::Outage(outage) => outage.run(),
         Task::PassthroughVm(vm) => vm.run(),
         Task::PassthroughGuest => passthrough_vm::inside(),
+        Task::Symptoms(symptoms) => symptoms.run(),
+        Task::Passthrough(passthrough) => passthrough.run(),
         Task::Playground(play) => play.run(),
         Task::Image(image) => image.run(),
         Task::Fuzz(fuzz) => fuzz.run(),
@@ -154,6 +162,7 @@ fn build_with(more: &[&str]) -> Result<(), Error> {
         "fake-nvidia-smi",
         "isolation-probe",
         "kernel-files",
+        "vm-runtime",
     ] {
         arguments.extend(["-p", package]);
     }

@@ -4,7 +4,10 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{Error, interrupted, on_cluster};
-use crate::outage::{self, Of, Plan, Shell};
+use crate::{
+    outage::{self, Of, Plan},
+    shell::Shell,
+};
 
 /// Options of `cargo xtask outage`.
 ///

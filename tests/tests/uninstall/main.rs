@@ -42,7 +42,9 @@ fn files(testbed: &Testbed) -> BTreeSet<PathBuf> {
         }
     }
     let mut all = BTreeSet::new();
-    WRITTEN.iter().for_each(|dir| below(&testbed.node.path(dir), &mut all));
+    for dir in WRITTEN {
+        below(&testbed.node.path(dir), &mut all);
+    }
     all
 }
 
