@@ -1,13 +1,15 @@
 //! One group on its way from one driver to another: looks, does the next step, looks again.
 use std::{
     collections::BTreeSet,
-    path::PathBuf,
+    fs::File,
+    path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
     time::Duration,
 };
 
 use aliquot_model::{GpuUuid, Origin, PciAddress, Taken};
 use aliquot_nvml::{Absence, Questions};
+use rustix::io::Errno;
 use tokio::sync::watch;
 
 use super::{
@@ -224,7 +226,15 @@ impl Switch<'_> {
                 }
                 self.holders(self.nodes(pci)).await
             }
-            (Goal::Host, _) => self.holders(self.vfio_nodes(pci)).await,
+            (Goal::Host, _) => {
+                let nodes = self.vfio_nodes(pci);
+                let is_busy = nodes.iter().any(|node| is_busy(node));
+                let by = self.holders(nodes).await;
+                if is_busy {
+                    return Err(Trouble::InUse { pci, by });
+                }
+                by
+            }
         };
         if by.is_empty() { Ok(()) } else { Err(Trouble::InUse { pci, by }) }
     }
@@ -321,6 +331,13 @@ impl Switch<'_> {
             tracing::warn!(%error, "persistence mode, which a GPU had before, can't be switched on again");
         }
     }
+}
+
+/// Whether the kernel says that somebody has a group: it lets one open its node at a time. Without the capability to look into
+/// other processes there is no other way to know.
+fn is_busy(node: &Path) -> bool {
+    let opened = File::options().read(true).write(true).open(node);
+    opened.is_err_and(|error| Errno::from_io_error(&error) == Some(Errno::BUSY))
 }
 
 /// Where tests end the driver.
