@@ -216,7 +216,7 @@ impl Sweep {
             reason: "ClaimReleased",
             action: "Release",
             key,
-            text: format!("reservations for {} pods that are gone are removed{rest}", gone.len()),
+            text: format!("reservations for pods that are gone are removed ({}){rest}", gone.len()),
         };
         // It is done, and the log has said so.
         if let Err(error) = self.cluster.tell(&self.settings.reporter.event(note)).await {

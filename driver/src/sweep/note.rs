@@ -15,10 +15,10 @@ pub(crate) fn stale(item: &Item, reason: Reason, for_: Duration, is_removed: boo
         (Kind::Record(_), None) => format!("what was prepared for the claim with UID {}", item.uid),
     };
     let devices = names(item);
-    let held = if devices.is_empty() { String::new() } else { format!(", which held {devices}") };
+    let held = if devices.is_empty() { String::new() } else { format!(", which held {devices},") };
     let why = format!("{}, and no container on this node has used it for {}", reason.text(), period(for_));
     if is_removed {
-        format!("removed {what}{held}: {why}")
+        format!("removed {what}{}: {why}", held.trim_end_matches(','))
     } else {
         format!("{what}{held} is stale: {why}; it stays, as the sweep only reports (--sweep=act removes it)")
     }

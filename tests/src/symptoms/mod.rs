@@ -54,7 +54,7 @@ pub struct Plan {
     pub kubelet: Option<(Shell, Shell)>,
     /// Stop and start kube-controller-manager.
     pub controllers: Option<(Shell, Shell)>,
-    /// Start the API server without DRAConsumableCapacity and DRAPartitionableDevices, and with them again.
+    /// Start the API server without the feature gate `DRAConsumableCapacity`, and with them again.
     pub gates: Option<(Shell, Shell)>,
     /// The container runtime's handler for virtual machines, and the real runtime behind the stand-in: then this is all that is
     /// tried.
@@ -126,7 +126,7 @@ pub async fn run(
         done(Outcome::Missed("the rest: it was broken off".to_owned()));
     }
     gpus::hide(&stage, false)?;
-    stage.close().await?;
+    Box::pin(stage.close()).await?;
     if !plan.keep {
         done(match uninstalled(&client, plan, &installation, &root).await {
             Ok(how) => Outcome::Seen(how),
@@ -138,30 +138,32 @@ pub async fn run(
 }
 
 async fn steps(stage: &Stage<'_>, installation: &Installation<'_>, done: &mut impl FnMut(Outcome)) {
-    match first_pod(stage, installation).await {
+    match Box::pin(first_pod(stage, installation)).await {
         Ok(how) => done(Outcome::Seen(how)),
         Err(error) => return done(Outcome::Missed(format!("install: {}", aliquot_daemon::report(&error)))),
     }
     for one in Try::ALL.into_iter().filter(|one| one.is_of(stage.plan)) {
         if let Some(why) = one.lacks(stage.plan) {
-            one.shows().iter().for_each(|symptom| done(Outcome::Out(format!("{symptom}: {why}"))));
+            for symptom in one.shows() {
+                done(Outcome::Out(format!("{symptom}: {why}")));
+            }
             continue;
         }
         let outcome = Box::pin(one.go(stage, installation)).await;
         let shown = stage.shown.take();
-        shown.iter().for_each(|shown| done(Outcome::Seen(shown.to_string())));
-        match outcome {
-            Err(error) => {
-                let why = aliquot_daemon::report(&error);
-                done(Outcome::Missed(format!("{} after {} symptoms: {why}", one.name(), shown.len())));
-            }
-            Ok(()) => {
-                let is_missing = |symptom: &&&str| !shown.iter().any(|shown| shown.symptom.starts_with(**symptom));
-                let missing = one.shows().iter().filter(is_missing);
-                missing.for_each(|symptom| done(Outcome::Missed(format!("{symptom}: nothing told of it"))));
+        for one in &shown {
+            done(Outcome::Seen(one.to_string()));
+        }
+        if let Err(error) = outcome {
+            let why = aliquot_daemon::report(&error);
+            done(Outcome::Missed(format!("{} after {} symptoms: {why}", one.name(), shown.len())));
+        } else {
+            let is_missing = |symptom: &&&str| !shown.iter().any(|shown| shown.symptom.starts_with(**symptom));
+            for symptom in one.shows().iter().filter(is_missing) {
+                done(Outcome::Missed(format!("{symptom}: nothing told of it")));
             }
         }
-        if let Err(error) = stage.tidy().await {
+        if let Err(error) = Box::pin(stage.tidy()).await {
             return done(Outcome::Missed(format!("after {}: {}", one.name(), aliquot_daemon::report(&error))));
         }
     }

@@ -79,7 +79,7 @@ impl<'a> Stage<'a> {
 
     /// Deletes the namespace.
     pub(super) async fn close(&self) -> Result<(), Error> {
-        self.tidy().await?;
+        Box::pin(self.tidy()).await?;
         let namespaces = Api::<Namespace>::all(self.client.clone());
         Ok(delete(&namespaces, &self.plan.namespace, &DeleteParams::default(), self.plan.patience).await?)
     }

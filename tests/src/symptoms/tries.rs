@@ -168,7 +168,7 @@ impl Try {
             Self::Deleting => left::deleting(stage).await,
             Self::Slice => left::slice(stage).await,
             Self::Contested => others::contested(stage, installation).await,
-            Self::Unknown => offering::unknown(stage).await,
+            Self::Unknown => Box::pin(offering::unknown(stage)).await,
             Self::Stale => {
                 let (stop, start) = plan.kubelet.as_ref().ok_or_else(missing)?;
                 left::stale(stage, installation, (stop, start)).await

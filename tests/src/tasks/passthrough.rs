@@ -13,7 +13,7 @@ use crate::{
 ///
 /// The cluster has one node, this machine or a part of it, with the driver's image and without the driver: it is installed with
 /// simulated GPUs, and uninstalled at the end. containerd on it has a runtime whose program is DIR/vm/vm-runtime, which is put
-/// there, with runtime_type "io.containerd.runc.v2", pod_annotations ["cdi.k8s.io/*"] and options.BinaryName.
+/// there, of type io.containerd.runc.v2, and to which the pod annotations cdi.k8s.io/* are handed.
 #[derive(Debug, Args)]
 pub(super) struct Passthrough {
     /// Where simulated GPUs and the stand-in are laid out, on this machine and on the node; must not exist yet.

@@ -40,7 +40,7 @@ pub(super) struct Symptoms {
     /// Starts it again.
     #[arg(long, value_name = "COMMAND", requires = "stop_controllers")]
     start_controllers: Option<Shell>,
-    /// Starts the API server anew without the feature gate DRAConsumableCapacity.
+    /// Starts the API server anew with the feature gate `DRAConsumableCapacity` off.
     #[arg(long, value_name = "COMMAND", requires = "gates_on")]
     gates_off: Option<Shell>,
     /// Starts it anew with it.

@@ -171,7 +171,12 @@ fn what_the_pod_may_do_is_what_is_said() {
         let (guards, moves) = (name == "guard", name == "vfio-dynamic");
         assert_eq!(pod.get("hostPID").is_some(), guards || moves, "{name}");
         let kept = environment(container)["ALIQUOT_KEEP_CAPABILITIES"];
-        assert_eq!(kept, if guards { "sys_admin,kill" } else { "sys_admin" }, "{name}");
+        let expected = match name.as_str() {
+            "guard" => "sys_admin,kill",
+            "vfio-dynamic" => "sys_admin,kill,sys_ptrace",
+            _ => "sys_admin",
+        };
+        assert_eq!(kept, expected, "{name}");
         let mounts = by(&container["volumeMounts"], "name");
         let writable = mounts.iter().filter(|(_, mount)| mount["readOnly"] != true).map(|(name, _)| *name);
         let plain = ["cdi", "hook", "plugin", "records", "registry"];

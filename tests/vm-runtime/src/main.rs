@@ -1,9 +1,9 @@
-//! Stands in for Kata Containers as an OCI runtime: before a container is made it takes what a virtual machine would be given,
-//! from where Kata takes it, writes down what it saw, and has a real runtime make the container.
+//! Stands in for Kata Containers as an OCI runtime: before a container is made it takes what a virtual machine would be
+//! given, from where Kata takes it, writes down what it saw, and has a real runtime make the container.
 //!
-//! At a pod's sandbox it learns of devices by cold plug: from the pod's annotations `cdi.k8s.io/…`, and from the kubelet's
-//! pod-resources socket. At each container it takes the VFIO nodes of the container's configuration. A device that it can't
-//! have ends the pod's start, as a virtual machine without its device would.
+//! At a pod's sandbox it learns of devices by cold plug: from the pod's annotations `cdi.k8s.io/…`, and from the
+//! kubelet's pod-resources socket. At each container it takes the VFIO nodes of the container's configuration. A device
+//! that it can't have ends the pod's start, as a virtual machine without its device would.
 mod config;
 mod seen;
 mod told;
