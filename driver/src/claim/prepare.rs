@@ -15,7 +15,7 @@ use super::{
     naming, plan,
     record::schema,
     specs::Written,
-    taking::{self, Taking},
+    taking::Taking,
     wait,
 };
 use crate::{
@@ -86,7 +86,7 @@ impl Driver for Claims {
         match self.take(&record, call).await {
             Ok(()) => {}
             // The record stands, so that nobody else gets what is on its way.
-            Err(Taking::GoesOn) => return Err(taking::going_on(&record)),
+            Err(Taking::GoesOn) => return Err(self.going_on(&record)),
             Err(Taking::Failed(failure)) => {
                 self.undo(&record).await;
                 return Err(failure);

@@ -23,6 +23,8 @@ pub(super) struct Stuck(watch::Sender<BTreeMap<GpuUuid, Failures>>);
 pub(crate) struct Failures {
     count: u32,
     last: Instant,
+    /// Of the last one.
+    reason: String,
 }
 
 impl Failures {
@@ -38,13 +40,14 @@ impl Stuck {
         let mut is_news = false;
         self.0.send_modify(|all| {
             for gpu in &taken.gpus {
-                let before = all.get(&gpu.uuid);
-                if before.is_some_and(|failures| now.duration_since(failures.last) < APART) {
-                    continue;
+                let never = || Failures { count: 0, last: now, reason: String::new() };
+                let known = all.entry(gpu.uuid.clone()).or_insert_with(never);
+                reason.clone_into(&mut known.reason);
+                if known.count == 0 || now.duration_since(known.last) >= APART {
+                    known.count += 1;
+                    known.last = now;
+                    is_news |= known.count == PATIENCE;
                 }
-                let count = before.map_or(0, |failures| failures.count) + 1;
-                is_news |= count == PATIENCE;
-                all.insert(gpu.uuid.clone(), Failures { count, last: now });
             }
         });
         let names: Vec<String> = taken.gpus.iter().map(|gpu| format!("{} at {}", gpu.uuid, gpu.pci)).collect();
@@ -65,6 +68,12 @@ impl Stuck {
             all.retain(|gpu, _| taken.gpus.iter().all(|moved| moved.uuid != *gpu));
             all.len() < before
         });
+    }
+
+    /// Why one of these GPUs failed the last time, if it did.
+    pub(super) fn reason(&self, taken: &Taken) -> Option<String> {
+        let all = self.0.borrow();
+        taken.gpus.iter().find_map(|gpu| all.get(&gpu.uuid)).map(|failures| failures.reason.clone())
     }
 
     /// Told at each change.
@@ -113,5 +122,6 @@ mod tests {
         let (stuck, now) = (Stuck::default(), Instant::now());
         let told = (0..9).filter_map(|second| stuck.fail(&taken(), "busy", now + Duration::from_secs(second)));
         assert_eq!((told.count(), kept(&stuck)), (0, None));
+        assert_eq!(stuck.reason(&taken()).as_deref(), Some("busy"));
     }
 }

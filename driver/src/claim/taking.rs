@@ -50,6 +50,17 @@ impl Claims {
         }
     }
 
+    /// What the user of a claim is told whose GPUs are still on their way.
+    pub(super) fn going_on(&self, record: &Record) -> Failure {
+        let places: Vec<String> = record.taken().flat_map(|taken| &taken.gpus).map(|gpu| gpu.pci.to_string()).collect();
+        let before = record.taken().find_map(|taken| self.stuck.reason(taken));
+        let before = before.map_or_else(String::new, |reason| format!(" (the try before failed: {reason})"));
+        Failure::Transient(format!(
+            "the GPU at {} is still being taken from NVIDIA's driver; that goes on, and the kubelet tries again{before}",
+            places.join(" and ")
+        ))
+    }
+
     /// Counts what fails one time after the other.
     fn noted(&self, taken: &Taken, done: Result<(), Trouble>) -> Result<(), Trouble> {
         match &done {
@@ -123,13 +134,4 @@ impl Claimed for Claims {
     fn given_back(&self) -> impl Future<Output = ()> + Send {
         self.returned.notified()
     }
-}
-
-/// What the user of a claim is told whose GPUs are still on their way.
-pub(super) fn going_on(record: &Record) -> Failure {
-    let places: Vec<String> = record.taken().flat_map(|taken| &taken.gpus).map(|gpu| gpu.pci.to_string()).collect();
-    Failure::Transient(format!(
-        "the GPU at {} is still being taken from NVIDIA's driver; that goes on, and the kubelet tries again",
-        places.join(" and ")
-    ))
 }

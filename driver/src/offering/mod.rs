@@ -249,14 +249,16 @@ impl Offering {
     fn tell_lost(&self, lost: Lost, state: &mut State) {
         for (passed, why) in lost.iter().filter(|(passed, why)| !state.lost.has(&passed.device, why)) {
             let note = format!(
-                "device {}, which this claim holds for a virtual machine, is lost: {why}. When that is mended on the node,                  delete the pod, so that its virtual machine begins anew",
+                "device {}, which this claim holds for a virtual machine, is lost: {why}. When that is mended on the node, \
+                 delete the pod, so that its virtual machine begins anew",
                 passed.device
             );
             tracing::error!(claim = %passed.claim, device = %passed.device, why, "a virtual machine has lost its GPU");
             self.notices.warn_users(&passed.claim, &passed.pods, "VfioGPULost", note);
         }
         for (passed, _) in state.lost.iter().filter(|(passed, _)| !lost.holds(&passed.device)) {
-            tracing::info!(claim = %passed.claim, device = %passed.device, "a GPU that a virtual machine had lost is there                 again, or held no longer");
+            tracing::info!(claim = %passed.claim, device = %passed.device,
+                "a GPU that a virtual machine had lost is there again, or held no longer");
         }
         state.lost = lost;
     }
