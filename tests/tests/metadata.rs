@@ -68,13 +68,13 @@ async fn a_container_reads_what_its_devices_are_and_nothing_of_other_requests() 
     let (cdi, nodes) = (testbed.node.path("cdi"), testbed.node.path("dev"));
     let containerd = Containerd::start_over(toolbox, &dir.path().join("containerd"), &cdi, &nodes).await?;
     for runtime in Runtime::ALL {
-        let containers = devices.iter().zip(["share", "whole"]).map(|(ids, name)| ContainerSpec {
+        let specs = devices.iter().zip(["share", "whole"]).map(|(ids, name)| ContainerSpec {
             name: name.to_owned(),
             cdi_devices: ids.clone(),
             ..ContainerSpec::default()
         });
         let name = format!("pod-{}", runtime.name());
-        let pod = PodSpec { name, runtime, containers: containers.collect(), ..PodSpec::default() };
+        let pod = PodSpec { name, runtime, containers: specs.collect(), ..PodSpec::default() };
         let pod = containerd.run(&pod).await?;
         let path = |request: &str| format!("{BELOW}/resourceclaims/mine/{request}/{DRIVER}-metadata.json");
         let shell = async |container: &str, line: &str| -> Result<String> {

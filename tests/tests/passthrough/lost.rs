@@ -5,13 +5,13 @@ use aliquot_tests::{
     skip::pci_function,
     testbed::{apply, documents, pods_and_others},
 };
-use fake_kubelet::HealthStatus;
 use k8s_openapi::api::resource::v1::Device;
+use kubelet_api::health::v1alpha1::HealthStatus;
 
 use super::*;
 
 /// Nothing but what the kernel tells wakes the driver.
-const SLOW: [(&str, &str); 2] = [("ALIQUOT_PREPARE_BUDGET", "500ms"), ("ALIQUOT_RESCAN_INTERVAL", "1h")];
+const SLOW: [(&str, &str); 2] = [("ALIQUOT_PREPARE_BUDGET", "500ms"), ("ALIQUOT_RESCAN_INTERVAL", "60m")];
 
 /// The card as it is published.
 fn card(testbed: &Testbed) -> Option<Device> {
