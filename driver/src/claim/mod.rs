@@ -236,9 +236,10 @@ impl Claims {
     /// What virtual machines on this node were given.
     pub(crate) fn passed(&self) -> Result<Vec<lost::Passed>, book::Error> {
         let passed = |record: &Record, held: &Held| {
-            let Passed { group, gpus, .. } = held.vfio.clone()?;
+            let Passed { group, gpus, taken, .. } = held.vfio.clone()?;
             let (claim, pods) = (record.claim.clone(), record.pods.clone());
-            Some(lost::Passed { device: held.device.clone(), group, gpus, claim, pods })
+            let is_taken = taken.is_some();
+            Some(lost::Passed { device: held.device.clone(), group, gpus, is_taken, claim, pods })
         };
         let records = self.prepared()?;
         Ok(records.iter().flat_map(|record| record.devices.iter().filter_map(|held| passed(record, held))).collect())

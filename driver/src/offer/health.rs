@@ -52,7 +52,7 @@ pub fn health(
 }
 
 /// Why a virtual machine can't use what it has.
-pub(super) fn trouble_of<'a>(vfio: &'a Vfio, inventory: &Inventory) -> Option<&'a str> {
+fn trouble_of<'a>(vfio: &'a Vfio, inventory: &Inventory) -> Option<&'a str> {
     match &vfio.binding {
         Binding::Bound => None,
         // It is taken from NVIDIA's driver when a claim is prepared.

@@ -2,13 +2,12 @@
 //! and the kubelet see what became of them. Pure.
 use std::collections::BTreeMap;
 
-use aliquot_model::{DeviceName, GpuUuid, Inventory, IommuGroup, Part, PciAddress};
+use aliquot_model::{Binding, DeviceName, GpuUuid, Inventory, IommuGroup, Part, PciAddress};
 use dra_plugin::{ClaimRef, PodRef};
 use k8s_openapi::api::resource::v1::Device;
 
 use super::{
     Offered, attributes,
-    health::trouble_of,
     taints::{Mark, Storage, drawn_on},
 };
 
@@ -21,6 +20,8 @@ pub(crate) struct Passed {
     pub(crate) group: IommuGroup,
     /// The GPUs in it then; the device is named after the first.
     pub(crate) gpus: Vec<PciAddress>,
+    /// Whether they were taken from NVIDIA's driver for it: discovery then knows of the claim itself.
+    pub(crate) is_taken: bool,
     /// Whose it is.
     pub(crate) claim: ClaimRef,
     /// Who uses it.
@@ -88,7 +89,9 @@ fn trouble(passed: &Passed, inventory: &Inventory) -> Option<String> {
     let Some(now) = inventory.passthrough(&passed.device) else {
         return Some("the kernel doesn't list the GPU any more, or not as the first of its IOMMU group".to_owned());
     };
-    if let Some(trouble) = trouble_of(now, inventory) {
+    // A reading from before it was there says nothing.
+    let is_on_its_way = passed.is_taken && now.binding == Binding::Switchable;
+    if let Some(trouble) = now.binding.trouble().filter(|_| !is_on_its_way) {
         return Some(trouble.to_owned());
     }
     let gpus: Vec<PciAddress> = now.gpus().map(|gpu| gpu.pci).collect();
@@ -132,6 +135,7 @@ mod tests {
             device: vfio.name(),
             group: vfio.group,
             gpus: vfio.gpus().map(|gpu| gpu.pci).collect(),
+            is_taken: false,
             claim: ClaimRef::new("default", "vm", "u1").unwrap(),
             pods: vec![],
         }
@@ -171,6 +175,14 @@ mod tests {
         assert!(why(vec![moved]).unwrap().contains("was 2 with 0000:02:00.0, and is 9 with 0000:02:00.0"));
         let wider = Vfio { more: vec![testing::vfio_gpu(3, "vfio-pci")], ..testing::vfio(2) };
         assert!(why(vec![wider]).unwrap().contains("0000:02:00.0, 0000:03:00.0"));
+    }
+
+    #[test]
+    fn what_is_just_being_taken_is_not_lost() {
+        let taken = || vec![Passed { is_taken: true, ..passed(&testing::vfio(2)) }];
+        let with = |binding| node(vec![Vfio { binding, ..testing::vfio(2) }]);
+        assert!(Lost::of(taken(), &with(Binding::Switchable)).is_empty());
+        assert!(!Lost::of(taken(), &with(Binding::Unusable("it is gone".into()))).is_empty());
     }
 
     #[test]

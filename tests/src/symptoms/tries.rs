@@ -2,10 +2,16 @@
 use super::{Error, Plan, claims, gpus, install::Installation, left, machine, offering, others, shares, stage::Stage};
 
 /// Symptoms that no cause can be made for here, and why.
-pub(super) const OUT: [(&str, &str); 1] = [(
-    "ResourceClaim … is not the one that the pod was given",
-    "a kubelet that is told of the claim reads it anew, and refuses another one itself; suite claims has it",
-)];
+pub(super) const OUT: [(&str, &str); 2] = [
+    (
+        "ResourceClaim … is not the one that the pod was given",
+        "a kubelet that is told of the claim reads it anew, and refuses another one itself; suite claims has it",
+    ),
+    (
+        "GPUNotMoved",
+        "only a kernel that has GPUs change their drivers can refuse; cargo xtask passthrough-vm and suite passthrough have one",
+    ),
+];
 
 /// A cause, and the symptoms that it makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

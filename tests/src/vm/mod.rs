@@ -137,6 +137,6 @@ mod tests {
         for sum in ["", "steps 0 failed 0", "steps 3 failed 1", "steps 3 failed", "kernel panic"] {
             assert!(!is_good(sum), "{sum}");
         }
-        assert!(is_good("steps 9 failed 0, bound in 12 ms"));
+        assert!(is_good("steps 9 failed 0 bound 12.5 ms"));
     }
 }
