@@ -42,7 +42,8 @@ pub unsafe extern "C" fn write(fd: c_int, buffer: *const c_void, count: usize) -
     }
     // SAFETY: the caller's arguments as they are.
     let written = unsafe { libc::syscall(libc::SYS_write, fd, buffer, count) };
-    written as isize
+    // Never more than was asked for.
+    isize::try_from(written).unwrap_or(-1)
 }
 
 /// The file behind a descriptor and the socket of its node, if it is one of the simulated kernel's.

@@ -33,7 +33,7 @@ impl Bench {
         ])?;
         testbed.ready().await?;
         offered(&testbed, MACHINE).await?;
-        Ok(Self { testbed, kernel })
+        Ok(Self { kernel, testbed })
     }
 
     async fn claim_of(&self, name: &str, device: &str) -> Result<Claim> {
