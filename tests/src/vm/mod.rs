@@ -1,6 +1,6 @@
 //! Passthrough against a real kernel: a machine with GPUs on its PCI bus, and the driver in it.
 //!
-//! The kernel is Debian's, its IOMMU and its PCI bus are qemu's, and the GPUs are [`card`]s that answer with an H100's ids.
+//! The kernel is Debian's, its IOMMU and its PCI bus are qemu's, and the GPUs are `card`s that answer with an H100's ids.
 //! What the kernel does with them is what it does with real ones: groups, drivers, nodes below /dev/vfio. In the machine the
 //! driver's own binary runs between the stand-ins for the API server and the kubelet.
 mod card;
