@@ -122,7 +122,10 @@ async fn all_that_the_driver_has_open_is_its_own() -> Result<()> {
 fn has_only_its_own_open(testbed: &Testbed, pid: u32) -> Result<()> {
     let own = |path: &Path| {
         let places = ["run", "cdi", "kubelet/plugins", "kubelet/plugins_registry"].map(|dir| testbed.node.path(dir));
-        places.iter().any(|place| path.starts_with(place)) || path == Path::new("/dev/null")
+        // NVML has the GPUs open as long as it has a session.
+        let is_gpu = path.parent() == Some(&testbed.node.path("dev"))
+            && path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("nvidia"));
+        places.iter().any(|place| path.starts_with(place)) || path == Path::new("/dev/null") || is_gpu
     };
     // What it is given by whoever starts it comes first.
     for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {

@@ -42,6 +42,10 @@ impl Claims {
         let all = record.taken().map(|taken| async { self.noted(taken, self.binder.take(taken).await) });
         match call.limit(try_join_all(all)).await {
             Some(Ok(_)) => Ok(()),
+            // Who uses it is not about to leave, and is to be told of at once; the kubelet tries again by itself.
+            Some(Err(trouble @ Trouble::InUse { .. })) => {
+                Err(Taking::Failed(Failure::Permanent(crate::report(&trouble))))
+            }
             Some(Err(trouble)) if trouble.is_transient() => {
                 Err(Taking::Failed(Failure::Transient(crate::report(&trouble))))
             }

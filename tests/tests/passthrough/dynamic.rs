@@ -117,7 +117,7 @@ async fn whoever_is_next_waits_until_the_gpu_is_back() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gpu_that_somebody_uses_is_left_to_him() -> Result<()> {
-    let bench = Bench::set("5s").await?;
+    let bench = Bench::set("20s").await?;
     let user = Holder::of(&bench.testbed.node, "nvidia0")?;
     let claim = bench.claim_of("vm", MACHINE).await?;
     let error = prepare(&bench.testbed, &claim).await?.unwrap_err();
