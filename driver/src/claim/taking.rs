@@ -39,7 +39,10 @@ pub(crate) enum Error {
 impl Claims {
     /// Takes all that the record says. What can't be had in the call's time goes on, and the next try finds it.
     pub(super) async fn take(&self, record: &Record, call: &Call) -> Result<(), Taking> {
-        let all = record.taken().map(|taken| async { self.noted(taken, self.binder.take(taken).await) });
+        let all = record.taken().map(|taken| async {
+            let done = self.binder.take(taken).await;
+            done.inspect(|()| self.stuck.succeed(taken)).inspect_err(|trouble| self.note_failure(taken, trouble))
+        });
         match call.limit(try_join_all(all)).await {
             Some(Ok(_)) => Ok(()),
             // Who uses it is not about to leave, and is to be told of at once; the kubelet tries again by itself.
@@ -66,17 +69,11 @@ impl Claims {
     }
 
     /// Counts what fails one time after the other.
-    fn noted(&self, taken: &Taken, done: Result<(), Trouble>) -> Result<(), Trouble> {
-        match &done {
-            Ok(()) => self.stuck.succeed(taken),
-            Err(trouble) => {
-                if let Some(note) = self.stuck.fail(taken, &crate::report(trouble), Instant::now()) {
-                    tracing::error!("{note}");
-                    self.notices.warn_node("GPUNotMoved", note);
-                }
-            }
+    fn note_failure(&self, taken: &Taken, trouble: &Trouble) {
+        if let Some(note) = self.stuck.fail(taken, &crate::report(trouble), Instant::now()) {
+            tracing::error!("{note}");
+            self.notices.warn_node("GPUNotMoved", note);
         }
-        done
     }
 
     /// The GPUs that again and again can't be taken or given back.
@@ -91,7 +88,10 @@ impl Claims {
             return Ok(());
         }
         self.book().unsettle(record.claim.uid())?;
-        let all = record.taken().map(|taken| async { self.noted(taken, self.binder.give_back(taken).await) });
+        // That a try to take it is undone is no success.
+        let all = record.taken().map(|taken| async {
+            self.binder.give_back(taken).await.inspect_err(|trouble| self.note_failure(taken, trouble))
+        });
         try_join_all(all).await.map_err(Error::Binding)?;
         if tokio::time::timeout(LISTED, self.listed(record)).await.is_err() {
             tracing::warn!(claim = %record.claim, "NVIDIA's driver has the claim's GPUs again, but doesn't list them yet");
