@@ -175,7 +175,9 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     let chart = Chart::open(&roots.run, boot_id.clone())?;
     let (wards, ward) = watch::channel(Health::kept(&chart));
     let readings = read.clone();
-    let sources = health::Sources { view: view.clone(), read, events: happenings, notices: notices.clone() };
+    let (resets, reset) = mpsc::unbounded_channel();
+    let sources =
+        health::Sources { view: view.clone(), read, events: happenings, resets: reset, notices: notices.clone() };
     let illness = health::Marker::new(&identity.driver_name, evict_from_ill_gpus);
     let settings = health::Settings { settle: illness_settles, marker: illness.clone() };
     let nursing = tokio::spawn(health::follow(settings, chart, sources, wards, stop.clone()));
@@ -189,6 +191,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
         notices: notices.clone(),
         gate: others.gate(),
         health: health::Gate::new(ward.clone()),
+        resets,
         binder: Binder::new(roots.clone(), asked.clone()),
     };
     let claims = open_claims(&roots, &identity.driver_name, pool.to_string(), boot_id, hook, around)?;
@@ -208,14 +211,13 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
         elsewhere: others.marker(),
         illness,
     };
-    let sources = offering::Sources {
+    let deciding = offering::Sources {
         view: view.clone(),
         policy: in_force.clone(),
         others: known.clone(),
         health: ward.clone(),
         claims: Arc::clone(&claims),
     };
-    let offering = tokio::spawn(offering.run(sources, stop.clone()));
     let around = others::Sources {
         client: client.clone(),
         view: view.clone(),
@@ -261,6 +263,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
         .budget(prepare_budget);
     let plugin = beside_others(plugin, pod_uid).build(Arc::clone(&claims))?;
     let readiness = Readiness { registration: plugin.registration(), slices };
+    let offering = tokio::spawn(offering.run(deciding, plugin.registration(), stop.clone()));
     let aliases = view.clone();
     let (reports, report) = watch::channel(Report::default());
     let sources = metrics::Sources {
@@ -280,6 +283,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     let metrics = metrics::serve(metrics_address, identity.driver_name, sources, readiness, stop.clone()).await?;
     let aliasing = tokio::spawn(alias::follow(alias, edits, aliases, stop.clone()));
     let restoring = tokio::spawn(restore(Arc::clone(&claims), stop.clone()));
+    let resetting = tokio::spawn(reset_again(Arc::clone(&claims), stop.clone()));
     let settling = tokio::spawn(settle(Arc::clone(&claims), stop.clone()));
     let turns = plugin.turns();
     let settings = sweep::Settings { args: sweep, roots, claims, asker: in_cluster, turns, notices, procfs, library };
@@ -288,7 +292,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
     stop.cancel();
     for task in [
         discovery, publisher, following, offering, nursing, telling, writing, watching, guarding, limiting, metrics,
-        restoring, settling, sweeping, aliasing, informing,
+        restoring, settling, resetting, sweeping, aliasing, informing,
     ] {
         let _ = task.await;
     }
@@ -351,6 +355,11 @@ async fn restore(claims: Arc<Claims>, stop: CancellationToken) {
 /// The time slices that earlier claims have left behind.
 async fn settle(claims: Arc<Claims>, stop: CancellationToken) {
     stop.run_until_cancelled(claims.settle_debts()).await.unwrap_or_default();
+}
+
+/// What virtual machines have left on GPUs.
+async fn reset_again(claims: Arc<Claims>, stop: CancellationToken) {
+    stop.run_until_cancelled(claims.reset_again()).await.unwrap_or_default();
 }
 
 /// A client whose retries are those of the callers, who know their deadlines.

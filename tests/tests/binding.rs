@@ -2,8 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 use std::{fs, time::Duration};
 
+use aliquot_driver::binding::Tried;
 use aliquot_tests::{
-    kernel::{Disorder, Kernel, Scene},
+    kernel::{Disorder, Holder, Kernel, Scene},
     passthrough::Function,
     testbed::Result,
 };
@@ -235,13 +236,22 @@ async fn persistence_mode_ends_for_the_way_and_is_back_with_the_gpu() -> Result<
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_function_is_reset_where_the_kernel_can() -> Result<()> {
-    let scene = card().await?;
+async fn what_vfio_has_is_reset_where_the_kernel_can_and_nobody_uses_it() -> Result<()> {
+    let functions = [GPU, AUDIO].map(|pci| Function::gpu(pci, "vfio-pci", 12));
+    let scene = Scene::set(&[functions[0], functions[1], Function::gpu(SECOND, "nvidia", 13)]).await?;
+    scene.node.open_group(12)?;
     let binder = scene.binder(LONG)?;
-    binder.reset(GPU.parse()?).await?;
+    assert_eq!(binder.reset(GPU.parse()?).await?, Tried::Reset);
     assert_eq!(short(&scene.kernel.writes()), ["0/reset 1"]);
     fs::remove_file(scene.file(AUDIO, "reset"))?;
-    binder.reset(AUDIO.parse()?).await?;
+    for pci in [AUDIO, SECOND, "0000:99:00.0"] {
+        assert_eq!(binder.reset(pci.parse()?).await?, Tried::Not, "{pci}");
+    }
+    let machine = Holder::of(&scene.node, "vfio/12")?;
+    assert_eq!(binder.reset(GPU.parse()?).await?, Tried::Not, "its machine has it");
+    drop(machine);
+    scene.kernel.order("0000:1b:00.0/reset", Disorder::Refuse(rustix::io::Errno::ROFS));
+    assert_eq!(binder.reset(GPU.parse()?).await?, Tried::Not, "sysfs is not ours to write to");
     scene.kernel.order("0000:1b:00.0/reset", Disorder::Refuse(rustix::io::Errno::NOTTY));
     let told = binder.reset(GPU.parse()?).await.unwrap_err().to_string();
     assert!(told.contains(GPU) && told.contains("reset"), "{told}");

@@ -145,6 +145,13 @@ impl Inventory {
         earlier.gpus.iter().filter(move |gpu| !is_here(gpu))
     }
 
+    /// Where a GPU sits, also one that is known by nothing else.
+    pub fn place(&self, gpu: &GpuUuid) -> Option<PciAddress> {
+        let listed = self.gpus.iter().find(|known| known.uuid == *gpu).map(|known| known.pci);
+        let in_sysfs = self.vfio.iter().flat_map(Vfio::gpus).map(|known| known.pci);
+        listed.or_else(|| in_sysfs.into_iter().find(|pci| GpuUuid::of_place(*pci) == *gpu))
+    }
+
     /// The GPU behind a device's name, and which part of it the device is.
     pub fn device(&self, name: &DeviceName) -> Option<(&Gpu, Part)> {
         self.gpus.iter().find_map(|gpu| Some((gpu, name.part_of(gpu.pci)?)))

@@ -28,11 +28,12 @@ use std::{
 
 use aliquot_model::{PciAddress, Taken};
 use aliquot_nvml::Questions;
+use rustix::io::Errno;
 use tokio::sync::watch;
 
 pub use self::trouble::{Holder, Trouble};
 use self::{files::KernelFile, hand::Hand, next::Goal, switch::Site};
-use crate::roots::Roots;
+use crate::{discovery::vfio::function::Function, roots::Roots};
 
 /// How long the kernel has for one step before it is told to be still at it; the kubelet waits 45 s.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -42,6 +43,15 @@ const DEADLINE: Duration = Duration::from_secs(20);
 pub struct Binder {
     site: Arc<Site>,
     works: Arc<Mutex<BTreeMap<PciAddress, Work>>>,
+}
+
+/// Whether a function was reset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tried {
+    /// It was.
+    Reset,
+    /// It is not this driver's to do.
+    Not,
 }
 
 /// A group on its way.
@@ -90,10 +100,23 @@ impl Binder {
         self.go(Goal::Host, taken).await
     }
 
-    /// Resets a function, where the kernel can.
-    pub async fn reset(&self, pci: PciAddress) -> Result<(), Trouble> {
+    /// Has the kernel reset a function that vfio has, if nobody uses it: whoever does has it reset when he ends.
+    pub async fn reset(&self, pci: PciAddress) -> Result<Tried, Trouble> {
+        let Site { roots, hand, .. } = &*self.site;
         let file = KernelFile::Reset(pci);
-        if self.site.hand.has(&file) { self.site.hand.write(pci, &file, "1").await } else { Ok(()) }
+        // One that can't be reset by itself has no such file; vfio resets it with all that is beside it.
+        if !Function::read(&roots.sys, pci).is_some_and(|function| function.is_vfio()) || !hand.has(&file) {
+            return Ok(Tried::Not);
+        }
+        if self.site.is_with_a_machine(pci).await {
+            return Ok(Tried::Not);
+        }
+        match hand.write(pci, &file, "1").await {
+            Ok(()) => Ok(Tried::Reset),
+            // A driver that was to change nothing in sysfs has it mounted like that.
+            Err(Trouble::Refused { errno: Errno::ROFS | Errno::ACCESS | Errno::PERM, .. }) => Ok(Tried::Not),
+            Err(trouble) => Err(trouble),
+        }
     }
 
     async fn go(&self, goal: Goal, taken: &Taken) -> Result<(), Trouble> {

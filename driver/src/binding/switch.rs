@@ -41,6 +41,28 @@ pub(super) struct Site {
     pub(super) lasting: Mutex<BTreeSet<GpuUuid>>,
 }
 
+impl Site {
+    /// Whether somebody has what vfio has.
+    pub(super) async fn is_with_a_machine(&self, pci: PciAddress) -> bool {
+        let nodes = self.vfio_nodes(pci);
+        nodes.iter().any(|node| is_busy(node)) || !self.holders(nodes).await.is_empty()
+    }
+
+    /// procfs of a large node takes its time.
+    async fn holders(&self, nodes: Vec<PathBuf>) -> Vec<Holder> {
+        let proc = self.roots.proc.clone();
+        tokio::task::spawn_blocking(move || holders::of(&proc, &nodes)).await.unwrap_or_default()
+    }
+
+    /// The nodes of vfio.
+    fn vfio_nodes(&self, pci: PciAddress) -> Vec<PathBuf> {
+        let dir = self.roots.dev.join("vfio");
+        let Some(function) = Function::read(&self.roots.sys, pci) else { return Vec::new() };
+        let group = function.group.map(|group| dir.join(group.to_string()));
+        group.into_iter().chain(function.cdev.map(|name| dir.join("devices").join(name))).collect()
+    }
+}
+
 /// A group on its way.
 pub(super) struct Switch<'a> {
     site: &'a Site,
@@ -224,12 +246,12 @@ impl Switch<'_> {
                 if Procfs::open(&self.site.roots.proc, None).sight().is_err() {
                     return Err(Trouble::Unseen { pci });
                 }
-                self.holders(self.nodes(pci)).await
+                self.site.holders(self.nodes(pci)).await
             }
             (Goal::Host, _) => {
-                let nodes = self.vfio_nodes(pci);
+                let nodes = self.site.vfio_nodes(pci);
                 let is_busy = nodes.iter().any(|node| is_busy(node));
-                let by = self.holders(nodes).await;
+                let by = self.site.holders(nodes).await;
                 if is_busy {
                     return Err(Trouble::InUse { pci, by });
                 }
@@ -242,17 +264,11 @@ impl Switch<'_> {
     async fn why_nothing(&self, member: &Member, step: Step) -> Trouble {
         let pci = member.pci;
         if step == Step::Lock {
-            return Trouble::InUse { pci, by: self.holders(self.nodes(pci)).await };
+            return Trouble::InUse { pci, by: self.site.holders(self.nodes(pci)).await };
         }
         let (file, value) = self.write_of(member, step);
         let path = file.path(&self.site.roots.sys, &self.site.roots.proc);
         Trouble::NoEffect { pci, what: format!("{value:?} was written to {}", path.display()) }
-    }
-
-    /// procfs of a large node takes its time.
-    async fn holders(&self, nodes: Vec<PathBuf>) -> Vec<Holder> {
-        let proc = self.site.roots.proc.clone();
-        tokio::task::spawn_blocking(move || holders::of(&proc, &nodes)).await.unwrap_or_default()
     }
 
     /// NVIDIA's nodes of a GPU.
@@ -261,14 +277,6 @@ impl Switch<'_> {
         let Some(gpu) = self.taken.gpus.iter().find(|gpu| gpu.pci == pci) else { return Vec::new() };
         let drawing = gpu.drm.iter().map(|node| dev.join("dri").join(&node.name));
         std::iter::once(dev.join(format!("nvidia{}", gpu.minor))).chain(drawing).collect()
-    }
-
-    /// Those of vfio.
-    fn vfio_nodes(&self, pci: PciAddress) -> Vec<PathBuf> {
-        let dir = self.site.roots.dev.join("vfio");
-        let Some(function) = Function::read(&self.site.roots.sys, pci) else { return Vec::new() };
-        let group = function.group.map(|group| dir.join(group.to_string()));
-        group.into_iter().chain(function.cdev.map(|name| dir.join("devices").join(name))).collect()
     }
 
     /// GPUs that have yet to leave the driver that had them.

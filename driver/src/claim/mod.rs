@@ -17,6 +17,7 @@ mod plan;
 mod prepare;
 mod quarantine;
 mod record;
+mod reset;
 mod settings;
 mod slices;
 mod specs;
@@ -34,7 +35,7 @@ use std::{
 };
 
 use dra_plugin::{ClaimRef, ClaimUid, Failure};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc::UnboundedSender, watch};
 
 use crate::{
     binding::{Binder, Trouble},
@@ -94,6 +95,8 @@ pub struct Claims {
     returned: Notify,
     /// Which GPUs can't be taken or given back.
     stuck: Stuck,
+    /// Told what came of each reset.
+    resets: UnboundedSender<health::Reset>,
     store: cdi_spec::Store,
     edits: Edits,
     base: Base,
@@ -119,6 +122,8 @@ pub struct Around {
     pub gate: Gate,
     /// Which GPUs are too ill.
     pub health: health::Gate,
+    /// Told which GPUs could be reset after a virtual machine, and which couldn't.
+    pub resets: UnboundedSender<health::Reset>,
     /// Who takes GPUs from NVIDIA's driver, and gives them back.
     pub binder: Binder,
 }
@@ -171,7 +176,7 @@ impl Claims {
         edits: Edits,
         around: Around,
     ) -> Result<Self, Error> {
-        let Around { view, read, policy, notices, gate, health, binder } = around;
+        let Around { view, read, policy, notices, gate, health, resets, binder } = around;
         // The spec first, as ever: of what is left when this is broken off, there is still a record.
         let metadata = metadata::Writer::open(&run.join(METADATA)).map_err(book::Error::Dir)?;
         let first = |uid: &ClaimUid| {
@@ -198,6 +203,7 @@ impl Claims {
             binder,
             returned: Notify::new(),
             stuck: Stuck::default(),
+            resets,
             store,
             edits,
             base,
@@ -282,6 +288,7 @@ impl Claims {
         let record = self.book().find(claim.uid())?;
         if let Some(record) = record {
             self.restore_time_slices(&record).await;
+            self.reset(&record).await;
             self.give_back(&record).await?;
         }
         self.book().release(claim.uid(), || self.remove_files(claim.uid()))?;

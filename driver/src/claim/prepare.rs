@@ -70,6 +70,7 @@ impl Driver for Claims {
         if let Some(earlier) = earlier.filter(|earlier| earlier.devices != record.devices) {
             // The claim was allocated anew, and nobody said so.
             self.restore_time_slices(&earlier).await;
+            self.reset(&earlier).await;
             if !earlier.taken().all(|taken| record.taken().any(|now| now.functions == taken.functions)) {
                 self.give_back(&earlier).await.map_err(|error| broken(&Error::from(error)))?;
             }

@@ -39,6 +39,7 @@ impl Node {
             notices: Notices::new().0,
             gate: Others::new(Path::new("/nokubelet"), &identity, OtherPlugins::Ignore).gate(),
             health: health::Gate::new(watch::channel(Health::default()).1),
+            resets: tokio::sync::mpsc::unbounded_channel().0,
             binder: crate::binding::Binder::new(roots.clone(), watch::channel(None).1),
         };
         let kind = cdi_spec::Kind::new("gpu.example.com", "claim").unwrap();

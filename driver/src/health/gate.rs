@@ -17,9 +17,29 @@ pub(crate) enum Verdict {
     Refused(String),
 }
 
+/// GPUs on which something of a virtual machine may be left.
+pub(crate) struct Unclean(watch::Receiver<Health>);
+
+impl Unclean {
+    /// Until there are any.
+    pub(crate) async fn wait(&mut self) -> Result<(), watch::error::RecvError> {
+        self.0.wait_for(|health| health.ward.unclean().next().is_some()).await.map(drop)
+    }
+
+    /// All of them.
+    pub(crate) fn now(&self) -> Vec<GpuUuid> {
+        self.0.borrow().ward.unclean().cloned().collect()
+    }
+}
+
 impl Gate {
     pub(crate) fn new(health: watch::Receiver<Health>) -> Self {
         Self(health)
+    }
+
+    /// Those that have to be reset, to be waited for.
+    pub(crate) fn unclean(&self) -> Unclean {
+        Unclean(self.0.clone())
     }
 
     /// Of these devices, with their GPUs, by the one that is worst off; none where all are well.

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! NVML's events ─┐
-//!                ├─> Ward (pure) ──> watch: taints (marks, pure), the kubelet's health, prepares, Events, metrics
-//! readings ──────┘      └──> a file below the run root, which ends with the boot as an illness does
+//! readings ──────┼─> Ward (pure) ──> watch: taints (marks, pure), the kubelet's health, prepares, Events, metrics
+//! resets ────────┘      └──> a file below the run root, which ends with the boot as an illness does
 //! ```
 mod chart;
 mod gate;
@@ -48,12 +48,22 @@ pub(crate) async fn changed(health: &mut watch::Receiver<Health>, from: &Ward) -
     health.wait_for(|now| now.ward != *from).await.map(drop)
 }
 
+/// What came of the kernel's reset of a GPU that a virtual machine had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reset {
+    /// Which one; by its place where only sysfs knows it.
+    pub(crate) gpu: GpuUuid,
+    /// Whether nothing of the machine is left on it.
+    pub(crate) worked: bool,
+}
+
 /// What there is to listen to.
 pub(crate) struct Sources {
     pub(crate) view: watch::Receiver<View>,
     /// When the last reading that came to an end was begun; it is never later than what is seen.
     pub(crate) read: watch::Receiver<Instant>,
     pub(crate) events: mpsc::UnboundedReceiver<GpuEvent>,
+    pub(crate) resets: mpsc::UnboundedReceiver<Reset>,
     pub(crate) notices: Notices,
 }
 
@@ -74,17 +84,16 @@ pub(crate) async fn follow(
     stop: CancellationToken,
 ) {
     let Settings { settle, marker } = settings;
-    let Sources { mut view, mut read, mut events, notices } = sources;
+    let Sources { mut view, mut read, mut events, mut resets, notices } = sources;
     loop {
-        let event = tokio::select! {
+        let (mut event, mut reset) = (None, None);
+        tokio::select! {
             () = stop.cancelled() => return,
-            Some(event) = events.recv() => Some(event),
-            changed = view.changed() => match changed {
-                Ok(()) => None,
-                Err(_) => return,
-            },
-            Ok(()) = read.changed() => None,
-        };
+            Some(heard) = events.recv() => event = Some(heard),
+            Some(done) = resets.recv() => reset = Some(done),
+            changed = view.changed() => if changed.is_err() { return },
+            Ok(()) = read.changed() => {}
+        }
         let before = healths.borrow().clone();
         let mut after = before.clone();
         let now = since_boot();
@@ -94,6 +103,9 @@ pub(crate) async fn follow(
                 tracing::warn!(uuid = %gpu, %xid, advice = xid.remedy().advice(), "a GPU reported an error");
                 *after.heard.entry((gpu.clone(), xid)).or_default() += 1;
             }
+        }
+        if let Some(reset) = &reset {
+            after.ward = after.ward.reset(reset, now);
         }
         // First when, then what: it may be newer than that, and is never older.
         let age = read.borrow_and_update().elapsed();
@@ -122,8 +134,8 @@ fn since_boot() -> Seconds {
 /// Tells the node's administrators who fell ill and who is well again.
 fn tell(before: &Ward, after: &Ward, inventory: Option<&Inventory>, marker: &Marker, notices: &Notices) {
     let place = |gpu: &GpuUuid| {
-        let known = inventory.and_then(|inventory| inventory.gpus().iter().find(|known| known.uuid == *gpu));
-        known.map_or_else(String::new, |known| format!(" at {}", known.pci))
+        let known = inventory.and_then(|inventory| inventory.place(gpu));
+        known.map_or_else(String::new, |pci| format!(" at {pci}"))
     };
     for (gpu, illness) in after.iter() {
         let cause = &illness.cause;

@@ -5,6 +5,8 @@ use aliquot_model::{GpuUuid, Inventory, Remedy, Xid};
 use aliquot_nvml::{EventKind, GpuEvent};
 use serde::{Deserialize, Serialize};
 
+use super::Reset;
+
 /// Seconds since the boot.
 pub(crate) type Seconds = u64;
 
@@ -18,6 +20,8 @@ pub(crate) enum Cause {
     DoubleBitEcc,
     /// The driver says that it needs something, and nobody heard why.
     Needs(Remedy),
+    /// The kernel couldn't reset it after a virtual machine had it.
+    NotReset,
 }
 
 impl Cause {
@@ -27,6 +31,8 @@ impl Cause {
             Self::Xid(xid) => xid.remedy(),
             Self::DoubleBitEcc => Remedy::ResetGpu,
             Self::Needs(remedy) => *remedy,
+            // NVIDIA's driver, whose tool resets GPUs, may not have it.
+            Self::NotReset => Remedy::RestartNode,
         }
     }
 
@@ -36,6 +42,7 @@ impl Cause {
             Self::Xid(Xid(number)) => format!("xid-{number}"),
             Self::DoubleBitEcc => "double-bit-ecc".to_owned(),
             Self::Needs(remedy) => remedy.name().to_owned(),
+            Self::NotReset => "not-reset".to_owned(),
         }
     }
 
@@ -51,6 +58,10 @@ impl std::fmt::Display for Cause {
             Self::Xid(xid) => write!(f, "it reported {xid}"),
             Self::DoubleBitEcc => f.write_str("its memory had an error of two bits, which can't be corrected"),
             Self::Needs(_) => f.write_str("NVIDIA's driver says that it can't be used as it is"),
+            Self::NotReset => f.write_str(
+                "the kernel couldn't reset it after a virtual machine had it, so that what that machine left may be on it; it \
+                 is tried again from time to time",
+            ),
         }
     }
 }
@@ -84,6 +95,11 @@ impl Ward {
         self.0.iter()
     }
 
+    /// Those on which something of a virtual machine may be left.
+    pub(crate) fn unclean(&self) -> impl Iterator<Item = &GpuUuid> {
+        self.0.iter().filter(|(_, illness)| illness.cause == Cause::NotReset).map(|(gpu, _)| gpu)
+    }
+
     /// The ward after an event.
     pub(crate) fn hear(mut self, event: &GpuEvent, now: Seconds) -> Self {
         let cause = match event.kind {
@@ -98,12 +114,24 @@ impl Ward {
         self
     }
 
+    /// The ward after a reset.
+    pub(crate) fn reset(mut self, reset: &Reset, now: Seconds) -> Self {
+        if !reset.worked {
+            self.admit(&reset.gpu, Cause::NotReset, now);
+        } else if self.illness(&reset.gpu).is_some_and(|illness| illness.cause == Cause::NotReset) {
+            self.0.remove(&reset.gpu);
+        }
+        self
+    }
+
     /// The ward after a reading that was begun at this time: what the driver says of a GPU counts for more than what was
     /// heard of it, once the driver has had this many seconds to know.
     pub(crate) fn read(mut self, inventory: &Inventory, begun: Seconds, settle: Seconds) -> Self {
         for gpu in inventory.gpus() {
             let is_over = |illness: &Illness| match gpu.needs {
                 Some(_) => begun.saturating_sub(illness.since) >= settle,
+                // NVIDIA's driver has it, and begins by setting it up anew.
+                None if illness.cause == Cause::NotReset => begun.saturating_sub(illness.since) >= settle,
                 None => illness.was_away,
             };
             match gpu.needs {
@@ -194,6 +222,21 @@ mod tests {
             ward,
             "the same is no news"
         );
+    }
+
+    #[test]
+    fn a_gpu_that_a_virtual_machine_left_unclean_is_ill_until_a_reset_of_it_works() {
+        let place = GpuUuid::of_place("0000:02:00.0".parse().unwrap());
+        let reset = |worked| Reset { gpu: place.clone(), worked };
+        let ward = Ward::default().reset(&reset(true), 0).reset(&reset(false), 1);
+        assert_eq!(ward.illness(&place).unwrap().cause, Cause::NotReset);
+        // NVML never lists what is with vfio.
+        let ward = ward.read(&node(vec![gpu(Some(Remedy::None))]), 5000, SETTLE);
+        assert!(ward.illness(&place).is_some_and(|illness| illness.cause.remedy() == Remedy::RestartNode));
+        assert_eq!(ward.reset(&reset(true), 6000).iter().count(), 0);
+        let other = Ward::default().hear(&xid(79), 0);
+        let known = Reset { gpu: testing::gpu(1).uuid, worked: true };
+        assert_eq!(other.clone().reset(&known, 1), other, "a reset cures nothing else");
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! Marks what is offered of some GPUs, for whatever reason, so that new claims don't get it. Pure.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aliquot_model::{DeviceName, GpuUuid, Inventory, Part};
 use dra_plugin::slices::{DroppedField, Feature};
@@ -67,10 +67,14 @@ impl Marks {
     }
 
     /// Devices for administration have none: whoever only looks takes nothing from anybody, and has to look at these most.
-    fn of(&self, device: &Device, inventory: &Inventory) -> &[Mark] {
-        let gpu = device.name.parse::<DeviceName>().ok();
-        let gpu = gpu.and_then(|name| inventory.device(&name)).filter(|(_, part)| *part != Part::Admin);
-        gpu.and_then(|(gpu, _)| self.0.get(&gpu.uuid)).map_or(&[], Vec::as_slice)
+    fn of(&self, device: &Device, inventory: &Inventory) -> Vec<&Mark> {
+        let Ok(name) = device.name.parse::<DeviceName>() else { return Vec::new() };
+        let gpu = inventory.device(&name).filter(|(_, part)| *part != Part::Admin).map(|(gpu, _)| gpu);
+        let group = inventory.passthrough(&name);
+        let place = group.map(|vfio| GpuUuid::of_place(vfio.gpu.pci));
+        let members = inventory.gpus().iter().filter(|gpu| group.is_some_and(|vfio| vfio.has(gpu.pci)));
+        let gpus: BTreeSet<&GpuUuid> = gpu.into_iter().chain(members).map(|gpu| &gpu.uuid).chain(&place).collect();
+        gpus.into_iter().filter_map(|gpu| self.0.get(gpu)).flatten().collect()
     }
 }
 
@@ -109,7 +113,7 @@ pub(crate) fn put(offered: &mut Offered, inventory: &Inventory, marks: &Marks, s
     match storage {
         Storage::Kept => {
             for device in &mut offered.devices {
-                let taints = marks.of(device, inventory).iter().map(Mark::taint).collect::<Vec<_>>();
+                let taints = marks.of(device, inventory).into_iter().map(Mark::taint).collect::<Vec<_>>();
                 if !taints.is_empty() {
                     device.taints.get_or_insert_default().extend(taints);
                 }
@@ -132,7 +136,7 @@ pub(super) fn drawn_on(devices: &[Device], set: &str) -> bool {
 mod tests {
     use std::collections::BTreeSet;
 
-    use aliquot_model::testing::gpu;
+    use aliquot_model::testing::{gpu, vfio, vfio_gpu};
     use aliquot_params::policy::Policy;
     use proptest::prelude::*;
 
@@ -177,6 +181,19 @@ mod tests {
         assert_eq!(both, [["NoSchedule", "NoExecute"], ["NoSchedule", "NoExecute"]]);
         assert_eq!(marks.evicting().collect::<Vec<_>>(), [&gpu(1).uuid]);
         assert_eq!(one().evicting().count(), 0);
+    }
+
+    #[test]
+    fn a_group_is_marked_for_each_of_its_gpus_by_whichever_name_they_are_known() {
+        let group = aliquot_model::Vfio { more: vec![vfio_gpu(2, "vfio-pci")], ..vfio(1) };
+        let inventory = Inventory::new(vec![gpu(2)], vec![]).with_vfio(vec![group]);
+        let device = Device { name: "gpu-0000-01-00-vfio".into(), ..Device::default() };
+        let marked = |gpu: GpuUuid| {
+            let marks: Marks = [(gpu, Mark::new("d/ill", "x", Effect::NoSchedule))].into_iter().collect();
+            marks.of(&device, &inventory).len()
+        };
+        let place = |bus: &str| GpuUuid::of_place(bus.parse().unwrap());
+        assert_eq!((marked(place("0000:01:00.0")), marked(gpu(2).uuid), marked(gpu(1).uuid)), (1, 1, 0));
     }
 
     #[test]

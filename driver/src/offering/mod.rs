@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 use aliquot_model::{Gpu, GpuUuid, Inventory};
 use aliquot_params::policy::Policy;
 use dra_plugin::{
-    Backoff, DeviceHealth, DriverName,
+    Backoff, DeviceHealth, DriverName, Registration,
     slices::{Handle, NodeName, Pool, PoolName, PublishStatus, rehearse},
 };
 use server::{News, Server};
@@ -123,8 +123,18 @@ fn fresh() -> Backoff {
 }
 
 impl Offering {
-    /// Publishes at every change until `stop`.
-    pub(crate) async fn run(self, sources: Sources, stop: CancellationToken) {
+    /// Publishes at every change until `stop`, from when the kubelet knows the driver: it fails a claim that comes before, and
+    /// tries that again only with its next look at the pod, which may be long after.
+    pub(crate) async fn run(
+        self,
+        sources: Sources,
+        mut registration: watch::Receiver<Registration>,
+        stop: CancellationToken,
+    ) {
+        let registered = registration.wait_for(|now| *now == Registration::Registered);
+        if !matches!(stop.run_until_cancelled(registered).await, Some(Ok(_))) {
+            return;
+        }
         let Sources { mut view, mut policy, mut others, mut health, claims } = sources;
         let mut holders = claims.changes();
         let mut stuck = claims.stuck();

@@ -46,13 +46,14 @@ pub(super) fn write(shared: &Shared, of: &str, file: &str, value: &str) -> Resul
     let node = &shared.node;
     match file {
         "unbind" if driver(node, value).as_deref() == Some(of) => unbind(shared, value, of),
+        "bind" if candidate(node, value).as_deref() != Some(of) => Err(Errno::NODEV),
         "bind" if driver(node, value).is_some() => Err(Errno::BUSY),
-        "bind" if candidate(node, value).as_deref() == Some(of) => bind(shared, value, of),
+        "bind" => bind(shared, value, of),
         "drivers_probe" if node.function(value).exists() => match candidate(node, value) {
             Some(fit) if driver(node, value).is_none() => bind(shared, value, &fit),
             _ => Ok(()),
         },
-        "unbind" | "bind" | "drivers_probe" => Err(Errno::NODEV),
+        "unbind" | "drivers_probe" => Err(Errno::NODEV),
         "driver_override" => put(&node.function(of).join(file), if value.is_empty() { "(null)" } else { value }),
         "unbindLock" => lock(shared, of, value == "1"),
         "reset" => Ok(()),
@@ -72,6 +73,9 @@ pub(super) fn vanish(shared: &Shared, pci: &str) -> io::Result<()> {
 
 fn unbind(shared: &Shared, pci: &str, from: &str) -> Result<(), Errno> {
     let node = &shared.node;
+    let nodes = vfio_nodes(node, pci);
+    // The link goes before the driver is asked.
+    node.bind(pci, "").map_err(|_| Errno::IO)?;
     if from == NVIDIA {
         // "Attempting to remove device … with non-zero usage count".
         wait_until(shared, || !is_in_use(node, pci));
@@ -80,11 +84,10 @@ fn unbind(shared: &Shared, pci: &str, from: &str) -> Result<(), Errno> {
         let _ = fs::remove_dir_all(node.path("proc/driver/nvidia/gpus").join(pci));
     }
     if from == VFIO {
-        let nodes = vfio_nodes(node, pci);
         wait_until(shared, || !is_open(&nodes));
+        close_vfio(node, pci).map_err(|_| Errno::IO)?;
     }
-    node.bind(pci, "").map_err(|_| Errno::IO)?;
-    if from == VFIO { close_vfio(node, pci).map_err(|_| Errno::IO) } else { Ok(()) }
+    Ok(())
 }
 
 fn bind(shared: &Shared, pci: &str, to: &str) -> Result<(), Errno> {

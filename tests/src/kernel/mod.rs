@@ -64,6 +64,8 @@ struct State {
     releases: usize,
     hanging: usize,
     locked: BTreeSet<String>,
+    /// Functions whose lock (`device_lock`) a write has.
+    busy: BTreeSet<String>,
     has_devices: bool,
     devices: u32,
     is_over: bool,
@@ -72,6 +74,29 @@ struct State {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for a function's lock.
+    fn turn<'a>(&'a self, pci: &'a str) -> Turn<'a> {
+        let mut state = self.lock();
+        while state.busy.contains(pci) && !state.is_over {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.busy.insert(pci.to_owned());
+        Turn { shared: self, pci }
+    }
+}
+
+/// A function's lock, until it is dropped.
+struct Turn<'a> {
+    shared: &'a Shared,
+    pci: &'a str,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.shared.lock().busy.remove(self.pci);
+        self.shared.changed.notify_all();
     }
 }
 
@@ -182,6 +207,8 @@ fn attend(shared: &Shared, path: &Path, value: &str) -> Result<(), Errno> {
     let name = |path: &Path| path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
     let (of, file) = (path.parent().map(name).unwrap_or_default(), name(path));
     let write = format!("{of}/{file} {value}").trim_end().to_owned();
+    let is_functions = ["driver_override", "reset", "unbindLock"].contains(&file.as_str());
+    let pci = if is_functions { of.as_str() } else { value };
     let mut state = shared.lock();
     state.writes.push(write.clone());
     let at = state.orders.iter().position(|(order, _)| write.starts_with(order.as_str()));
@@ -200,11 +227,15 @@ fn attend(shared: &Shared, path: &Path, value: &str) -> Result<(), Errno> {
         Some(Disorder::Refuse(errno)) => Err(errno),
         Some(Disorder::Nothing) => Ok(()),
         Some(Disorder::Vanish) => {
-            let pci = if file == "driver_override" || file == "unbindLock" { of } else { value.to_owned() };
-            bus::vanish(shared, &pci).map_err(|_| Errno::IO)?;
+            bus::vanish(shared, pci).map_err(|_| Errno::IO)?;
             Err(Errno::NODEV)
         }
-        Some(Disorder::Hang) | None => bus::write(shared, &of, &file, value),
+        // NVIDIA's own.
+        Some(Disorder::Hang) | None if file == "unbindLock" => bus::write(shared, &of, &file, value),
+        Some(Disorder::Hang) | None => {
+            let _turn = shared.turn(pci);
+            bus::write(shared, &of, &file, value)
+        }
     }
 }
 

@@ -85,6 +85,10 @@ async fn a_claim_gets_the_gpu_from_nvidias_driver_and_gives_it_back_and_the_slic
 
     bench.testbed.unprepare(&claim).await?.unwrap();
     bench.is_clean()?;
+    let writes = bench.kernel.writes();
+    let at = |write: &str| writes.iter().position(|written| written.starts_with(write));
+    let (reset, left) = (at(&format!("{GPU}/reset 1")), at("vfio-pci/unbind"));
+    assert!(reset.is_some() && reset < left, "the machine's traces go before anybody else can see them: {writes:?}");
     let whole = bench.claim_of("whole", WHOLE).await?;
     prepare(&bench.testbed, &whole).await?.unwrap();
     bench.testbed.until("the slices are as before", || bench.slices() == before).await?;
@@ -174,4 +178,29 @@ async fn a_driver_that_is_started_anew_knows_what_is_away_and_gives_it_back() ->
     assert!(bench.is_with_vfio());
     bench.testbed.unprepare(&claim).await?.unwrap();
     bench.is_clean()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gpu_that_is_refused_three_times_is_kept_from_claims_and_the_node_is_told() -> Result<()> {
+    let bench = Bench::set("20s").await?;
+    let claim = bench.claim_of("vm", MACHINE).await?;
+    let tainted = || {
+        let of = |device: &Value| device["taints"][0]["key"] == format!("{DRIVER}/not-moved");
+        bench.slices().iter().filter(|device| of(device)).map(|device| device["name"].clone()).collect::<Vec<_>>()
+    };
+    for tries in 1..=3 {
+        bench.kernel.order(&format!("pci/drivers_probe {AUDIO}"), Disorder::Refuse(rustix::io::Errno::NODEV));
+        assert_eq!(tainted().len(), 0, "after {} tries", tries - 1);
+        prepare(&bench.testbed, &claim).await?.unwrap_err();
+        bench.is_clean()?;
+        if tries < 3 {
+            // What fails sooner counts as the same failure.
+            tokio::time::sleep(Duration::from_millis(10_100)).await;
+        }
+    }
+    let all = [MACHINE, WHOLE, "gpu-0000-1b-00-shared"].map(Value::from);
+    bench.testbed.until("all of the GPU is tainted", || all.iter().all(|name| tainted().contains(name))).await?;
+    assert_eq!(tainted().len(), all.len());
+    let told = |event: &Value| event["note"].as_str().is_some_and(|note| note.contains(GPU) && note.contains(AUDIO));
+    bench.testbed.until("the node is told", || bench.testbed.events("GPUNotMoved").iter().any(told)).await
 }

@@ -4,6 +4,7 @@ mod dynamic;
 mod lost;
 mod offer;
 mod prepare;
+mod unclean;
 
 use aliquot_tests::{
     passthrough::Function,
