@@ -101,6 +101,11 @@ impl Node {
         fs::remove_dir_all(self.path("driver/usr/lib"))
     }
 
+    /// The kernel driver that has a function.
+    pub fn driver_of(&self, pci: &str) -> Option<String> {
+        Some(fs::read_link(self.function(pci).join("driver")).ok()?.file_name()?.to_str()?.to_owned())
+    }
+
     /// A function's directory in sysfs.
     pub(crate) fn function(&self, pci: &str) -> PathBuf {
         self.path("sys/bus/pci/devices").join(pci)

@@ -16,7 +16,7 @@ use dra_plugin::{
 use k8s_openapi::api::resource::v1::DeviceAttribute;
 use serde::{Deserialize, Serialize};
 
-use super::{Claims, Held, Record};
+use super::{Claims, Held, Record, specs::Before};
 use crate::{args::DeviceMetadata, fault, offer::attributes};
 
 /// Nobody changes it, runs it or gains anything by it. A mount in a user namespace keeps what /run is mounted with, and is
@@ -119,8 +119,10 @@ impl Writer {
         metadata.requests().map(told).collect()
     }
 
-    pub(super) fn write(&self, record: &Record, told: &[Told]) -> Result<(), owned_dir::Error> {
-        told.iter().try_for_each(|told| self.files.write(record.claim.uid(), &told.request, &told.bytes))
+    pub(super) fn write(&self, record: &Record, told: &[Told], before: Before) -> Result<(), owned_dir::Error> {
+        let uid = record.claim.uid();
+        let stays = |told: &&Told| before == Before::Stays && self.files.has(uid, &told.request);
+        told.iter().filter(|told| !stays(told)).try_for_each(|told| self.files.write(uid, &told.request, &told.bytes))
     }
 
     /// Whether each of a record's files is there.

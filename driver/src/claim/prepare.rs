@@ -14,7 +14,7 @@ use super::{
     hold::Clash,
     naming, plan,
     record::schema,
-    specs::Written,
+    specs::{Before, Written},
     taking::Taking,
     wait,
 };
@@ -94,7 +94,7 @@ impl Driver for Claims {
             }
         }
         let made = match self.set_time_slices(&record, &found, call).await {
-            Ok(()) => self.write_spec(&record, &found),
+            Ok(()) => self.write_spec(&record, &found, Before::Goes),
             Err(failure) => Err(failure),
         };
         let commit = match made {

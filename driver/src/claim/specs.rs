@@ -18,6 +18,15 @@ pub(super) enum Written {
     RecordGone,
 }
 
+/// What becomes of metadata that is there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Before {
+    /// An earlier try has left it, perhaps of other devices.
+    Goes,
+    /// Containers may have it; and of a GPU that has gone since less could be told now.
+    Stays,
+}
+
 impl Claims {
     /// Removes what was made for a claim beside its record: the spec first, as it names the rest.
     pub(super) fn remove_files(&self, uid: &ClaimUid) -> Result<(), book::Error> {
@@ -73,7 +82,7 @@ impl Claims {
     }
 
     pub(super) fn restore_spec(&self, record: &Record, found: &Found) -> Result<Written, Failure> {
-        let written = self.write_spec(record, found)?;
+        let written = self.write_spec(record, found, Before::Stays)?;
         if written == Written::Done {
             tracing::warn!(claim = %record.claim, claim.uid = %record.claim.uid(),
                 "the CDI spec of a prepared claim was missing or damaged; written anew");
@@ -82,7 +91,7 @@ impl Claims {
     }
 
     /// Writes it while no other instance can take the record away: nobody but the sweep would find a spec without one.
-    pub(super) fn write_spec(&self, record: &Record, found: &Found) -> Result<Written, Failure> {
+    pub(super) fn write_spec(&self, record: &Record, found: &Found, before: Before) -> Result<Written, Failure> {
         // Before what needs it; one that says the same already isn't written again.
         let base = uses_base(record).then(|| self.edits.base(&self.base, found));
         let base = base.transpose().map_err(|error| broken(&error))?;
@@ -90,7 +99,7 @@ impl Claims {
         let told = self.metadata.documents(record, &found.inventory).map_err(|error| broken(&error))?;
         let spec = spec.with(told.iter().map(|told| told.device.clone()));
         let written = self.book().while_held(record, || {
-            self.metadata.write(record, &told)?;
+            self.metadata.write(record, &told, before)?;
             if let Some(base) = &base {
                 self.store.write(Base::FILE, base)?;
             }

@@ -22,10 +22,12 @@ pub(super) enum Due {
 /// What a claim's status is known to say.
 #[derive(Debug, Clone, PartialEq)]
 enum There {
-    /// Nobody has looked.
+    /// Nobody has looked, or what it is to say has changed since it was as it should be.
     Unknown,
     /// These entries of the driver's.
     Entries(Vec<AllocatedDeviceStatus>),
+    /// What it should. Which entries these are is not kept: there are many claims, and hardly any is told of twice.
+    AsWanted,
     /// Nothing that can be written to: the claim is gone, or has been allocated anew.
     Nowhere,
 }
@@ -33,21 +35,23 @@ enum There {
 /// One claim.
 struct Page {
     record: Arc<Record>,
-    /// None while one of its GPUs has never been seen.
-    wanted: Option<Vec<AllocatedDeviceStatus>>,
     there: There,
 }
 
 impl Page {
-    fn due(&self, now: Timestamp) -> Option<Due> {
-        let (claim, wanted) = (self.record.claim.clone(), self.wanted.as_ref()?);
+    /// With what it should say; none while one of its GPUs has never been seen.
+    fn due(&mut self, wanted: Option<Vec<AllocatedDeviceStatus>>, now: Timestamp) -> Option<Due> {
+        let (claim, wanted) = (self.record.claim.clone(), wanted?);
         match &self.there {
             There::Unknown => Some(Due::Look(claim)),
-            There::Nowhere => None,
+            There::AsWanted | There::Nowhere => None,
             There::Entries(there) => {
-                let wanted = stamped(wanted.clone(), there, now);
-                let is_there = wanted.len() == there.len() && wanted.iter().all(|entry| there.contains(entry));
-                (!is_there).then_some(Due::Write(claim, wanted))
+                let wanted = stamped(wanted, there, now);
+                if wanted.len() == there.len() && wanted.iter().all(|entry| there.contains(entry)) {
+                    self.there = There::AsWanted;
+                    return None;
+                }
+                Some(Due::Write(claim, wanted))
             }
         }
     }
@@ -73,9 +77,9 @@ impl Ledger {
     /// What there is to tell now: of these claims, which are prepared, with these GPUs.
     pub(super) fn wants(&mut self, records: Vec<Arc<Record>>, gpus: &Gpus) {
         let is_news = self.gpus != *gpus;
-        if is_news {
-            self.gpus = gpus.clone();
-        }
+        let known = if is_news { std::mem::replace(&mut self.gpus, gpus.clone()) } else { Gpus::default() };
+        let driver = &self.driver;
+        let has_changed = |record: &Record| entries(record, driver, &known) != entries(record, driver, gpus);
         let is_first = !std::mem::replace(&mut self.is_begun, true);
         let mut before = std::mem::take(&mut self.pages);
         let queued: HashSet<ClaimUid> = self.queue.iter().cloned().collect();
@@ -86,13 +90,19 @@ impl Ledger {
                     self.pages.insert(uid, page);
                     continue;
                 }
+                Some(page) if page.record == record && page.there == There::AsWanted => {
+                    if !has_changed(&record) {
+                        self.pages.insert(uid, page);
+                        continue;
+                    }
+                    There::Unknown
+                }
                 Some(page) if page.record == record => page.there,
                 None if !is_first => There::Entries(Vec::new()),
                 // An earlier process prepared it, or it has been allocated anew.
                 Some(_) | None => There::Unknown,
             };
-            let wanted = entries(&record, &self.driver, gpus);
-            self.pages.insert(uid.clone(), Page { record, wanted, there });
+            self.pages.insert(uid.clone(), Page { record, there });
             if !queued.contains(&uid) {
                 self.queue.push_back(uid);
             }
@@ -103,9 +113,11 @@ impl Ledger {
     /// Takes the next thing to do out of the ledger, which has to be told what came of it.
     pub(super) fn next(&mut self, now: Timestamp) -> Option<Due> {
         loop {
-            let due = self.pages.get(&self.queue.pop_front()?).and_then(|page| page.due(now));
-            if due.is_some() {
-                return due;
+            let uid = self.queue.pop_front()?;
+            let Some(page) = self.pages.get_mut(&uid) else { continue };
+            let wanted = entries(&page.record, &self.driver, &self.gpus);
+            if let Some(due) = page.due(wanted, now) {
+                return Some(due);
             }
         }
     }
@@ -189,9 +201,25 @@ mod tests {
         }
         let mut gone = gpus(&[1]);
         gone.learn(&Inventory::default(), &Policy::default(), &BTreeMap::new());
-        ledger.wants(all, &gone);
-        assert!(write(&mut ledger).is_some() && write(&mut ledger).is_some());
+        ledger.wants(all.clone(), &gone);
+        for _ in &all {
+            let Some(Due::Look(claim)) = ledger.next(now()) else { panic!("written over what may be there") };
+            ledger.is_there(claim.uid(), vec![]);
+            assert!(write(&mut ledger).is_some());
+        }
         assert_eq!(ledger.next(now()), None);
+    }
+
+    #[test]
+    fn a_gpu_that_changes_makes_work_for_its_own_claims_alone() {
+        let (mut ledger, all) = (begun(), vec![record("u1", 1), record("u2", 2)]);
+        ledger.wants(all.clone(), &gpus(&[1, 2]));
+        assert!(write(&mut ledger).is_some() && write(&mut ledger).is_some() && ledger.next(now()).is_none());
+        let mut one_gone = gpus(&[1, 2]);
+        one_gone.learn(&Inventory::new(vec![gpu(1)], vec![]), &Policy::default(), &BTreeMap::new());
+        ledger.wants(all, &one_gone);
+        let Some(Due::Look(claim)) = ledger.next(now()) else { panic!("nothing is done") };
+        assert_eq!((claim.uid().as_str(), ledger.next(now())), ("u2", None));
     }
 
     #[test]

@@ -5,7 +5,15 @@ mod gpus;
 mod holders;
 mod series;
 
-use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use aliquot_daemon::pages::{self, Pages};
 use aliquot_nvml::Questions;
@@ -57,6 +65,8 @@ struct Metrics {
     sources: Arc<Sources>,
     sampler: Sampler,
     readiness: Readiness,
+    /// As many bytes as the last scrape had: the next will have as many, and is not to be copied as it grows.
+    length: AtomicUsize,
 }
 
 /// One scrape: everything is read anew, and nothing is counted twice.
@@ -88,7 +98,8 @@ pub(crate) async fn serve(
     let bound = listener.local_addr().map_err(failed)?;
     tracing::info!(address = %bound, "serving metrics");
     let sampler = Sampler::new(sources.view.clone(), sources.questions.clone());
-    let metrics = Metrics { sources: Arc::new(sources), sampler, readiness: readiness.clone() };
+    let length = AtomicUsize::default();
+    let metrics = Metrics { sources: Arc::new(sources), sampler, readiness: readiness.clone(), length };
     let pages = Pages { metrics, missing: move || readiness.missing(), service: driver };
     Ok(tokio::spawn(pages::serve(listener, pages, stop)))
 }
@@ -99,8 +110,9 @@ impl pages::Source for Metrics {
         let scrape = Scrape { sources: Arc::clone(&self.sources), readiness: self.readiness.clone(), samples };
         let mut registry = Registry::default();
         registry.register_collector(Box::new(scrape));
-        let mut text = String::new();
+        let mut text = String::with_capacity(self.length.load(Ordering::Relaxed) * 9 / 8);
         encode(&mut text, &registry)?;
+        self.length.store(text.len(), Ordering::Relaxed);
         Ok(text)
     }
 }

@@ -98,7 +98,8 @@ fn view_of(device: nvmlDevice_t, function: &str) -> Result<(View, &'static GpuPr
 
 fn find(function: &str, device: *mut nvmlDevice_t, is_it: impl Fn(&GpuProfile) -> bool) -> Result<(), Code> {
     let view = state::view(function)?;
-    let (place, gpu) = view.gpus().into_iter().find(|(_, gpu)| is_it(gpu)).ok_or(NOT_FOUND)?;
+    let mut all = view.profile.gpus.iter().enumerate();
+    let (place, gpu) = all.find(|(_, gpu)| is_it(gpu)).filter(|(_, gpu)| view.sees(gpu)).ok_or(NOT_FOUND)?;
     handle_of(&view, place, gpu, function, device)
 }
 
@@ -167,7 +168,7 @@ pub extern "C" fn nvmlSystemGetCudaDriverVersion_v2(version: *mut c_int) -> nvml
 pub extern "C" fn nvmlDeviceGetCount_v2(count: *mut c_uint) -> nvmlReturn_t {
     code(
         state::view("nvmlDeviceGetCount_v2")
-            .and_then(|view| give(count, c_uint::try_from(view.gpus().len()).unwrap_or(c_uint::MAX))),
+            .and_then(|view| give(count, c_uint::try_from(view.gpus().count()).unwrap_or(c_uint::MAX))),
     )
 }
 
@@ -175,7 +176,7 @@ pub extern "C" fn nvmlDeviceGetCount_v2(count: *mut c_uint) -> nvmlReturn_t {
 pub extern "C" fn nvmlDeviceGetHandleByIndex_v2(index: c_uint, device: *mut nvmlDevice_t) -> nvmlReturn_t {
     const NAME: &str = "nvmlDeviceGetHandleByIndex_v2";
     code(state::view(NAME).and_then(|view| {
-        let (place, gpu) = view.gpus().into_iter().nth(index as usize).ok_or(INVALID_ARGUMENT)?;
+        let (place, gpu) = view.gpus().nth(index as usize).ok_or(INVALID_ARGUMENT)?;
         handle_of(&view, place, gpu, NAME, device)
     }))
 }
@@ -211,7 +212,7 @@ pub extern "C" fn nvmlDeviceGetSerial(device: nvmlDevice_t, serial: *mut c_char,
 pub extern "C" fn nvmlDeviceGetIndex(device: nvmlDevice_t, index: *mut c_uint) -> nvmlReturn_t {
     code(ask(device, "nvmlDeviceGetIndex").and_then(|gpu| {
         let view = state::view("nvmlDeviceGetIndex")?;
-        let index_of = view.gpus().iter().position(|(_, other)| other.uuid == gpu.uuid).ok_or(LOST)?;
+        let index_of = view.gpus().position(|(_, other)| other.uuid == gpu.uuid).ok_or(LOST)?;
         give(index, c_uint::try_from(index_of).unwrap_or(c_uint::MAX))
     }))
 }

@@ -54,9 +54,7 @@ pub struct Process {
 }
 
 impl Control {
-    pub(crate) fn read(path: Option<&Path>) -> Self {
-        path.and_then(|path| std::fs::read(path).ok())
-            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-            .unwrap_or_default()
+    pub(crate) fn read(path: &Path) -> Self {
+        std::fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
     }
 }

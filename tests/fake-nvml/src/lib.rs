@@ -15,6 +15,7 @@
 
 mod abi;
 mod built;
+mod cached;
 mod control;
 mod limits;
 mod marks;

@@ -43,7 +43,7 @@ impl Limits {
 /// The limits now.
 pub(crate) fn read() -> Limits {
     match state::control_file() {
-        Some(control) => Limits::beside(&control),
+        Some(control) => Limits::beside(control),
         None => OWN.lock().unwrap_or_else(PoisonError::into_inner).clone(),
     }
 }
@@ -54,13 +54,13 @@ pub(crate) fn change(change: impl FnOnce(&mut Limits)) -> io::Result<()> {
         change(&mut OWN.lock().unwrap_or_else(PoisonError::into_inner));
         return Ok(());
     };
-    let lock = File::create(with_suffix(&control, ".limits.lock"))?;
+    let lock = File::create(with_suffix(control, ".limits.lock"))?;
     lock.lock()?;
-    let mut limits = Limits::beside(&control);
+    let mut limits = Limits::beside(control);
     change(&mut limits);
-    let fresh = with_suffix(&control, ".limits.new");
+    let fresh = with_suffix(control, ".limits.new");
     fs::write(&fresh, serde_json::to_vec(&limits)?)?;
-    fs::rename(fresh, with_suffix(&control, ".limits.json"))
+    fs::rename(fresh, with_suffix(control, ".limits.json"))
 }
 
 fn with_suffix(control: &Path, suffix: &str) -> PathBuf {

@@ -25,7 +25,7 @@ impl Persistence {
 
     /// Of the node with this control file.
     pub fn beside(control: &Path) -> Self {
-        Self(read(control, Self::ENDING))
+        Self(read(&with_ending(control, Self::ENDING)))
     }
 
     /// Makes it so.
@@ -39,7 +39,17 @@ impl Away {
 
     /// Of the node with this control file.
     pub fn beside(control: &Path) -> Self {
-        Self(read(control, Self::ENDING))
+        Self::read(&Self::file(control))
+    }
+
+    /// Where that is.
+    pub(crate) fn file(control: &Path) -> PathBuf {
+        with_ending(control, Self::ENDING)
+    }
+
+    /// What a file says.
+    pub(crate) fn read(file: &Path) -> Self {
+        Self(read(file))
     }
 
     /// Makes it so.
@@ -51,7 +61,7 @@ impl Away {
 /// Whether a GPU is in persistence mode.
 pub(crate) fn persists(uuid: &str) -> bool {
     match state::control_file() {
-        Some(control) => Persistence::beside(&control).0.contains(uuid),
+        Some(control) => Persistence::beside(control).0.contains(uuid),
         None => OWN.lock().unwrap_or_else(PoisonError::into_inner).0.contains(uuid),
     }
 }
@@ -69,13 +79,13 @@ pub(crate) fn set_persists(uuid: &str, on: bool) -> io::Result<()> {
         change(&mut OWN.lock().unwrap_or_else(PoisonError::into_inner));
         return Ok(());
     };
-    let mut persistence = Persistence::beside(&control);
+    let mut persistence = Persistence::beside(control);
     change(&mut persistence);
-    persistence.keep(&control)
+    persistence.keep(control)
 }
 
-fn read(control: &Path, ending: &str) -> BTreeSet<String> {
-    let text = fs::read_to_string(with_ending(control, ending)).unwrap_or_default();
+fn read(file: &Path) -> BTreeSet<String> {
+    let text = fs::read_to_string(file).unwrap_or_default();
     text.lines().map(ToOwned::to_owned).collect()
 }
 

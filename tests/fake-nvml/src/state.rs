@@ -5,13 +5,13 @@ use std::{
     fs::{File, OpenOptions},
     os::unix::fs::{FileTypeExt, OpenOptionsExt as _},
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
 use nvml_wrapper_sys::bindings as nvml;
 
-use crate::{Away, Control, GpuProfile, Happening, Process, Profile, Readings, settings};
+use crate::{Away, Control, GpuProfile, Happening, Process, Profile, Readings, cached::Cached, settings};
 
 pub(crate) type Code = nvml::nvmlReturn_t;
 
@@ -28,7 +28,7 @@ struct State {
 /// One call's view.
 pub(crate) struct View {
     pub(crate) profile: &'static Profile,
-    control: Control,
+    control: Arc<Control>,
 }
 
 fn state() -> MutexGuard<'static, State> {
@@ -85,9 +85,13 @@ pub(crate) fn view(function: &str) -> Result<View, Code> {
 
 impl View {
     /// The GPUs that this process sees, in the order of their index, with their place in the profile.
-    pub(crate) fn gpus(&self) -> Vec<(usize, &'static GpuProfile)> {
-        let all = self.profile.gpus.iter().enumerate();
-        all.filter(|(_, gpu)| !self.is_removed(gpu) && opens(&format!("nvidia{}", gpu.minor))).collect()
+    pub(crate) fn gpus(&self) -> impl Iterator<Item = (usize, &'static GpuProfile)> {
+        self.profile.gpus.iter().enumerate().filter(|(_, gpu)| self.sees(gpu))
+    }
+
+    /// Whether it sees this one.
+    pub(crate) fn sees(&self, gpu: &GpuProfile) -> bool {
+        !self.is_removed(gpu) && opens(&format!("nvidia{}", gpu.minor))
     }
 
     pub(crate) fn is_removed(&self, gpu: &GpuProfile) -> bool {
@@ -131,21 +135,28 @@ impl View {
 }
 
 fn is_away(control: &Control, gpu: &GpuProfile) -> bool {
-    let elsewhere = || control_file().is_some_and(|control| Away::beside(&control).0.contains(&gpu.uuid));
+    static AWAY: Cached<Away> = Cached::new();
+    let elsewhere = || {
+        let control = control_file();
+        control.is_some_and(|control| AWAY.get(&Away::file(control), Away::read).0.contains(&gpu.uuid))
+    };
     control.removed.contains(&gpu.uuid) || elsewhere()
 }
 
 /// Where trouble is ordered, if anywhere.
-pub(crate) fn control_file() -> Option<PathBuf> {
-    setting("FAKE_NVML_CONTROL").map(PathBuf::from)
+pub(crate) fn control_file() -> Option<&'static Path> {
+    static FILE: OnceLock<Option<PathBuf>> = OnceLock::new();
+    FILE.get_or_init(|| setting("FAKE_NVML_CONTROL").map(PathBuf::from)).as_deref()
 }
 
+/// They are the same for the life of the process.
 fn setting(name: &str) -> Option<OsString> {
     settings::value(name, &own_file()?)
 }
 
-fn enter(function: &str) -> Control {
-    let control = Control::read(control_file().as_deref());
+fn enter(function: &str) -> Arc<Control> {
+    static CONTROL: Cached<Control> = Cached::new();
+    let control = control_file().map(|file| CONTROL.get(file, Control::read)).unwrap_or_default();
     if let Some(milliseconds) = control.hang.get(function) {
         std::thread::sleep(Duration::from_millis(*milliseconds));
     }
@@ -160,7 +171,8 @@ fn lives(pid: u32) -> bool {
 }
 
 fn node(name: &str) -> PathBuf {
-    setting("FAKE_NVML_DEV").map_or_else(|| PathBuf::from("/dev"), PathBuf::from).join(name)
+    static DEV: OnceLock<PathBuf> = OnceLock::new();
+    DEV.get_or_init(|| setting("FAKE_NVML_DEV").map_or_else(|| PathBuf::from("/dev"), PathBuf::from)).join(name)
 }
 
 /// A descriptor of a node: of one behind which there is no driver, one by which it is only named.

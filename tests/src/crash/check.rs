@@ -3,7 +3,10 @@ use std::path::Path;
 
 use kubelet_api::dra::v1::Claim;
 
-use super::stage::{Answer, Call, Stage};
+use super::{
+    scene::Scene,
+    stage::{AUDIO, Answer, Call, GPU, Stage},
+};
 use crate::testbed::{NODE_DEVICE, Result, files};
 
 /// What doesn't hold.
@@ -64,17 +67,31 @@ impl Kept {
     }
 }
 
+/// What claims of a scene are given: their nodes, and the requests of which their containers may read.
+fn given(scene: Scene) -> (&'static [&'static str], &'static [&'static str]) {
+    match scene {
+        Scene::Start | Scene::Recovery | Scene::Claim => (&["/dev/nvidia0", "/dev/nvidia1"], &["share", "whole"]),
+        Scene::Machine => (&["/dev/vfio/12"], &["gpu"]),
+    }
+}
+
 /// The devices that a claim was given are in the specs, with their nodes.
 pub(super) fn is_given(stage: &Stage, ids: &[String]) -> Verdict {
     let own: Vec<String> = ids.iter().filter(|id| *id != NODE_DEVICE).cloned().collect();
+    let (wanted, requests) = given(stage.scene);
     let nodes = stage.testbed.nodes_of(&own)?;
-    if nodes != ["/dev/nvidia0", "/dev/nvidia1"] {
+    if nodes != wanted {
         return lost(format!("the specs of {own:?} give {nodes:?}"));
     }
-    if !files(&stage.testbed.node.path("cdi"))?.iter().any(|path| name(path).ends_with("-driver_node.json")) {
+    if is_machines(stage) {
+        let drivers = drivers(stage);
+        if drivers.iter().any(|driver| driver.as_deref() != Some("vfio-pci")) {
+            return lost(format!("the machine's functions are with {drivers:?}"));
+        }
+    } else if !has_spec(stage, "-driver_node.json")? {
         return lost("the node's spec is not there");
     }
-    for request in ["share", "whole"] {
+    for request in requests {
         let told = own.iter().find_map(|id| id.split_once('=')?.1.strip_suffix(&format!("_{request}")));
         let file = stage.metadata().join(told.unwrap_or_default()).join(format!("{request}.json"));
         if told.is_none() || !is_json(&file) {
@@ -82,6 +99,25 @@ pub(super) fn is_given(stage: &Stage, ids: &[String]) -> Verdict {
         }
     }
     Ok(())
+}
+
+/// The kernel drivers that have the functions which virtual machines get.
+fn drivers(stage: &Stage) -> [Option<String>; 2] {
+    [GPU, AUDIO].map(|pci| stage.testbed.node.driver_of(pci))
+}
+
+/// They are with the host's as if nothing had been.
+fn is_home(stage: &Stage) -> Verdict {
+    let node = &stage.testbed.node;
+    let only = |pci: &str| std::fs::read_to_string(node.function(pci).join("driver_override")).unwrap_or_default();
+    let lock = node.path("proc/driver/nvidia/gpus").join(GPU).join("unbindLock");
+    let is_open = std::fs::read_to_string(lock).is_ok_and(|text| text.trim() == "0");
+    let is_free = [GPU, AUDIO].iter().all(|pci| only(pci).trim() == "(null)");
+    if drivers(stage) == ["nvidia", "snd_hda_intel"].map(|driver| Some(driver.to_owned())) && is_free && is_open {
+        return Ok(());
+    }
+    let only = [GPU, AUDIO].map(only);
+    leaked(format!("a virtual machine's functions are with {:?}, for {only:?}, unlocked: {is_open}", drivers(stage)))
 }
 
 fn is_json(file: &Path) -> bool {
@@ -133,6 +169,7 @@ pub(super) fn nothing_left(stage: &Stage, but: &[&Claim]) -> Verdict {
     if !left.is_empty() {
         return leaked(format!("{left:?}"));
     }
+    is_home(stage)?;
     let slices: std::collections::BTreeMap<String, u8> = stage.testbed.node.time_slices().into_iter().collect();
     match slices.iter().find(|(_, length)| **length != 0) {
         Some((gpu, length)) => leaked(format!("{gpu} has time slice {length} of a claim that is gone")),
@@ -159,10 +196,20 @@ pub(super) async fn rival_is_kept_out(stage: &mut Stage) -> Verdict {
 
 /// Whether the specs that a claim's containers need are there.
 pub(super) fn has_specs(stage: &Stage, claim: &Claim) -> Result<bool> {
-    let specs = files(&stage.testbed.node.path("cdi"))?;
-    let has = |end: &str| specs.iter().any(|path| !name(path).starts_with('.') && name(path).ends_with(end));
     let told = files(&stage.metadata().join(&claim.uid))?.iter().filter(|path| is_json(path)).count();
-    Ok(has("-driver_node.json") && has(&format!("-claim_{}.json", claim.uid)) && told == 2)
+    let (_, requests) = given(stage.scene);
+    let has_node = is_machines(stage) || has_spec(stage, "-driver_node.json")?;
+    Ok(has_node && has_spec(stage, &format!("-claim_{}.json", claim.uid))? && told == requests.len())
+}
+
+/// A virtual machine needs nothing of NVIDIA's driver.
+fn is_machines(stage: &Stage) -> bool {
+    stage.scene == Scene::Machine
+}
+
+fn has_spec(stage: &Stage, end: &str) -> Result<bool> {
+    let specs = files(&stage.testbed.node.path("cdi"))?;
+    Ok(specs.iter().any(|path| !name(path).starts_with('.') && name(path).ends_with(end)))
 }
 
 fn name(path: &Path) -> String {

@@ -71,7 +71,7 @@ pub(super) async fn rehearse(stage: &mut Stage, scene: Scene) -> Verdict {
     let mut none = Lives::new(&[], Between::Nothing);
     begin(stage, scene, &none)?;
     drive(stage, Call::Prepare, &set.claim, &mut none).await?;
-    if !container::start(stage, &set.claim)? {
+    if scene != Scene::Machine && !container::start(stage, &set.claim)? {
         return lost("the memory of a container can't be limited");
     }
     litter(stage, scene, &set.claim)?;
@@ -87,7 +87,7 @@ pub(super) async fn rehearse(stage: &mut Stage, scene: Scene) -> Verdict {
 
 /// The driver begins with its orders, where it doesn't run yet.
 fn begin(stage: &mut Stage, scene: Scene, lives: &Lives<'_>) -> Verdict {
-    if scene == Scene::Claim {
+    if scene.is_served() {
         stage.order(lives.order())?;
     } else {
         stage.start(lives.order())?;
@@ -173,7 +173,7 @@ async fn settle(stage: &mut Stage, is_owing: bool, orders: &[String], lives: &mu
 /// An error, once or for as long as it lasts: the claim waits, and nothing else happens. Whether the step failed.
 async fn fail(stage: &mut Stage, scene: Scene, claim: &Claim, orders: &[String]) -> Verdict<bool> {
     for order in orders {
-        if scene == Scene::Claim {
+        if scene.is_served() {
             stage.order(order)?;
         } else {
             stage.kill()?;
@@ -204,7 +204,7 @@ async fn fail(stage: &mut Stage, scene: Scene, claim: &Claim, orders: &[String])
                 Answer::Done(ids) if call == Call::Prepare => check::is_given(stage, &ids)?,
                 Answer::Done(_) => {}
                 // It may end at its start, and is started anew.
-                Answer::Died if scene != Scene::Claim => {
+                Answer::Died if !scene.is_served() => {
                     stage.kill()?;
                     stage.start("")?;
                     drive(stage, call, claim, &mut Lives::new(&[], Between::Nothing)).await?;

@@ -44,9 +44,14 @@ pub(super) async fn drive(stage: &mut Stage, call: Call, claim: &Claim, lives: &
     }
 }
 
-/// On a machine that is busy the driver's short time is spent on nvidia-smi; the kubelet tries again.
+/// On a machine that is busy the driver's short time is spent on nvidia-smi, NVML or the kernel; the kubelet tries again.
 pub(super) fn is_slow(error: &str) -> bool {
-    error.contains("are not set yet; the kubelet tries again")
+    let slow = [
+        "are not set yet; the kubelet tries again",
+        "that goes on, and the kubelet tries again",
+        "it goes on, and the next try",
+    ];
+    slow.iter().any(|slow| error.contains(slow))
 }
 
 pub(super) async fn again(stage: &mut Stage, lives: &mut Lives<'_>) -> Verdict {
@@ -77,6 +82,7 @@ fn reboot(stage: &Stage, kept: bool) -> Verdict {
         }
     }
     node.reboot()?;
+    stage.kernel.reboot()?;
     if kept {
         for (place, aside) in &places {
             std::fs::remove_dir_all(place)?;

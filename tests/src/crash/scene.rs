@@ -18,11 +18,18 @@ pub enum Scene {
     Recovery,
     /// The driver serves, and a claim is about to come.
     Claim,
+    /// The same, and the claim is to have its GPU taken from NVIDIA's driver for a virtual machine.
+    Machine,
 }
 
 impl Scene {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Start, Self::Recovery, Self::Claim];
+    pub const ALL: [Self; 4] = [Self::Start, Self::Recovery, Self::Claim, Self::Machine];
+
+    /// Whether a driver runs in it.
+    pub(super) fn is_served(self) -> bool {
+        matches!(self, Self::Claim | Self::Machine)
+    }
 }
 
 /// A scene that is set.
@@ -39,12 +46,14 @@ pub(super) async fn set_scene(stage: &mut Stage, scene: Scene) -> Verdict<Set> {
         stage.start("")?;
     }
     stage.order("")?;
-    let (by, claim) = (stage.bystander().await?, stage.claim().await?);
+    stage.scene = scene;
+    let by = stage.bystander().await?;
+    let claim = if scene == Scene::Machine { stage.machine().await? } else { stage.claim().await? };
     let ids = prepare(stage, &by).await?;
     let bystander = Kept::of(stage, by, ids)?;
     let cdi = stage.testbed.node.path("cdi");
     match scene {
-        Scene::Claim => without_node_spec(stage)?,
+        Scene::Claim | Scene::Machine => without_node_spec(stage)?,
         Scene::Start => {
             stage.kill()?;
             for path in files(&stage.plugin())? {

@@ -11,14 +11,25 @@ use kubelet_api::dra::v1::Claim;
 use serde_json::json;
 use tokio::time::Instant;
 
+use super::scene::Scene;
 use crate::{
+    kernel::Kernel,
     objects,
+    passthrough::Function,
     testbed::{DRIVER, PATIENCE, Result, Testbed},
 };
 
 /// The GPU of profile limits that is held in shares, and the one that is held whole.
 const SHARED: &str = "gpu-0000-1b-00-shared";
+const SHARED_GPU: &str = "0000:1b:00.0";
 const WHOLE: &str = "gpu-0000-43-00";
+/// The same one with the function beside it, which go to a virtual machine where that is what happens.
+pub(super) const GPU: &str = "0000:43:00.0";
+pub(super) const AUDIO: &str = "0000:43:00.1";
+const MACHINE: &str = "gpu-0000-43-00-vfio";
+const GROUP: u32 = 12;
+const POLICY: &str = "apiVersion: gpu.aliquot.dev/v1alpha1\nkind: Policy\nrules:\n- offer: [whole, shares, vfio]\n  \
+    vfio: {binding: dynamic}\n";
 /// Between two looks at whether something has come to be.
 pub(super) const LOOK: Duration = Duration::from_millis(5);
 /// How long the driver tries before it answers with an error; everything that it waits for here is orders.
@@ -138,7 +149,9 @@ impl Spawner {
 
 /// The node, the driver that serves it, and a claim that stands by.
 pub(super) struct Stage {
+    pub(super) kernel: Kernel,
     pub(super) testbed: Testbed,
+    pub(super) scene: Scene,
     /// None while nobody serves.
     pub(super) driver: Option<Instance>,
     /// How many claims there were.
@@ -155,8 +168,13 @@ impl Stage {
         let params = testbed.node.path("proc/driver/nvidia");
         std::fs::create_dir_all(&params)?;
         std::fs::write(params.join("params"), "ModifyDeviceFiles: 1\n")?;
+        testbed.node.plug(Function::gpu(SHARED_GPU, "nvidia", GROUP - 1))?;
+        testbed.node.plug(Function::gpu(GPU, "nvidia", GROUP))?;
+        testbed.node.plug(Function { class: "0x040300", ..Function::gpu(AUDIO, "snd_hda_intel", GROUP) })?;
+        let kernel = Kernel::boot(&testbed.node, false)?;
+        std::fs::write(testbed.node.path("policy.yaml"), POLICY)?;
         let spawner = spawner(&testbed, Some(&trace));
-        Ok(Self { testbed, driver: None, number: 0, spawner, trace })
+        Ok(Self { kernel, testbed, scene: Scene::Claim, driver: None, number: 0, spawner, trace })
     }
 
     /// Another one that starts drivers here, whose passages aren't traced.
@@ -247,6 +265,12 @@ impl Stage {
         self.testbed.allocated_as(&name, json!({"devices": {"results": results, "config": [config]}})).await
     }
 
+    /// A claim to a GPU for a virtual machine.
+    pub(super) async fn machine(&mut self) -> Result<Claim> {
+        let name = self.name("machine");
+        self.testbed.allocated(&name, &[("gpu", MACHINE)]).await
+    }
+
     /// A claim to the whole GPU alone.
     pub(super) async fn rival(&mut self) -> Result<Claim> {
         let name = self.name("rival");
@@ -299,6 +323,7 @@ fn spawner(testbed: &Testbed, trace: Option<&Path>) -> Spawner {
     let mut command = testbed.driver_command("run");
     command.env("ALIQUOT_PREPARE_BUDGET", BUDGET).env("ALIQUOT_NVML_DEADLINE", NVML_DEADLINE);
     command.env("ALIQUOT_DEVICE_METADATA", "all");
+    command.env("ALIQUOT_POLICY", testbed.node.path("policy.yaml"));
     // The API server is asked by prepares alone, and counted on for that.
     command.env("ALIQUOT_SWEEP", "off");
     if let Some(trace) = trace {

@@ -33,10 +33,36 @@ pub(super) fn lay_out(node: &Node) -> io::Result<()> {
         if dir.join("vendor").exists() {
             fs::write(dir.join("driver_override"), "(null)\n")?;
             fs::write(dir.join("reset"), "")?;
-            if driver(node, &pci).as_deref() == Some(NVIDIA) && gpu(node, &pci).is_some() {
+            if node.driver_of(&pci).as_deref() == Some(NVIDIA) && gpu(node, &pci).is_some() {
                 set_lock(node, &pci, false)?;
             }
         }
+    }
+    Ok(())
+}
+
+/// The functions that drivers can have.
+pub(super) fn functions(node: &Node) -> io::Result<Vec<String>> {
+    let entries = fs::read_dir(node.path("sys/bus/pci/devices"))?.flatten();
+    let plugged = entries.filter(|entry| entry.path().join("driver_override").exists());
+    Ok(plugged.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
+}
+
+/// A function as the kernel has it when it starts.
+pub(super) fn start_over(shared: &Shared, pci: &str) -> Result<(), Errno> {
+    let node = &shared.node;
+    put(&node.function(pci).join("driver_override"), "(null)")?;
+    let (has, native) = (node.driver_of(pci), candidate(node, pci));
+    if has != native {
+        if let Some(driver) = has {
+            unbind(shared, pci, &driver)?;
+        }
+        if let Some(native) = &native {
+            bind(shared, pci, native)?;
+        }
+    }
+    if native.as_deref() == Some(NVIDIA) {
+        lock(shared, pci, false)?;
     }
     Ok(())
 }
@@ -45,12 +71,12 @@ pub(super) fn lay_out(node: &Node) -> io::Result<()> {
 pub(super) fn write(shared: &Shared, of: &str, file: &str, value: &str) -> Result<(), Errno> {
     let node = &shared.node;
     match file {
-        "unbind" if driver(node, value).as_deref() == Some(of) => unbind(shared, value, of),
+        "unbind" if node.driver_of(value).as_deref() == Some(of) => unbind(shared, value, of),
         "bind" if candidate(node, value).as_deref() != Some(of) => Err(Errno::NODEV),
-        "bind" if driver(node, value).is_some() => Err(Errno::BUSY),
+        "bind" if node.driver_of(value).is_some() => Err(Errno::BUSY),
         "bind" => bind(shared, value, of),
         "drivers_probe" if node.function(value).exists() => match candidate(node, value) {
-            Some(fit) if driver(node, value).is_none() => bind(shared, value, &fit),
+            Some(fit) if node.driver_of(value).is_none() => bind(shared, value, &fit),
             _ => Ok(()),
         },
         "unbind" | "drivers_probe" => Err(Errno::NODEV),
@@ -189,12 +215,8 @@ fn close_vfio(node: &Node, pci: &str) -> io::Result<()> {
     let Some(group) = group(node, pci) else { return Ok(()) };
     let members = node.path("sys/kernel/iommu_groups").join(group.to_string()).join("devices");
     let mut members = fs::read_dir(members)?.flatten().map(|member| member.file_name());
-    let is_last = !members.any(|member| driver(node, &member.to_string_lossy()).as_deref() == Some(VFIO));
+    let is_last = !members.any(|member| node.driver_of(&member.to_string_lossy()).as_deref() == Some(VFIO));
     if is_last { node.close_group(group) } else { Ok(()) }
-}
-
-fn driver(node: &Node, pci: &str) -> Option<String> {
-    name(&node.function(pci).join("driver"))
 }
 
 fn group(node: &Node, pci: &str) -> Option<u32> {

@@ -141,6 +141,16 @@ impl Kernel {
         }
     }
 
+    /// All is as after the machine was started: each function is with the driver that takes it by itself.
+    pub fn reboot(&self) -> io::Result<()> {
+        let refused = |errno: Errno| io::Error::from(errno);
+        for pci in bus::functions(&self.shared.node)? {
+            let _turn = self.shared.turn(&pci);
+            bus::start_over(&self.shared, &pci).map_err(refused)?;
+        }
+        Ok(())
+    }
+
     /// All that was written, in order.
     pub fn writes(&self) -> Vec<String> {
         self.shared.lock().writes.clone()

@@ -86,7 +86,7 @@ impl Scene {
 
     /// The kernel driver that has a function.
     pub fn driver(&self, pci: &str) -> Option<String> {
-        Some(fs::read_link(self.file(pci, "driver")).ok()?.file_name()?.to_str()?.to_owned())
+        self.node.driver_of(pci)
     }
 
     /// A file of a function in sysfs.

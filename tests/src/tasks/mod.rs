@@ -4,6 +4,7 @@ mod conformance;
 mod crash_matrix;
 mod fuzz;
 mod image;
+mod installed;
 mod isolation;
 mod node;
 mod outage;

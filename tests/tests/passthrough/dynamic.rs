@@ -42,8 +42,7 @@ impl Bench {
     }
 
     fn driver_of(&self, pci: &str) -> Option<String> {
-        let link = self.testbed.node.path("sys/bus/pci/devices").join(pci).join("driver");
-        Some(fs::read_link(link).ok()?.file_name()?.to_str()?.to_owned())
+        self.testbed.node.driver_of(pci)
     }
 
     fn is_with_host(&self) -> bool {

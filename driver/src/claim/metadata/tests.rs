@@ -33,7 +33,7 @@ fn told(mut record: Record, requests: &[&str]) -> (Record, Vec<serde_json::Value
     let writer = writer(dir.path(), DeviceMetadata::All);
     record.metadata = writer.of(&claim(requests), &record.devices);
     let documents = writer.documents(&record, &inventory()).unwrap();
-    writer.write(&record, &documents).unwrap();
+    writer.write(&record, &documents, Before::Goes).unwrap();
     assert!(writer.has(&record));
     let json = documents.iter().map(|told| serde_json::from_slice(&told.bytes).unwrap()).collect();
     (record, json)
@@ -71,6 +71,22 @@ fn a_virtual_machines_gpu_is_told_by_its_place_and_one_that_is_gone_by_what_the_
     let (_, files) = told(records::record("u1", &["gpu-0000-77-00"]), &["gpu"]);
     let attributes = &files[0]["requests"][0]["devices"][0]["attributes"];
     assert_eq!(attributes, &serde_json::json!({"uuid": {"string": "GPU-gpu-0000-77-00"}}));
+}
+
+#[test]
+fn what_containers_have_is_not_written_over_when_less_is_known() {
+    let dir = tempfile::tempdir().unwrap();
+    let writer = writer(dir.path(), DeviceMetadata::All);
+    let mut record = records::record("u1", &["gpu-0000-41-00"]);
+    record.metadata = writer.of(&claim(&["gpu"]), &record.devices);
+    let write = |inventory: &Inventory, before| {
+        writer.write(&record, &writer.documents(&record, inventory).unwrap(), before).unwrap();
+        std::fs::read_to_string(dir.path().join("u1/gpu.json")).unwrap()
+    };
+    let full = write(&inventory(), Before::Stays);
+    assert!(full.contains("pciBusID"), "what isn't there is written");
+    assert_eq!(write(&Inventory::default(), Before::Stays), full);
+    assert_ne!(write(&Inventory::default(), Before::Goes), full);
 }
 
 #[test]
