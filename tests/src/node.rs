@@ -282,6 +282,11 @@ impl Node {
         command
     }
 
+    /// What has a program's writes answered by the simulated kernel.
+    pub(crate) fn kernel_files(&self) -> &Path {
+        &self.kernel_files
+    }
+
     /// Where a simulated kernel listens, if the node has one.
     pub(crate) fn kernel_socket(&self) -> PathBuf {
         self.path("kernel.sock")

@@ -11,6 +11,7 @@ use super::{
     install::{Installation, Variant},
     objects::{Ask, Gpu, WHOLE, pod},
     stage::{DRIVER, Stage},
+    switched::{self, Switching},
 };
 use crate::{
     cluster::{api, delete},
@@ -62,6 +63,43 @@ pub(super) async fn machine(stage: &Stage<'_>, installation: &Installation<'_>, 
     let shown = shown(stage, installation).await;
     delete(&classes, CLASS, &DeleteParams::default(), stage.plan.patience).await?;
     shown
+}
+
+/// One that is taken from NVIDIA's driver for it, and is back for whoever is next.
+pub(super) async fn switched(stage: &Stage<'_>, installation: &Installation<'_>, handler: &str) -> Result<(), Error> {
+    let classes: Api<RuntimeClass> = Api::all(stage.client.clone());
+    stage.make(&classes, json!({"metadata": {"name": CLASS}, "handler": handler})).await?;
+    let shown = taken(stage, installation).await;
+    delete(&classes, CLASS, &DeleteParams::default(), stage.plan.patience).await?;
+    shown
+}
+
+async fn taken(stage: &Stage<'_>, installation: &Installation<'_>) -> Result<(), Error> {
+    let switching = Switching::begin(stage, installation).await?;
+    let is_with = |drivers: [&str; 2]| {
+        let now = switching.drivers(stage);
+        let is_so = now == drivers.map(|driver| Some(driver.to_owned()));
+        if is_so {
+            Ok(())
+        } else {
+            Err(Error::Otherwise(format!("the card is with {now:?}, and not with {drivers:?}")))
+        }
+    };
+    let expected =
+        Expected { claim: "taken", device: &switching.device, annotated: &[], nodes: &[switched::NODE], more: &[] };
+    start(stage, &expected, None).await?;
+    sees(stage, "a GPU that was NVIDIA's driver's", &expected).await?;
+    is_with(["vfio-pci"; 2])?;
+    let since = stage.now().await?;
+    stage.start("whole", &Ask { gpu: Some(&switching.gpu), ..WHOLE }).await?;
+    waits(stage, "whole").await?;
+    stage.end(expected.claim).await?;
+    stage.runs("whole").await?;
+    is_with(["nvidia", "snd_hda_intel"])?;
+    let shown = "NVIDIA's driver has it again, and the next pod runs";
+    stage.shows(&since, "passthrough: the GPU goes back", "Pod whole", shown.to_owned());
+    stage.end("whole").await?;
+    switching.end(stage, installation).await
 }
 
 async fn shown(stage: &Stage<'_>, installation: &Installation<'_>) -> Result<(), Error> {

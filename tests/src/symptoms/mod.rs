@@ -15,6 +15,7 @@ mod others;
 mod page;
 mod shares;
 mod stage;
+mod switched;
 mod tally;
 mod tries;
 

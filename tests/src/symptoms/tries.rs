@@ -1,17 +1,13 @@
 //! What is provoked, in which order, and what can't be.
-use super::{Error, Plan, claims, gpus, install::Installation, left, machine, offering, others, shares, stage::Stage};
+use super::{
+    Error, Plan, claims, gpus, install::Installation, left, machine, offering, others, shares, stage::Stage, switched,
+};
 
 /// Symptoms that no cause can be made for here, and why.
-pub(super) const OUT: [(&str, &str); 2] = [
-    (
-        "ResourceClaim … is not the one that the pod was given",
-        "a kubelet that is told of the claim reads it anew, and refuses another one itself; suite claims has it",
-    ),
-    (
-        "GPUNotMoved",
-        "only a kernel that has GPUs change their drivers can refuse; cargo xtask passthrough-vm and suite passthrough have one",
-    ),
-];
+pub(super) const OUT: [(&str, &str); 1] = [(
+    "ResourceClaim … is not the one that the pod was given",
+    "a kubelet that is told of the claim reads it anew, and refuses another one itself; suite claims has it",
+)];
 
 /// A cause, and the symptoms that it makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,11 +40,13 @@ pub(super) enum Try {
     Reserved,
     Released,
     Fixed,
+    NotMoved,
     Machine,
+    Switched,
 }
 
 impl Try {
-    pub(super) const ALL: [Self; 29] = [
+    pub(super) const ALL: [Self; 31] = [
         Self::Written,
         Self::Pending,
         Self::Refused,
@@ -77,7 +75,9 @@ impl Try {
         Self::Reserved,
         Self::Released,
         Self::Fixed,
+        Self::NotMoved,
         Self::Machine,
+        Self::Switched,
     ];
 
     /// As `--only` has it.
@@ -88,7 +88,7 @@ impl Try {
     /// Whether it is asked for.
     pub(super) fn is_of(self, plan: &Plan) -> bool {
         let is_named = plan.only.is_empty() || plan.only.iter().any(|begins| self.name().starts_with(begins.as_str()));
-        is_named && (self == Self::Machine) == plan.machines.is_some()
+        is_named && matches!(self, Self::Machine | Self::Switched) == plan.machines.is_some()
     }
 
     /// Reasons of Events, the kubelet's texts as the page has them, and what else the page speaks of.
@@ -129,7 +129,8 @@ impl Try {
             Self::Reserved => &["ClaimReservedForGonePods"],
             Self::Released => &["ClaimReleased"],
             Self::Fixed => &["SharesFixed", "SharesOffered"],
-            Self::Machine => &["passthrough"],
+            Self::NotMoved => &["GPUNotMoved"],
+            Self::Machine | Self::Switched => &["passthrough"],
         }
     }
 
@@ -194,6 +195,11 @@ impl Try {
             Self::Machine => {
                 let (handler, _) = plan.machines.as_ref().ok_or_else(missing)?;
                 machine::machine(stage, installation, handler).await
+            }
+            Self::NotMoved => Box::pin(switched::not_moved(stage, installation)).await,
+            Self::Switched => {
+                let (handler, _) = plan.machines.as_ref().ok_or_else(missing)?;
+                Box::pin(machine::switched(stage, installation, handler)).await
             }
         }
     }
