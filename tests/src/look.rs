@@ -1,6 +1,7 @@
 //! What a suite sees of a testbed from outside: CDI specs, records, events, metrics and what was ever published.
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io,
     path::PathBuf,
     time::Duration,
 };
@@ -119,12 +120,7 @@ impl Testbed {
 
     /// The same, for a client that takes these formats.
     pub async fn get_as(&self, path: &str, accept: &str) -> Result<String> {
-        let mut stream = TcpStream::connect(self.metrics_address()?).await?;
-        let request = format!("GET {path} HTTP/1.1\r\nHost: node\r\nAccept: {accept}\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text).await?;
-        Ok(text)
+        Ok(get_at(&self.metrics_address()?, path, accept).await?)
     }
 
     /// Waits for a metric, or one line of it, to have a value, or to be gone.
@@ -142,6 +138,16 @@ impl Testbed {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
+}
+
+/// What is answered over HTTP at an address, with the status line and headers.
+pub(crate) async fn get_at(address: &str, path: &str, accept: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect(address).await?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: node\r\nAccept: {accept}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await?;
+    Ok(text)
 }
 
 /// A log line without the sequences that colour it.

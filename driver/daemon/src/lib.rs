@@ -1,6 +1,6 @@
 //! What a program of this project that runs on needs besides its work: logs, an orderly end, probes and metrics.
 //!
-//! It knows nothing of GPUs or Kubernetes; the driver and the controller are its users.
+//! It knows nothing of GPUs, and of Kubernetes no more than that its client logs; the driver and the controller are its users.
 #![forbid(unsafe_code)]
 
 mod errors;

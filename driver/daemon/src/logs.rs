@@ -3,11 +3,14 @@ use std::io::IsTerminal as _;
 
 use clap::{Args, ValueEnum};
 use tracing_subscriber::{
-    filter::{ParseError, Targets},
+    filter::{LevelFilter, ParseError, Targets},
     fmt,
     layer::SubscriberExt as _,
     util::SubscriberInitExt as _,
 };
+
+/// Where kube's client logs requests that fail.
+const CLIENT: &str = "kube_client::client::builder";
 
 /// How logs are written, to standard error.
 #[derive(Debug, Clone, Args)]
@@ -44,8 +47,7 @@ pub struct BadFilter {
 ///
 /// The filter is none.
 pub fn start(logs: &Logs) -> Result<(), BadFilter> {
-    let parsed = logs.log.parse::<Targets>();
-    let filter = parsed.map_err(|source| BadFilter { filter: logs.log.clone(), source })?;
+    let filter = filter(&logs.log)?;
     let registry = tracing_subscriber::registry().with(filter);
     let lines = fmt::layer().with_writer(std::io::stderr).with_target(false);
     match logs.log_format {
@@ -53,4 +55,24 @@ pub fn start(logs: &Logs) -> Result<(), BadFilter> {
         LogFormat::Json => registry.with(lines.json().flatten_event(true)).init(),
     }
     Ok(())
+}
+
+/// The client's own word on each request that fails says neither which nor what for; whoever made it has both, and tells. It is
+/// there for those who name the client.
+fn filter(text: &str) -> Result<Targets, BadFilter> {
+    let parsed: Targets = text.parse().map_err(|source| BadFilter { filter: text.to_owned(), source })?;
+    Ok(if text.contains("kube") { parsed } else { parsed.with_target(CLIENT, LevelFilter::OFF) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clients_bare_errors_are_for_those_who_ask_for_them() {
+        let tells = |text: &str| filter(text).unwrap().would_enable(CLIENT, &tracing::Level::ERROR);
+        assert!(!tells("info") && !tells("debug") && tells("info,kube_client=debug"));
+        assert_eq!(filter("info").unwrap().default_level(), Some(LevelFilter::INFO));
+        assert!(filter("loud=very").is_err());
+    }
 }
