@@ -4,6 +4,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use aliquot_model::GpuUuid;
 use aliquot_params::policy::Policy;
 use dra_plugin::{AllocatedClaim, Call, ClaimRef, Driver, Failure, PreparedDevice};
 
@@ -77,6 +78,11 @@ impl Driver for Claims {
         }
         self.reserve(&record, call).await?;
         fault::point(Point::Reserved);
+        // It may have waited for a virtual machine that left the GPU unclean.
+        if let Some(Verdict::Refused(note)) = self.verdict(&record, &found) {
+            self.undo(&record).await;
+            return Err(Failure::Permanent(note));
+        }
         let found = match self.still_planned(&record, &claim, &policy, found) {
             Ok(found) => found,
             Err(failure) => {
@@ -211,9 +217,7 @@ impl Claims {
 
     /// Refuses what a pod of somebody else holds, and what nothing can run on. Whoever only looks at a GPU may do so.
     async fn pass(&self, record: &Record, found: &Found, call: &Call) -> Result<(), Failure> {
-        let taken = record.devices.iter().filter(|held| !held.admin_access);
-        let taken: Vec<_> = taken.map(|held| (held.device.to_string(), &held.gpu)).collect();
-        match self.health.verdict(&taken, &found.inventory) {
+        match self.verdict(record, found) {
             Some(Verdict::Refused(note)) => return Err(Failure::Permanent(note)),
             Some(Verdict::Warned(note)) => {
                 tracing::warn!(claim = %record.claim, "{note}");
@@ -221,13 +225,18 @@ impl Claims {
             }
             None => {}
         }
-        let Some(in_use) = self.gate.in_use(&record.claim, &taken, &found.inventory, call).await else { return Ok(()) };
+        let in_use = self.gate.in_use(&record.claim, &taken(record), &found.inventory, call).await;
+        let Some(in_use) = in_use else { return Ok(()) };
         let note = in_use.note();
         if in_use.is_refused {
             return Err(Failure::Permanent(note));
         }
         self.notices.warn_users(&record.claim, &record.pods, "GPUContested", note);
         Ok(())
+    }
+
+    fn verdict(&self, record: &Record, found: &Found) -> Option<Verdict> {
+        self.health.verdict(&taken(record), &found.inventory)
     }
 
     /// A scheduler without consumable capacity takes a shared device for one of its own; nobody else would know.
@@ -266,6 +275,12 @@ impl Claims {
                 "a failed prepare can't be undone yet; the kubelet's unprepare does it");
         }
     }
+}
+
+/// The devices that it has of its own, with their GPUs.
+fn taken(record: &Record) -> Vec<(String, &GpuUuid)> {
+    let taken = record.devices.iter().filter(|held| !held.admin_access);
+    taken.map(|held| (held.device.to_string(), &held.gpu)).collect()
 }
 
 fn names(record: &Record) -> String {

@@ -1,11 +1,16 @@
 //! Sees to it that nothing of a virtual machine is left on its GPUs: has the kernel reset them, and tells what came of it.
 //!
 //! vfio-pci resets a GPU itself when a machine lets go of it, and tells nobody whether that worked.
+use std::time::Duration;
+
 use aliquot_model::{GpuUuid, PciAddress};
 use futures::future::join_all;
 
 use super::{Claims, Passed, Record, State};
 use crate::{binding::Tried, discovery::View, health::Reset};
+
+/// How long it may take to be known that a GPU is ill.
+const NOTED: Duration = Duration::from_secs(1);
 
 impl Claims {
     /// Of what a prepared claim's virtual machine had, while vfio still has it.
@@ -47,9 +52,12 @@ impl Claims {
                 }
             }
         }
-        if let Some(worked) = known {
-            // Nobody listens any more when the driver ends.
-            let _ = self.resets.send(Reset { gpu, worked });
+        let Some(worked) = known else { return };
+        // Nobody listens any more when the driver ends.
+        let is_told = self.resets.send(Reset { gpu: gpu.clone(), worked }).is_ok();
+        if is_told && !worked {
+            // Whoever waits for the GPU finds it ill.
+            let _ = tokio::time::timeout(NOTED, self.health.unclean().until(&gpu)).await;
         }
     }
 

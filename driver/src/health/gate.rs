@@ -26,6 +26,11 @@ impl Unclean {
         self.0.wait_for(|health| health.ward.unclean().next().is_some()).await.map(drop)
     }
 
+    /// Until this is one.
+    pub(crate) async fn until(&mut self, gpu: &GpuUuid) {
+        let _ = self.0.wait_for(|health| health.ward.illness(gpu).is_some()).await;
+    }
+
     /// All of them.
     pub(crate) fn now(&self) -> Vec<GpuUuid> {
         self.0.borrow().ward.unclean().cloned().collect()

@@ -64,6 +64,25 @@ async fn one_that_cannot_be_reset_goes_to_nobody_until_it_can() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whoever_waited_for_it_does_not_get_it_either() -> Result<()> {
+    let (testbed, kernel) =
+        with_kernel(&[("ALIQUOT_PREPARE_BUDGET", "10s"), ("ALIQUOT_RESCAN_INTERVAL", "60m")]).await?;
+    let (first, next) = (claim(&testbed, "vm", None).await?, claim(&testbed, "next", None).await?);
+    prepare(&testbed, &first).await?.unwrap();
+    kernel.order(&format!("{PLACE}/reset"), Disorder::Refuse(Errno::IO));
+    let leaving = async {
+        testbed.until("the next one waits", || testbed.log().contains("waiting for another claim")).await?;
+        testbed.unprepare(&first).await
+    };
+    let (waited, left) = tokio::join!(prepare(&testbed, &next), leaving);
+    left?.unwrap();
+    let error = waited?.unwrap_err();
+    assert!(error.contains("couldn't reset it after a virtual machine had it"), "{error}");
+    assert_eq!((testbed.records()?.len(), testbed.specs()?.len()), (0, 0));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_that_a_machine_still_has_is_not_reset_under_it() -> Result<()> {
     let (testbed, kernel) = with_kernel(&NEVER).await?;
     let claim = claim(&testbed, "vm", None).await?;
