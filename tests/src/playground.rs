@@ -1,18 +1,23 @@
-//! The main job on an embedded default: eight simulated H100s, the real driver, and the examples of `deploy/`.
+//! The main job on an embedded default: eight simulated H100s and one for virtual machines, the real driver, and the examples of `deploy/`.
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
 };
 
+use fake_apiserver::Server;
 use k8s_openapi::api::{core::v1::Pod, resource::v1::ResourceClaim};
 use kube::{Api, api::ListParams};
 use serde_json::Value;
 
 use crate::{
     debian::Packages,
+    passthrough::Function,
     runtime::{ContainerSpec, Containerd, Pod as Sandbox},
     testbed::{DRIVER, NODE, Result, Testbed, apply, documents, pods_and_others},
 };
+
+/// A card that vfio-pci has, and its IOMMU group.
+const CARD: (&str, u32) = ("0000:f1:00.0", 12);
 
 /// Everything that runs; dropping it ends and removes all of it.
 pub struct Playground {
@@ -33,8 +38,13 @@ struct Given {
 impl Playground {
     /// Starts everything.
     pub async fn start() -> Result<Self> {
-        let testbed = Testbed::start("h100x8").await?;
-        testbed.until("all GPUs are published", || testbed.whole().len() == 8).await?;
+        let mut testbed = Testbed::without_driver("h100x8", Server::builder()).await?;
+        let (place, group) = CARD;
+        testbed.node.plug(Function::gpu(place, "vfio-pci", group))?;
+        testbed.node.open_group(group)?;
+        testbed.start_driver(&[])?;
+        testbed.ready().await?;
+        testbed.until("all nine GPUs are published", || testbed.whole().len() == 9).await?;
         let dir = tempfile::Builder::new().prefix("aliquot").tempdir()?;
         let containers = containerd(dir.path(), &testbed).await;
         Ok(Self { testbed, containers, _dir: dir })
@@ -178,7 +188,7 @@ async fn containerd(dir: &Path, testbed: &Testbed) -> std::result::Result<Contai
 
 /// What a container sees of GPUs.
 async fn look(sandbox: &Sandbox, container: &str) -> Result<(String, String)> {
-    let dev = sandbox.exec(container, &["sh", "-c", "cd /dev; ls -d nvidia[0-9]* 2>/dev/null"]).await?;
+    let dev = sandbox.exec(container, &["sh", "-c", "cd /dev; ls -d nvidia[0-9]* vfio/[0-9]* 2>/dev/null"]).await?;
     let smi = sandbox.exec(container, &["sh", "-c", "nvidia-smi -L 2>&1"]).await?;
     let dev = dev.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
     let smi = smi.stdout.lines().collect::<Vec<_>>().join("; ");
