@@ -9,13 +9,10 @@ use std::{
 use fake_apiserver::Server;
 use kube::{Client, Config};
 use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-    time::Instant,
-};
+use tokio::time::Instant;
 
 use crate::{
+    look::get_at,
     node::Artifacts,
     testbed::{DRIVER, PATIENCE, Result, end, rules},
 };
@@ -173,11 +170,8 @@ impl Replica {
 
     /// The status and body of a page; an error while it isn't served.
     pub async fn get(&self, path: &str) -> Result<(u16, String)> {
-        let mut stream = TcpStream::connect(self.address().ok_or("the log names no address")?).await?;
-        let request = format!("GET {path} HTTP/1.1\r\nHost: controller\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text).await?;
+        let address = self.address().ok_or("the log names no address")?;
+        let text = get_at(&address, path, "*/*").await?;
         let (head, body) = text.split_once("\r\n\r\n").ok_or("no HTTP")?;
         let status = head.split_whitespace().nth(1).ok_or("no HTTP")?.parse()?;
         Ok((status, body.to_owned()))

@@ -26,10 +26,19 @@ pub struct Function<'a> {
     pub group: u32,
 }
 
+/// A policy by which every GPU may be taken from NVIDIA's driver.
+pub const DYNAMIC: &str = "apiVersion: gpu.aliquot.dev/v1alpha1\nkind: Policy\nrules:\n- offer: [whole, shares, vfio]\n  \
+    vfio: {binding: dynamic}\n";
+
 impl<'a> Function<'a> {
     /// An H100.
     pub fn gpu(pci: &'a str, driver: &'a str, group: u32) -> Self {
         Self { pci, class: "0x030200", driver, group }
+    }
+
+    /// The audio function of a card.
+    pub fn audio(pci: &'a str, driver: &'a str, group: u32) -> Self {
+        Self { class: "0x040300", ..Self::gpu(pci, driver, group) }
     }
 }
 

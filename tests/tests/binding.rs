@@ -16,7 +16,7 @@ const AUDIO: &str = "0000:1b:00.1";
 const SECOND: &str = "0000:43:00.0";
 
 fn audio() -> Function<'static> {
-    Function { class: "0x040300", ..Function::gpu(AUDIO, "snd_hda_intel", 12) }
+    Function::audio(AUDIO, "snd_hda_intel", 12)
 }
 
 /// Of a card: the GPU and its audio function.

@@ -24,7 +24,7 @@ async fn gpu() -> Result<Scene> {
 }
 
 async fn card() -> Result<Scene> {
-    let audio = Function { class: "0x040300", ..Function::gpu(AUDIO, "snd_hda_intel", 12) };
+    let audio = Function::audio(AUDIO, "snd_hda_intel", 12);
     Scene::set(&[Function::gpu(GPU, "nvidia", 12), audio]).await
 }
 

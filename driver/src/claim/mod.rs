@@ -279,6 +279,13 @@ impl Claims {
         }
     }
 
+    /// What a claim has changed on its GPUs is as if it hadn't been there.
+    async fn let_go(&self, record: &Record) -> Result<(), Error> {
+        self.restore_time_slices(record).await;
+        self.reset(record).await;
+        Ok(self.give_back(record).await?)
+    }
+
     /// The spec first: a record without a spec is still found by the next call, a spec without a record is not.
     ///
     /// The time slice before both: what it is to be follows from the records. And what a virtual machine had: as long as that
@@ -287,9 +294,7 @@ impl Claims {
         fault::point(Point::UnprepareBegun);
         let record = self.book().find(claim.uid())?;
         if let Some(record) = record {
-            self.restore_time_slices(&record).await;
-            self.reset(&record).await;
-            self.give_back(&record).await?;
+            self.let_go(&record).await?;
         }
         self.book().release(claim.uid(), || self.remove_files(claim.uid()))?;
         fault::point(Point::Released);

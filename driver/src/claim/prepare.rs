@@ -263,8 +263,7 @@ impl Claims {
         let undone = match now {
             Ok(Some(now)) if book::is_anothers(&now, record) => return,
             Ok(_) => {
-                self.restore_time_slices(record).await;
-                let undone = self.give_back(record).await.map_err(Error::from);
+                let undone = self.let_go(record).await;
                 undone.and_then(|()| Ok(self.book().abandon(record, || self.remove_files(claim.uid()))?))
             }
             Err(error) => Err(error.into()),

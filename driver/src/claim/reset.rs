@@ -3,7 +3,7 @@
 //! vfio-pci resets a GPU itself when a machine lets go of it, and tells nobody whether that worked.
 use std::time::Duration;
 
-use aliquot_model::{GpuUuid, PciAddress};
+use aliquot_model::{GpuUuid, PciAddress, Vfio};
 use futures::future::join_all;
 
 use super::{Claims, Passed, Record, State};
@@ -61,14 +61,11 @@ impl Claims {
         }
     }
 
-    /// Where the GPUs are that one stands for.
+    /// Where the GPUs are that a UUID stands for; one that nobody holds is with vfio only if it is known by its place.
     fn places(&self, gpu: &GpuUuid) -> Vec<PciAddress> {
         let View::Ready(found) = self.view.borrow().clone() else { return Vec::new() };
         let group = found.inventory.vfio().iter().find(|vfio| GpuUuid::of_place(vfio.gpu.pci) == *gpu);
-        match group {
-            Some(vfio) => vfio.gpus().map(|gpu| gpu.pci).collect(),
-            None => found.inventory.place(gpu).into_iter().collect(),
-        }
+        group.into_iter().flat_map(Vfio::gpus).map(|gpu| gpu.pci).collect()
     }
 }
 

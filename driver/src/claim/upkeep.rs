@@ -80,9 +80,7 @@ impl Claims {
         fault::point(Point::UnprepareBegun);
         let mut judged = judged.cloned();
         if let Some(record) = &mut judged {
-            self.restore_time_slices(record).await;
-            self.reset(record).await;
-            self.give_back(record).await?;
+            self.let_go(record).await?;
             if record.taken().next().is_some() {
                 record.state = State::Preparing;
             }

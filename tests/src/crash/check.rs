@@ -112,12 +112,12 @@ fn is_home(stage: &Stage) -> Verdict {
     let only = |pci: &str| std::fs::read_to_string(node.function(pci).join("driver_override")).unwrap_or_default();
     let lock = node.path("proc/driver/nvidia/gpus").join(GPU).join("unbindLock");
     let is_open = std::fs::read_to_string(lock).is_ok_and(|text| text.trim() == "0");
-    let is_free = [GPU, AUDIO].iter().all(|pci| only(pci).trim() == "(null)");
-    if drivers(stage) == ["nvidia", "snd_hda_intel"].map(|driver| Some(driver.to_owned())) && is_free && is_open {
+    let (drivers, only) = (drivers(stage), [GPU, AUDIO].map(only));
+    let is_free = only.iter().all(|only| only.trim() == "(null)");
+    if drivers == ["nvidia", "snd_hda_intel"].map(|driver| Some(driver.to_owned())) && is_free && is_open {
         return Ok(());
     }
-    let only = [GPU, AUDIO].map(only);
-    leaked(format!("a virtual machine's functions are with {:?}, for {only:?}, unlocked: {is_open}", drivers(stage)))
+    leaked(format!("a virtual machine's functions are with {drivers:?}, for {only:?}, unlocked: {is_open}"))
 }
 
 fn is_json(file: &Path) -> bool {

@@ -15,7 +15,7 @@ use super::scene::Scene;
 use crate::{
     kernel::Kernel,
     objects,
-    passthrough::Function,
+    passthrough::{DYNAMIC, Function},
     testbed::{DRIVER, PATIENCE, Result, Testbed},
 };
 
@@ -28,8 +28,6 @@ pub(super) const GPU: &str = "0000:43:00.0";
 pub(super) const AUDIO: &str = "0000:43:00.1";
 const MACHINE: &str = "gpu-0000-43-00-vfio";
 const GROUP: u32 = 12;
-const POLICY: &str = "apiVersion: gpu.aliquot.dev/v1alpha1\nkind: Policy\nrules:\n- offer: [whole, shares, vfio]\n  \
-    vfio: {binding: dynamic}\n";
 /// Between two looks at whether something has come to be.
 pub(super) const LOOK: Duration = Duration::from_millis(5);
 /// How long the driver tries before it answers with an error; everything that it waits for here is orders.
@@ -170,9 +168,9 @@ impl Stage {
         std::fs::write(params.join("params"), "ModifyDeviceFiles: 1\n")?;
         testbed.node.plug(Function::gpu(SHARED_GPU, "nvidia", GROUP - 1))?;
         testbed.node.plug(Function::gpu(GPU, "nvidia", GROUP))?;
-        testbed.node.plug(Function { class: "0x040300", ..Function::gpu(AUDIO, "snd_hda_intel", GROUP) })?;
+        testbed.node.plug(Function::audio(AUDIO, "snd_hda_intel", GROUP))?;
         let kernel = Kernel::boot(&testbed.node, false)?;
-        std::fs::write(testbed.node.path("policy.yaml"), POLICY)?;
+        std::fs::write(testbed.node.path("policy.yaml"), DYNAMIC)?;
         let spawner = spawner(&testbed, Some(&trace));
         Ok(Self { kernel, testbed, scene: Scene::Claim, driver: None, number: 0, spawner, trace })
     }

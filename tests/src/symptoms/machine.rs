@@ -11,7 +11,7 @@ use super::{
     install::{Installation, Variant},
     objects::{Ask, Gpu, WHOLE, pod},
     stage::{DRIVER, Stage},
-    switched::{self, Switching},
+    switched::{self, HOST, Switching},
 };
 use crate::{
     cluster::{api, delete},
@@ -57,52 +57,41 @@ pub(super) fn install(stage: &Stage<'_>, artifacts: &Artifacts, runtime: &str) -
     Ok(fs::write(dir.join("vm-runtime.json"), settings.to_string())?)
 }
 
-pub(super) async fn machine(stage: &Stage<'_>, installation: &Installation<'_>, handler: &str) -> Result<(), Error> {
+/// Shows it while there is the class by which pods name the runtime.
+pub(super) async fn with_class(
+    stage: &Stage<'_>,
+    handler: &str,
+    shown: impl Future<Output = Result<(), Error>>,
+) -> Result<(), Error> {
     let classes: Api<RuntimeClass> = Api::all(stage.client.clone());
     stage.make(&classes, json!({"metadata": {"name": CLASS}, "handler": handler})).await?;
-    let shown = shown(stage, installation).await;
+    let shown = shown.await;
     delete(&classes, CLASS, &DeleteParams::default(), stage.plan.patience).await?;
     shown
 }
 
 /// One that is taken from NVIDIA's driver for it, and is back for whoever is next.
-pub(super) async fn switched(stage: &Stage<'_>, installation: &Installation<'_>, handler: &str) -> Result<(), Error> {
-    let classes: Api<RuntimeClass> = Api::all(stage.client.clone());
-    stage.make(&classes, json!({"metadata": {"name": CLASS}, "handler": handler})).await?;
-    let shown = taken(stage, installation).await;
-    delete(&classes, CLASS, &DeleteParams::default(), stage.plan.patience).await?;
-    shown
-}
-
-async fn taken(stage: &Stage<'_>, installation: &Installation<'_>) -> Result<(), Error> {
+pub(super) async fn switched(stage: &Stage<'_>, installation: &Installation<'_>) -> Result<(), Error> {
     let switching = Switching::begin(stage, installation).await?;
-    let is_with = |drivers: [&str; 2]| {
-        let now = switching.drivers(stage);
-        let is_so = now == drivers.map(|driver| Some(driver.to_owned()));
-        if is_so {
-            Ok(())
-        } else {
-            Err(Error::Otherwise(format!("the card is with {now:?}, and not with {drivers:?}")))
-        }
-    };
     let expected =
         Expected { claim: "taken", device: &switching.device, annotated: &[], nodes: &[switched::NODE], more: &[] };
     start(stage, &expected, None).await?;
     sees(stage, "a GPU that was NVIDIA's driver's", &expected).await?;
-    is_with(["vfio-pci"; 2])?;
+    switching.is_with(stage, ["vfio-pci"; 2])?;
     let since = stage.now().await?;
     stage.start("whole", &Ask { gpu: Some(&switching.gpu), ..WHOLE }).await?;
     waits(stage, "whole").await?;
     stage.end(expected.claim).await?;
     stage.runs("whole").await?;
-    is_with(["nvidia", "snd_hda_intel"])?;
+    switching.is_with(stage, HOST)?;
     let shown = "NVIDIA's driver has it again, and the next pod runs";
     stage.shows(&since, "passthrough: the GPU goes back", "Pod whole", shown.to_owned());
     stage.end("whole").await?;
     switching.end(stage, installation).await
 }
 
-async fn shown(stage: &Stage<'_>, installation: &Installation<'_>) -> Result<(), Error> {
+/// Cards that vfio-pci has.
+pub(super) async fn machine(stage: &Stage<'_>, installation: &Installation<'_>) -> Result<(), Error> {
     installation.apply(&Variant { components: &["vfio-alias"], ..Variant::default() }).await?;
     for (pci, _, group) in CARDS {
         stage.node.plug(Function::gpu(pci, "vfio-pci", group))?;
@@ -146,8 +135,7 @@ async fn shown(stage: &Stage<'_>, installation: &Installation<'_>) -> Result<(),
 
 /// Makes a pod of the runtime with a claim to the card.
 async fn start(stage: &Stage<'_>, expected: &Expected<'_>, iommu: Option<Value>) -> Result<(), Error> {
-    let place = expected.device.trim_end_matches("-vfio").trim_start_matches("gpu-");
-    let card = Gpu { uuid: format!("GPU-pci-{place}-0"), device: expected.device.to_owned() };
+    let card = Gpu::of_place(expected.device);
     let parameters = |iommu| json!({"apiVersion": format!("{DRIVER}/v1alpha1"), "kind": "VfioConfig", "iommu": iommu});
     let ask = Ask { class: "vfio.gpu.aliquot.dev", gpu: Some(&card), parameters: iommu.map(parameters), ..WHOLE };
     let name = expected.claim;

@@ -22,6 +22,14 @@ pub(super) struct Gpu {
     pub(super) device: String,
 }
 
+impl Gpu {
+    /// What stands for an IOMMU group, by its device.
+    pub(super) fn of_place(device: &str) -> Self {
+        let place = device.trim_end_matches("-vfio").trim_start_matches("gpu-");
+        Self { uuid: format!("GPU-pci-{place}-0"), device: device.to_owned() }
+    }
+}
+
 /// What a claim asks for.
 pub(super) struct Ask<'a> {
     pub(super) class: &'a str,

@@ -20,6 +20,8 @@ const INDEX: usize = 4;
 const FIRST_GROUP: u32 = 93;
 /// That of the one that is taken.
 pub(super) const NODE: &str = "/dev/vfio/97";
+/// Those of the host that have the two.
+pub(super) const HOST: [&str; 2] = ["nvidia", "snd_hda_intel"];
 const POLICY: &str = "[{offer: [whole, shares, vfio], vfio: {binding: dynamic}}]";
 /// More tries than a kubelet has in the time that a plan gives.
 const MANY: usize = 40;
@@ -44,7 +46,7 @@ impl Switching {
             node.plug(Function::gpu(&profile.pci, "nvidia", group))?;
             if at == INDEX {
                 let audio = profile.pci.replace(".0", ".1");
-                node.plug(Function { class: "0x040300", ..Function::gpu(&audio, "snd_hda_intel", group) })?;
+                node.plug(Function::audio(&audio, "snd_hda_intel", group))?;
                 taken = Some((profile.pci.clone(), audio));
             }
         }
@@ -61,15 +63,13 @@ impl Switching {
         Ok(Self { kernel, gpu, pci, audio, device })
     }
 
-    /// The kernel drivers of the GPU and of what is beside it.
-    pub(super) fn drivers(&self, stage: &Stage<'_>) -> [Option<String>; 2] {
-        [&self.pci, &self.audio].map(|pci| stage.node.driver_of(pci))
-    }
-
-    /// The GPU by what stands for its IOMMU group.
-    fn place(&self) -> Gpu {
-        let place = self.gpu.device.trim_start_matches("gpu-");
-        Gpu { uuid: format!("GPU-pci-{place}-0"), device: self.device.clone() }
+    /// Whether these kernel drivers have the GPU and what is beside it.
+    pub(super) fn is_with(&self, stage: &Stage<'_>, drivers: [&str; 2]) -> Result<(), Error> {
+        let now = [&self.pci, &self.audio].map(|pci| stage.node.driver_of(pci));
+        if now == drivers.map(|driver| Some(driver.to_owned())) {
+            return Ok(());
+        }
+        Err(Error::Otherwise(format!("the card is with {now:?}, and not with {drivers:?}")))
     }
 
     /// All is as before, but for what is in sysfs.
@@ -87,15 +87,12 @@ pub(super) async fn not_moved(stage: &Stage<'_>, installation: &Installation<'_>
         switching.kernel.order(&format!("pci/drivers_probe {}", switching.pci), Disorder::Refuse(Errno::NODEV));
     }
     let since = stage.now().await?;
-    let card = switching.place();
+    let card = Gpu::of_place(&switching.device);
     stage.start("vm", &Ask { class: "vfio.gpu.aliquot.dev", gpu: Some(&card), ..WHOLE }).await?;
     stage.sees(&since, "GPUNotMoved", stage.on_node()).await?;
     stage.tainted(&switching.device, true).await?;
     stage.tainted(&switching.gpu.device, true).await?;
     stage.end("vm").await?;
-    let drivers = switching.drivers(stage);
-    if drivers != ["nvidia", "snd_hda_intel"].map(|driver| Some(driver.to_owned())) {
-        return Err(Error::Otherwise(format!("what can't be taken is with {drivers:?}")));
-    }
+    switching.is_with(stage, HOST)?;
     switching.end(stage, installation).await
 }

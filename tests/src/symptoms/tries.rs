@@ -194,12 +194,12 @@ impl Try {
             }
             Self::Machine => {
                 let (handler, _) = plan.machines.as_ref().ok_or_else(missing)?;
-                machine::machine(stage, installation, handler).await
+                machine::with_class(stage, handler, Box::pin(machine::machine(stage, installation))).await
             }
             Self::NotMoved => Box::pin(switched::not_moved(stage, installation)).await,
             Self::Switched => {
                 let (handler, _) = plan.machines.as_ref().ok_or_else(missing)?;
-                Box::pin(machine::switched(stage, installation, handler)).await
+                machine::with_class(stage, handler, Box::pin(machine::switched(stage, installation))).await
             }
         }
     }

@@ -1,7 +1,10 @@
 //! GPUs that are taken from NVIDIA's driver for a virtual machine's claim, by the real driver on a node with a kernel.
 use std::{fs, time::Duration};
 
-use aliquot_tests::kernel::{Disorder, Holder, Kernel};
+use aliquot_tests::{
+    kernel::{Disorder, Holder, Kernel},
+    passthrough::DYNAMIC,
+};
 
 use super::*;
 
@@ -9,9 +12,6 @@ const GPU: &str = "0000:1b:00.0";
 const AUDIO: &str = "0000:1b:00.1";
 const MACHINE: &str = "gpu-0000-1b-00-vfio";
 const WHOLE: &str = "gpu-0000-1b-00";
-
-const POLICY: &str = "apiVersion: gpu.aliquot.dev/v1alpha1\nkind: Policy\nrules:\n- offer: [whole, shares, vfio]\n  \
-    vfio: {binding: dynamic}\n";
 
 /// Eight GPUs of which one, with its audio function, has an IOMMU group.
 struct Bench {
@@ -23,10 +23,10 @@ impl Bench {
     async fn set(budget: &str) -> Result<Self> {
         let mut testbed = Testbed::without_driver("h100x8", Server::builder()).await?;
         testbed.node.plug(Function::gpu(GPU, "nvidia", GROUP))?;
-        testbed.node.plug(Function { class: "0x040300", ..Function::gpu(AUDIO, "snd_hda_intel", GROUP) })?;
+        testbed.node.plug(Function::audio(AUDIO, "snd_hda_intel", GROUP))?;
         let kernel = Kernel::boot(&testbed.node, false)?;
         let policy = testbed.node.path("policy.yaml");
-        fs::write(&policy, POLICY)?;
+        fs::write(&policy, DYNAMIC)?;
         testbed.start_driver(&[
             ("ALIQUOT_PREPARE_BUDGET", budget),
             ("ALIQUOT_POLICY", policy.to_str().ok_or("the path is no text")?),
